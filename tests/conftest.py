@@ -11,7 +11,7 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 # The suite is about being right, on CPU. JAX_PLATFORMS=cuda python -m pytest ... overrides it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# [n] + [w, n] is how a transposed map goes unnoticed: broadcasting over a missing axis must be said.
+# Broadcasting over a missing axis is how a transposed map goes unnoticed: it must be said.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # A test draws pictures into files; a display is never there.
 os.environ.setdefault("MPLBACKEND", "agg")

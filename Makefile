@@ -1,0 +1,49 @@
+# Two commands need nothing but Python 3.11 to 3.13 and make:
+#   make quickstart    install, train a small language model, let it write, draw its pictures
+#   make test          install, check style, run the tests
+# `make help` lists the rest. Another interpreter: make PYTHON=/path/to/python3.12 test
+
+PYTHON ?=
+VENV ?= .venv
+INSTALLER ?= uv
+PYTEST_ARGS ?=
+RUN ?= runs/quickstart
+
+BIN := $(VENV)/bin
+SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/venv.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow test-all lint format clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
+	@echo "  PYTEST_ARGS=...  more arguments for pytest: make test PYTEST_ARGS='-k causality'"
+
+quickstart: ## train a small DHC×4 language model, sample from it, draw its pictures
+	@$(SETUP) run
+	@PATH="$(abspath $(BIN)):$$PATH" sh scripts/quickstart.sh '$(RUN)'
+
+test: lint ## style, then every test that takes seconds
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: ## only what `make test` leaves out: soaks, many processes, live peers
+	@$(SETUP) test
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-all: test test-slow ## everything
+
+lint: ## ruff: rules and format
+	@$(SETUP) test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: ## let ruff mend what it can
+	@$(SETUP) test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove what make made, except runs/
+	rm -rf '$(VENV)' build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

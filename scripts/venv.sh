@@ -1,0 +1,113 @@
+#!/bin/sh
+# Makes the virtual environment and installs what a make target needs, once.
+#
+#   sh scripts/venv.sh run     what training, sampling and plotting need
+#   sh scripts/venv.sh test    and what the tests, ruff and the optional file formats need
+#
+# Environment: PYTHON (the interpreter to use; empty: the one that made the environment, or
+# python3), VENV (where, .venv), INSTALLER (uv, or pip; uv is about three times as fast).
+# It ends at once when pyproject.toml, the pins and the Python are those of the last time.
+set -eu
+cd "$(dirname "$0")/.."
+
+level=${1:?"usage: sh scripts/venv.sh run|test"}
+venv=${VENV:-.venv}
+installer=${INSTALLER:-uv}
+mark=$venv/.made-by-hc_jax # holds the Python version that made it
+accepted="3.11, 3.12 and 3.13" # requires-python in pyproject.toml; a test compares the two
+
+say() { printf '[setup] %s\n' "$*"; }
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# The first accepted interpreter on PATH, for the remedy in a message.
+suggestion() {
+  for name in python3.12 python3.13 python3.11; do
+    if [ -n "$(version_of "$name")" ]; then
+      printf 'This machine has %s: make PYTHON=%s ...' "$name" "$name"
+      return
+    fi
+  done
+  printf 'Install one of them, then: make PYTHON=/path/to/python3.12 ...'
+}
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+  python=python3
+  [ -f "$mark" ] && [ "$(cat "$mark")" = "$(version_of "$venv/bin/python")" ] &&
+    python=$venv/bin/python
+fi
+version=$(version_of "$python") ||
+  fail "PYTHON=$python does not run. hc_jax needs Python $accepted. $(suggestion)"
+case $version in
+  3.11) pins=constraints/py311.txt ;;
+  3.12 | 3.13) pins=constraints/py312.txt ;;
+  2.* | 3.? | 3.10) fail "Python $version ($python) is too old: hc_jax runs on Python $accepted." \
+    "$(suggestion)" ;;
+  *) fail "Python $version ($python) is too new: hc_jax runs on Python $accepted," \
+    "the versions that its pinned packages were tested with. $(suggestion)" ;;
+esac
+
+# What is installed is named by the content of everything that decides it.
+stamp="$version $(cat pyproject.toml "$pins" scripts/venv.sh | cksum)"
+is_installed() { [ -f "$venv/.installed-$1" ] && [ "$(cat "$venv/.installed-$1")" = "$stamp" ]; }
+
+if [ -e "$venv" ]; then
+  [ -f "$mark" ] || fail "$venv exists and was not made by this Makefile, so it is left alone." \
+    "Move it away, or name another place: make VENV=.venv-hc_jax ..."
+  if [ "$(cat "$mark")" != "$version" ] || [ "$(version_of "$venv/bin/python")" != "$version" ]; then
+    say "$venv was made by Python $(cat "$mark"); making it anew"
+    rm -rf "$venv"
+  fi
+fi
+if is_installed "$level" || { [ "$level" = run ] && is_installed test; }; then
+  exit 0
+fi
+
+if [ ! -e "$venv" ]; then
+  say "making $venv with Python $version ($python)"
+  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    fail "$python lacks the module venv or ensurepip, which make $venv." \
+      "On Debian and Ubuntu: apt install python$version-venv"
+  mkdir -p "$venv"
+  # The mark comes first: an environment that was interrupted half-way is ours to remove.
+  echo incomplete >"$mark"
+  "$python" -m venv "$venv" || fail "$python -m venv $venv failed (its message is above)"
+  echo "$version" >"$mark"
+fi
+
+# pip's own configuration (mirror, proxy, certificates) decides where packages come from. uv does
+# not read it: with an index of the user's own, or where uv fails, pip does the work.
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+bin=$venv/bin
+by_pip() { "$bin/python" -m pip install -qq --no-compile -c "$pins" "$@"; }
+by_uv() { "$bin/uv" pip install -q --python "$bin/python" -c "$pins" "$@"; }
+if [ "$installer" = uv ] && "$bin/python" -m pip config list | grep -Eq '\.(index-url|no-index)='; then
+  installer=pip
+fi
+
+case $level in
+  run) what=. && say "installing JAX, Flax and the rest, pinned by $pins: a minute or less" ;;
+  test) what='.[test]' && say "installing the above and the test tools, pinned by $pins: a minute or less" ;;
+  *) fail "unknown level $level: run or test" ;;
+esac
+trouble="the packages could not be installed (the reason is above). Mirrors and proxies are set in\
+ pip's own configuration; afterwards run the same command again"
+# setuptools builds this project, and one dependency, without a download for each.
+if [ "$installer" = uv ]; then
+  by_pip setuptools uv || installer=pip
+fi
+if [ "$installer" = uv ]; then
+  by_uv --no-build-isolation -e "$what" || {
+    say "uv could not; trying pip"
+    installer=pip
+  }
+fi
+if [ "$installer" = pip ]; then
+  by_pip setuptools && by_pip --no-build-isolation -e "$what" || fail "$trouble"
+fi
+echo "$stamp" >"$venv/.installed-$level"
+say "done"
