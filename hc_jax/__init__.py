@@ -1,0 +1,19 @@
+"""Hyper-connections for JAX and Flax: `X' = mix @ X + write @ F(read @ X)`."""
+
+from hc_jax import models as models
+from hc_jax.coefs import Coefs as Coefs
+from hc_jax.connections import CONNECTIONS as CONNECTIONS
+from hc_jax.connections import Connection as Connection
+from hc_jax.connections import HyperConnection as HyperConnection
+from hc_jax.connections import Residual as Residual
+from hc_jax.connections import make_connection as make_connection
+from hc_jax.errors import UserError as UserError
+from hc_jax.ops import expand as expand
+from hc_jax.ops import read as read
+from hc_jax.ops import reduce as reduce
+from hc_jax.ops import write as write
+from hc_jax.params import ParamCount as ParamCount
+from hc_jax.params import decay_mask as decay_mask
+from hc_jax.params import param_count as param_count
+
+__version__ = "0.1.0"

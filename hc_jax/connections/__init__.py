@@ -1,0 +1,44 @@
+"""Connections: the contract, one file per variant or family, and the table of them all."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from hc_jax.connections.base import INHERITED as INHERITED
+from hc_jax.connections.base import Connection as Connection
+from hc_jax.connections.base import ConnectionLike as ConnectionLike
+from hc_jax.connections.base import connection_factory as connection_factory
+from hc_jax.connections.base import connection_fields as connection_fields
+from hc_jax.connections.hyper import HyperConnection as HyperConnection
+from hc_jax.connections.residual import Residual as Residual
+from hc_jax.errors import UserError
+
+# Every variant, by the name that configs use.
+CONNECTIONS: dict[str, type[Connection]] = {
+  "residual": Residual,
+  "hc": HyperConnection,
+}
+
+
+def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> functools.partial:
+  """The connection of that name, as a partial of its class.
+
+  Args:
+    name: a key of `CONNECTIONS`.
+    fields: fields of the class; those that are None are left at the class's default.
+
+  Raises:
+    UserError: if the name is unknown, or the class lacks a field that is set.
+  """
+  if name not in CONNECTIONS:
+    raise UserError(f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}")
+  cls = CONNECTIONS[name]
+  given = {key: value for key, value in (fields or {}).items() if value is not None}
+  known = connection_fields(cls)
+  for key in given:
+    if key not in known:
+      raise UserError(
+        f"connection {name!r} has no field {key!r}; it has {', '.join(known)}. "
+        f"Leave model.connection.{key} unset, or choose a connection that has it"
+      )
+  return functools.partial(cls, **given)

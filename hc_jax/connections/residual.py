@@ -1,0 +1,26 @@
+"""The plain residual connection, as the connection that learns nothing."""
+
+import jax
+import jax.numpy as jnp
+
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection
+
+
+class Residual(Connection):
+  """`x' = x + F(x)`: one stream, all weights one (2409.19606 Eq. 15, Pre-Norm).
+
+  It compiles to the plain addition. It is the baseline of every comparison, by the same code.
+  """
+
+  num_streams: int = 1
+
+  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
+    del streams, index
+    if (self.num_streams, self.fractions) != (1, 1):
+      raise ValueError(
+        f"Residual has one stream and one fraction, not num_streams={self.num_streams}, "
+        f"fractions={self.fractions}; for more use HyperConnection"
+      )
+    one = jnp.ones((1, 1), jnp.float32)
+    return Coefs(read=one, write=one, mix=None)

@@ -1,0 +1,57 @@
+"""What a document is: a piece of text of at most 64 KiB, cut at line ends, known by its digest."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+
+# Longer texts are cut: one long file then still gives training and validation documents.
+MAX_BYTES = 64 * 1024
+
+
+def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:
+  """Cuts `text` into pieces of at most `limit` bytes, at line ends where there are any.
+
+  The pieces joined are `text` again. A line longer than `limit` is cut between two UTF-8
+  characters. Empty text has no pieces.
+  """
+  return cut_stream(io.BytesIO(text), limit)
+
+
+def cut_stream(stream: io.BufferedIOBase, limit: int = MAX_BYTES) -> Iterator[bytes]:
+  """The same for a binary stream, holding no more than one piece in memory."""
+  if limit < 4:
+    raise ValueError(f"a piece must be able to hold any UTF-8 character: limit >= 4, got {limit}")
+  rest = b""
+  while True:
+    block = rest + _read_exactly(stream, limit + 1 - len(rest))
+    if len(block) <= limit:
+      if block:
+        yield block
+      return
+    end = _cut_position(block, limit)
+    yield block[:end]
+    rest = block[end:]
+
+
+def _read_exactly(stream: io.BufferedIOBase, size: int) -> bytes:
+  """Up to `size` bytes; fewer only at the end (gzip streams may return short reads)."""
+  parts = []
+  while size > 0 and (part := stream.read(size)):
+    parts.append(part)
+    size -= len(part)
+  return b"".join(parts)
+
+
+def _cut_position(block: bytes, limit: int) -> int:
+  line_end = block.rfind(b"\n", 0, limit) + 1
+  if line_end:
+    return line_end
+  end = limit
+  while end > limit - 4 and (block[end] & 0xC0) == 0x80:  # inside a UTF-8 character
+    end -= 1
+  return end
+
+
+def digest(document: bytes) -> int:
+  """64 bits of the document's content, uniform: decides its split and tells duplicates apart."""
+  return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest(), "big")

@@ -1,0 +1,12 @@
+"""Transformers that hold a connection and never ask which."""
+
+from hc_jax.models.attention import Attention as Attention
+from hc_jax.models.layers import FeedForward as FeedForward
+from hc_jax.models.layers import Norm as Norm
+from hc_jax.models.layers import TokenContext as TokenContext
+from hc_jax.models.lm import TransformerLM as TransformerLM
+from hc_jax.models.make import make_model as make_model
+from hc_jax.models.stack import Block as Block
+from hc_jax.models.stack import Stack as Stack
+from hc_jax.models.stack import stack_layers as stack_layers
+from hc_jax.models.stack import unstack_layers as unstack_layers

@@ -1,0 +1,107 @@
+"""Multi-head and grouped-query attention, with a KV cache that runs the same lines."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes
+from hc_jax.models.layers import Dtype, Norm, TokenContext, precision, rotary
+
+
+class Attention(nn.Module):
+  """Self-attention through `jax.nn.dot_product_attention`, without biases.
+
+  With `context.decode` the keys and values of the tokens are written to the `cache` collection at
+  `context.positions[0, 0]` and the following slots, and the queries see every slot up to their own
+  position. A cache that is not there yet is made, of `max_length` slots.
+
+  Attributes:
+    num_heads: query heads; divides d.
+    num_kv_heads: key and value heads (grouped-query attention); divides num_heads.
+    causal: a token sees only itself and earlier ones.
+    rotary_theta: base of rotary positions, or None for none.
+    qk_norm: None, or the norm of queries and keys (over each head's width, with parameters).
+    max_length: slots of the KV cache.
+    init_std: standard deviation of initial kernels.
+    output_init_scale: multiplies it for the output projection.
+    dtype: of the matrix products and the result; the softmax is float32.
+  """
+
+  num_heads: int
+  num_kv_heads: int | None = None
+  causal: bool = True
+  rotary_theta: float | None = 10000.0
+  qk_norm: str | None = None
+  max_length: int = 2048
+  init_std: float = 0.02
+  output_init_scale: float = 1.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: TokenContext) -> jax.Array:
+    """`[B, L, d]` -> `[B, L, d]`."""
+    d, heads = x.shape[-1], self.num_heads
+    kv_heads = self.num_kv_heads or heads
+    check_heads(d, heads, kv_heads)
+    width = d // heads
+    x = x.astype(self.dtype)
+    query = self._project("query_kernel", x, heads, width, axes.HEADS)
+    key = self._project("key_kernel", x, kv_heads, width, axes.KV_HEADS)
+    value = self._project("value_kernel", x, kv_heads, width, axes.KV_HEADS)
+    if self.qk_norm:
+      query = Norm(self.qk_norm, params=True, dtype=self.dtype, name="query_norm")(query)
+      key = Norm(self.qk_norm, params=True, dtype=self.dtype, name="key_norm")(key)
+    if self.rotary_theta is not None:
+      query = rotary(query, context.positions, self.rotary_theta)
+      key = rotary(key, context.positions, self.rotary_theta)
+
+    mask, causal = context.mask, self.causal
+    if context.decode:
+      key, value, mask = self._append(key, value, context)
+      causal = False
+    # float32 attention says so itself: jax.nn's function takes no precision.
+    with jax.default_matmul_precision("highest" if precision(self.dtype) else None):
+      out = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+
+    std = self.init_std * self.output_init_scale
+    init = axes.partitioned(nn.initializers.normal(std), "heads", "head_dim", "embed")
+    kernel = self.param("out_kernel", init, (heads, width, d)).astype(self.dtype)
+    return jnp.einsum("blhk,hkd->bld", out, kernel, precision=precision(self.dtype))
+
+  def _project(self, name: str, x: jax.Array, heads: int, width: int, axis: str) -> jax.Array:
+    rows = "heads" if axis == axes.HEADS else "kv_heads"
+    init = axes.partitioned(nn.initializers.normal(self.init_std), "embed", rows, "head_dim")
+    kernel = self.param(name, init, (x.shape[-1], heads, width)).astype(self.dtype)
+    out = jnp.einsum("bld,dhk->blhk", x, kernel, precision=precision(self.dtype))
+    return axes.constrain(out, (axes.BATCH, axes.LENGTH, axis, None))
+
+  def _append(
+    self, key: jax.Array, value: jax.Array, context: TokenContext
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Writes keys and values `[B, L, h, k]` into the cache; returns all of it and who sees what."""
+    if not self.causal:
+      raise ValueError("decode needs causal=True: an encoder has no next token to decode")
+    batch, length, heads, width = key.shape
+    if length > self.max_length:
+      raise ValueError(
+        f"decode: {length} tokens do not fit a cache of max_length={self.max_length}; "
+        "shorten the prompt or raise max_length"
+      )
+    shape = (batch, self.max_length, heads, width)
+    keys = self.variable("cache", "key", jnp.zeros, shape, self.dtype)
+    values = self.variable("cache", "value", jnp.zeros, shape, self.dtype)
+    start = context.positions[0, 0]
+    keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, key, start, axis=1)
+    values.value = jax.lax.dynamic_update_slice_in_dim(values.value, value, start, axis=1)
+    slots = jnp.arange(self.max_length)
+    mask = slots[None, None, None, :] <= context.positions[:, None, :, None]
+    mask = jnp.broadcast_to(mask, (batch, 1, length, self.max_length))
+    return keys.value, values.value, mask
+
+
+def check_heads(d: int, heads: int, kv_heads: int) -> None:
+  """Raises ValueError with the arithmetic unless the heads divide the width and each other."""
+  if heads < 1 or d % heads:
+    raise ValueError(f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is no whole")
+  if kv_heads < 1 or heads % kv_heads:
+    raise ValueError(f"num_heads={heads} is not divisible by num_kv_heads={kv_heads}")

@@ -1,0 +1,170 @@
+"""Norm, embeddings, rotary positions and feed-forward: the parts of a transformer but attention."""
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes, ops
+
+Dtype = jax.typing.DTypeLike
+ACTIVATIONS = ("gelu", "swiglu")
+
+
+@flax.struct.dataclass
+class TokenContext:
+  """What every sublayer of one forward pass is told about its tokens.
+
+  Attributes:
+    positions: int32 `[B, L]` or `[1, L]`, each token's position.
+    mask: bool `[B, 1, L, L]` or None, true where a query (third axis) may see a key; the causal
+      mask comes on top.
+    deterministic: no dropout.
+    decode: append to the KV cache and attend to all of it.
+  """
+
+  positions: jax.Array
+  mask: jax.Array | None = None
+  deterministic: bool = flax.struct.field(pytree_node=False, default=True)
+  decode: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+def precision(dtype: Dtype) -> jax.lax.Precision | None:
+  """float32 products stay float32: accelerators would round their operands to bf16 or TF32."""
+  return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
+class Norm(nn.Module):
+  """LayerNorm or RMSNorm over the last axis; statistics in float32, result in `dtype`.
+
+  Attributes:
+    kind: "layernorm" or "rmsnorm".
+    params: a learned scale, and for layernorm a learned bias.
+    eps: added to the variance (to the mean square for rmsnorm).
+    dtype: of the result.
+  """
+
+  kind: str = "layernorm"
+  params: bool = False
+  eps: float = 1e-5
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    ops.check_norm(self.kind)
+    d, lead = x.shape[-1], (1,) * (x.ndim - 1)
+    x = x.astype(jnp.float32)
+    if self.kind == "layernorm":
+      x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+    if self.params:
+      ones, zeros = nn.initializers.ones, nn.initializers.zeros
+      x = x * self.param("scale", axes.partitioned(ones, "embed"), (d,)).reshape(*lead, d)
+      if self.kind == "layernorm":
+        x = x + self.param("bias", axes.partitioned(zeros, "embed"), (d,)).reshape(*lead, d)
+    return x.astype(self.dtype)
+
+
+class Embed(nn.Module):
+  """Token embeddings, and the output layer that shares them.
+
+  Attributes:
+    num_embeddings: rows of the table.
+    features: its width d.
+    init_std: standard deviation of its initial values.
+    dtype: of what it returns.
+    axis: logical name of the rows, "vocab" or "position".
+  """
+
+  num_embeddings: int
+  features: int
+  init_std: float = 0.02
+  dtype: Dtype = jnp.float32
+  axis: str = "vocab"
+
+  def setup(self) -> None:
+    init = axes.partitioned(nn.initializers.normal(self.init_std), self.axis, "embed")
+    self.embedding = self.param("embedding", init, (self.num_embeddings, self.features))
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    """int `[...]` -> `[..., d]`."""
+    return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+  def attend(self, x: jax.Array) -> jax.Array:
+    """`[..., d]` -> float32 logits `[..., num_embeddings]`."""
+    return output_logits(x, self.embedding.astype(self.dtype).T)
+
+
+def output_logits(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`[..., d] @ [d, V]` -> float32 `[..., V]`; operands keep their dtype, sums are float32."""
+  return jnp.einsum(
+    "...d,dv->...v",
+    x,
+    kernel,
+    precision=precision(kernel.dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+  """Rotary position embedding (arXiv 2104.09864), in the form that rotates halves.
+
+  Args:
+    x: `[B, L, h, k]`, queries or keys, k even.
+    positions: int `[B | 1, L]`.
+    theta: base of the wavelengths.
+
+  Returns:
+    `[B, L, h, k]` in x's dtype; angles and products are float32.
+  """
+  half = x.shape[-1] // 2
+  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angles = positions[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+  """The position-wise branch, `d -> d_ff -> d`, without biases.
+
+  Attributes:
+    d_ff: inner width.
+    activation: "gelu" (tanh approximation), or "swiglu" (arXiv 2002.05202; a gate and a value, each
+      d_ff wide).
+    init_std: standard deviation of initial kernels.
+    output_init_scale: multiplies it for the output projection.
+    dtype: of the matrix products and the result.
+  """
+
+  d_ff: int
+  activation: str = "gelu"
+  init_std: float = 0.02
+  output_init_scale: float = 1.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: TokenContext) -> jax.Array:
+    del context
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(f"activation={self.activation!r} is unknown; choose one of {ACTIVATIONS}")
+    d = x.shape[-1]
+    normal = nn.initializers.normal
+    inner = axes.partitioned(normal(self.init_std), "embed", "mlp")
+    outer = axes.partitioned(normal(self.init_std * self.output_init_scale), "mlp", "embed")
+    names = (axes.BATCH, axes.LENGTH, axes.MLP)
+
+    def dense(name: str, init, shape: tuple[int, int], x: jax.Array) -> jax.Array:
+      kernel = self.param(name, init, shape).astype(self.dtype)
+      return jnp.einsum("...d,df->...f", x, kernel, precision=precision(self.dtype))
+
+    x = x.astype(self.dtype)
+    hidden = dense("in_kernel", inner, (d, self.d_ff), x)
+    if self.activation == "swiglu":
+      hidden = nn.silu(dense("gate_kernel", inner, (d, self.d_ff), x)) * hidden
+    else:
+      hidden = nn.gelu(hidden)
+    if hidden.ndim == len(names):
+      hidden = axes.constrain(hidden, names)
+    return dense("out_kernel", outer, (self.d_ff, d), hidden)

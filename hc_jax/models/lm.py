@@ -1,0 +1,246 @@
+"""The decoder language model."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes, ops
+from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
+from hc_jax.models.attention import Attention, check_heads
+from hc_jax.models.layers import (
+  Dtype,
+  Embed,
+  FeedForward,
+  Norm,
+  TokenContext,
+  output_logits,
+)
+from hc_jax.models.stack import Block, Stack
+
+POSITIONS = ("rotary", "learned")
+
+
+class TransformerLM(nn.Module):
+  """A transformer language model whose residual connections are any `Connection`.
+
+      model = TransformerLM(vocab_size=50257, d_model=768, num_layers=12, num_heads=12)
+      variables = model.init(jax.random.key(0), tokens)
+      logits = model.apply(variables, tokens)                      # [B, L, vocab_size]
+
+  Attributes:
+    vocab_size: V.
+    d_model: d, the width of the embedding and of every branch input.
+    num_layers: blocks; each has two sublayers.
+    num_heads: query heads.
+    connection: a class of connection, a partial of one, or an instance; DHC with 4 streams by
+      default. Fields it leaves None (norm, norm_params, norm_eps) are the model's.
+    num_kv_heads: key and value heads; num_heads by default.
+    d_ff: inner width of the feed-forward; 4 d_model by default.
+    max_length: largest number of positions, and the slots of the KV cache.
+    activation: "gelu" or "swiglu".
+    norm: "layernorm" or "rmsnorm".
+    norm_params: whether norms have a scale (and layernorm a bias).
+    norm_eps: added to the variance.
+    final_norm_eps: that of the final norm; norm_eps by default.
+    norm_position: "pre" or "post".
+    positions: "rotary" or "learned".
+    rotary_theta: base of the rotary wavelengths.
+    qk_norm: whether queries and keys are normed.
+    dropout: rate on branch outputs.
+    tie_embeddings: whether the output layer is the token embedding.
+    causal: false makes it an encoder.
+    init_std: standard deviation of all initial weights.
+    output_init_scale: multiplies it for every sublayer's output projection. The paper's own models
+      set sqrt(n) (2409.19606 section 3.1).
+    dtype: of the matrix products; parameters are float32.
+    stream_dtype: of the streams; dtype by default.
+    scan: scan over stacked layers, or a Python loop.
+    remat: "none", "branches" or "full"; see `Stack`.
+  """
+
+  vocab_size: int
+  d_model: int
+  num_layers: int
+  num_heads: int
+  connection: ConnectionLike = HyperConnection
+  num_kv_heads: int | None = None
+  d_ff: int | None = None
+  max_length: int = 2048
+  activation: str = "gelu"
+  norm: str = "layernorm"
+  norm_params: bool = False
+  norm_eps: float = 1e-5
+  final_norm_eps: float | None = None
+  norm_position: str = "pre"
+  positions: str = "rotary"
+  rotary_theta: float = 10000.0
+  qk_norm: bool = False
+  dropout: float = 0.0
+  tie_embeddings: bool = True
+  causal: bool = True
+  init_std: float = 0.02
+  output_init_scale: float = 1.0
+  dtype: Dtype = jnp.float32
+  stream_dtype: Dtype | None = None
+  scan: bool = True
+  remat: str = "branches"
+
+  def setup(self) -> None:
+    if self.positions not in POSITIONS:
+      raise ValueError(f"positions={self.positions!r} is unknown; choose one of {POSITIONS}")
+    check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
+    weights = {"init_std": self.init_std, "dtype": self.dtype}
+    outputs = {**weights, "output_init_scale": self.output_init_scale}
+    norm = functools.partial(
+      Norm, kind=self.norm, params=self.norm_params, eps=self.norm_eps, dtype=self.dtype
+    )
+    is_rotary = self.positions == "rotary"
+    block = functools.partial(
+      Block,
+      attention=functools.partial(
+        Attention,
+        num_heads=self.num_heads,
+        num_kv_heads=self.num_kv_heads,
+        causal=self.causal,
+        rotary_theta=self.rotary_theta if is_rotary else None,
+        qk_norm=self.norm if self.qk_norm else None,
+        max_length=self.max_length,
+        **outputs,
+      ),
+      feed_forward=functools.partial(
+        FeedForward, d_ff=self.d_ff or 4 * self.d_model, activation=self.activation, **outputs
+      ),
+      norm=norm,
+      connection=self._connection(),
+      norm_position=self.norm_position,
+      dropout=self.dropout,
+      dtype=self.dtype,
+    )
+    self.token_embed = Embed(self.vocab_size, self.d_model, **weights)
+    if not is_rotary:
+      self.position_embed = Embed(self.max_length, self.d_model, axis="position", **weights)
+    self.cursor = Cursor()
+    self.stack = Stack(block, self.num_layers, scan=self.scan, remat=self.remat)
+    self.final_norm = norm(
+      eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
+    )
+    if not self.tie_embeddings:
+      init = axes.partitioned(nn.initializers.normal(self.init_std), "embed", "vocab")
+      self.output_kernel = self.param("output_kernel", init, (self.d_model, self.vocab_size))
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    *,
+    positions: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    padding_mask: jax.Array | None = None,
+    deterministic: bool = True,
+    decode: bool = False,
+  ) -> jax.Array:
+    """Logits of the next token.
+
+    Args:
+      tokens: int32 `[B, L]`.
+      positions: int32 `[B, L]` or `[1, L]`; 0, 1, ... by default, and in decoding the next ones.
+      segment_ids: int32 `[B, L]`; tokens see only their own segment (packed documents).
+      padding_mask: bool `[B, L]`, true for real tokens; nobody sees the others.
+      deterministic: no dropout; with dropout give `rngs={"dropout": key}`.
+      decode: append to the `cache` collection (make it mutable) and attend to all of it.
+
+    Returns:
+      float32 `[B, L, V]`.
+
+    Raises:
+      ValueError: if the tokens exceed max_length, or decode comes with a mask.
+    """
+    hidden = self.hidden(
+      tokens,
+      positions=positions,
+      segment_ids=segment_ids,
+      padding_mask=padding_mask,
+      deterministic=deterministic,
+      decode=decode,
+    )
+    return self.logits(hidden)
+
+  def hidden(
+    self,
+    tokens: jax.Array,
+    *,
+    positions: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    padding_mask: jax.Array | None = None,
+    deterministic: bool = True,
+    decode: bool = False,
+  ) -> jax.Array:
+    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`."""
+    if tokens.shape[-1] > self.max_length:
+      raise ValueError(
+        f"{tokens.shape[-1]} tokens exceed max_length={self.max_length}; "
+        "cut them, or build the model with a larger max_length"
+      )
+    if decode and (segment_ids is not None or padding_mask is not None):
+      raise ValueError("decode takes no segment_ids or padding_mask: the cache holds one document")
+    if positions is None:
+      length = tokens.shape[-1]
+      positions = self.cursor(length) if decode else jnp.arange(length, dtype=jnp.int32)[None]
+    context = TokenContext(
+      positions=positions,
+      mask=attention_mask(segment_ids, padding_mask),
+      deterministic=deterministic,
+      decode=decode,
+    )
+    x = self.token_embed(tokens)
+    if self.positions == "learned":
+      x = x + self.position_embed(positions)
+    connection = self._connection()(parent=None)
+    x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
+    streams = ops.expand(x, connection.num_streams, connection.fractions)
+    streams = self.stack(streams, context)
+    return ops.reduce(streams, connection.fractions)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """float32 `[B, L, d]` -> float32 `[B, L, V]`."""
+    x = self.final_norm(hidden)
+    if self.tie_embeddings:
+      return self.token_embed.attend(x)
+    return output_logits(x, self.output_kernel.astype(self.dtype))
+
+  def _connection(self) -> functools.partial:
+    return connection_factory(
+      self.connection, norm=self.norm, norm_params=self.norm_params, norm_eps=self.norm_eps
+    )
+
+
+class Cursor(nn.Module):
+  """Counts the tokens of a KV cache: the one place that knows how far decoding is."""
+
+  @nn.compact
+  def __call__(self, length: int) -> jax.Array:
+    """Positions of the next `length` tokens, int32 `[1, length]`; moves the cursor behind them."""
+    index = self.variable("cache", "index", jnp.zeros, (), jnp.int32)
+    positions = index.value + jnp.arange(length, dtype=jnp.int32)[None]
+    index.value = index.value + length
+    return positions
+
+
+def attention_mask(
+  segment_ids: jax.Array | None, padding_mask: jax.Array | None
+) -> jax.Array | None:
+  """Who may see whom, bool `[B, 1, L, L]` (query, key), or None for everybody.
+
+  A token always sees itself, so that no row of the softmax is empty.
+  """
+  if segment_ids is None and padding_mask is None:
+    return None
+  length = (segment_ids if padding_mask is None else padding_mask).shape[-1]
+  mask = jnp.ones((1, length, length), bool)
+  if segment_ids is not None:
+    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+  if padding_mask is not None:
+    mask = mask & padding_mask[:, None, :].astype(bool)
+  mask = mask | jnp.eye(length, dtype=bool)[None]
+  return mask[:, None]

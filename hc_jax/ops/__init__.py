@@ -1,0 +1,9 @@
+"""Pure functions on arrays: no Flax modules, no state."""
+
+from hc_jax.ops.project import NORMS as NORMS
+from hc_jax.ops.project import check_norm as check_norm
+from hc_jax.ops.project import project as project
+from hc_jax.ops.streams import expand as expand
+from hc_jax.ops.streams import read as read
+from hc_jax.ops.streams import reduce as reduce
+from hc_jax.ops.streams import write as write

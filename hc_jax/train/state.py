@@ -1,0 +1,111 @@
+"""What a run is between two steps, and how it comes into being: sharded from the first byte."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import meta
+from jax.sharding import Mesh
+
+from hc_jax import sharding
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes, and the seed that it does not.
+
+  Attributes:
+    step: int32 scalar, optimizer steps taken so far.
+    params: float32 parameters, without partitioning metadata.
+    opt_state: the optimizer's.
+    rng: uint32 key data of the run's seed, constant; step s draws from `fold_in(rng, s)`.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  rng: jax.Array
+
+
+def abstract_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh,
+  preset: str = "dp",
+  length: int = 8,
+) -> TrainState:
+  """The state as `jax.ShapeDtypeStruct`s with shardings: what a checkpoint is restored into.
+
+  Args:
+    model: its parameters carry logical axis names.
+    optimizer: of optax; state shaped like a parameter is sharded like it, the rest is replicated.
+    mesh: of `hc_jax.sharding.make_mesh`.
+    preset: names the rules.
+    length: of the tokens that the parameters' shapes are found with.
+
+  Raises:
+    UserError: a parameter does not divide over the mesh.
+  """
+  with sharding.use_mesh(mesh, preset):
+    boxed = jax.eval_shape(lambda: _init_params(model, jax.random.key(0), length))
+  params = meta.unbox(boxed)
+  shardings = sharding.param_shardings(boxed, mesh, preset)
+  whole = sharding.replicated(mesh)
+
+  def place(leaf: Any, param: Any = None, where: Any = whole) -> jax.ShapeDtypeStruct:
+    same = param is not None and leaf.shape == param.shape
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where if same else whole)
+
+  opt_state = optax.tree.map_params(
+    optimizer,
+    place,
+    jax.eval_shape(optimizer.init, params),
+    params,
+    shardings,
+    transform_non_params=place,
+  )
+  return TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+    params=jax.tree.map(place, params, params, shardings),
+    opt_state=opt_state,
+    rng=place(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))),
+  )
+
+
+def create_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  *,
+  mesh: Mesh,
+  preset: str = "dp",
+  length: int = 8,
+) -> TrainState:
+  """The state before the first step, each shard made on the device that holds it.
+
+  Its numbers depend on the seed alone, not on the mesh. Arguments as `abstract_state`.
+  """
+  target = abstract_state(model, optimizer, mesh=mesh, preset=preset, length=length)
+
+  def init(key_data: jax.Array) -> TrainState:
+    key = jax.random.wrap_key_data(key_data)
+    params = meta.unbox(_init_params(model, key, length))
+    return TrainState(
+      step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
+    )
+
+  with sharding.use_mesh(mesh, preset):
+    made = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
+    return made(jax.random.key_data(jax.random.key(seed)))
+
+
+def _init_params(model: nn.Module, key: jax.Array, length: int) -> PyTree:
+  # A batch and length of their own size: a constraint by name must divide while init is traced.
+  tokens = jnp.zeros((len(jax.devices()), length), jnp.int32)
+  return model.init(key, tokens)["params"]
