@@ -1,0 +1,11 @@
+"""About 1B parameters: 32 layers, 1536 wide, GELU, learned positions, vocabulary 50257."""
+
+from configs import base
+
+
+def get_config():
+  """The delta."""
+  c = base.get_config()
+  c.model.d_model, c.model.num_layers, c.model.num_heads = 1536, 32, 24
+  c.optim.learning_rate = 2e-4
+  return c

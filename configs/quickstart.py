@@ -1,0 +1,25 @@
+"""A DHC x 4 language model on the Python standard library: minutes on two CPU cores.
+
+Command: make quickstart
+"""
+
+from configs import base
+
+
+def get_config():
+  """The delta."""
+  c = base.get_config()
+  c.model.d_model, c.model.num_layers, c.model.num_heads = 128, 4, 4
+  c.model.positions = "rotary"
+  c.model.vocab_size = None
+  c.model.dtype = "float32"
+  c.model.scan = False
+  c.model.remat = "none"
+  c.data.length = 256
+  c.optim.learning_rate = 3e-3
+  c.optim.warmup_steps = 30
+  c.train.num_steps = 300
+  c.train.batch_size = 16
+  c.train.eval_every = 100
+  c.train.checkpoint_every = 100
+  return c

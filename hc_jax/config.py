@@ -1,0 +1,279 @@
+"""Configs: loading a file, overriding keys from the command line, and saying what is wrong."""
+
+import ast
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from hc_jax.connections import CONNECTIONS, connection_fields, make_connection
+from hc_jax.errors import UserError
+
+ConfigDict = config_dict.ConfigDict
+
+
+def connection_defaults() -> ConfigDict:
+  """The group `model.connection`: name, and every field of every class, unset but typed."""
+  group = ConfigDict({"name": "hc"})
+  for cls in CONNECTIONS.values():
+    for field, annotation in connection_field_types(cls).items():
+      if field not in group:
+        group[field] = config_dict.placeholder(annotation)
+  return group
+
+
+def connection_field_types(cls: type) -> dict[str, type]:
+  """The fields of a connection class with the type that a config holds for each."""
+  types = {}
+  for field, default in connection_fields(cls).items():
+    annotation = _annotation(cls, field)
+    names = [t for t in getattr(annotation, "__args__", (annotation,)) if t is not type(None)]
+    types[field] = names[0] if isinstance(names[0], type) else type(default)
+  return types
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Loads a config file, a Python file with `get_config()`, and applies overrides.
+
+  The file is the user's own program and is executed; a run's saved config is JSON and is not.
+
+  Args:
+    path: of the file.
+    overrides: as on the command line, `--config.group.key=value`.
+
+  Returns:
+    The config, locked and checked.
+
+  Raises:
+    UserError: for a missing file, an unknown key, a value of the wrong type, or an impossible
+      combination.
+  """
+  config = _execute(path)
+  config.lock()
+  for override in overrides:
+    _apply(config, override)
+  check(config)
+  return config
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+  """The config as plain dicts, lists, numbers and strings."""
+  return _plain(config.to_dict())
+
+
+def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> ConfigDict:
+  """The config that `to_json` made these values of.
+
+  Args:
+    values: nested dicts.
+    defaults: a config that has every key, for keys newer than the values.
+  """
+  config = ConfigDict(_tuples(dict(values)))
+  if defaults is not None:
+    merged = ConfigDict(defaults.to_dict())
+    with merged.ignore_type():
+      merged.update(config)
+    config = merged
+  config.lock()
+  return config
+
+
+def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
+  """The dotted keys whose values differ, sorted."""
+  flat_a, flat_b = dict(_flatten(_as_dict(a))), dict(_flatten(_as_dict(b)))
+  missing = object()
+  return sorted(
+    key
+    for key in {*flat_a, *flat_b}
+    if _plain(flat_a.get(key, missing)) != _plain(flat_b.get(key, missing))
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for combinations that no run could use; costs no compilation."""
+  model, train = config.model, config.train
+  fields = model.connection.to_dict()
+  factory = make_connection(fields.pop("name"), fields)
+  streams = factory.keywords.get("num_streams", 1)
+  if streams < 1:
+    raise UserError(f"model.connection.num_streams={streams} must be at least 1")
+  kv_heads = model.num_kv_heads or model.num_heads
+  _divides("model.num_heads", model.num_heads, "model.d_model", model.d_model)
+  _divides("model.num_kv_heads", kv_heads, "model.num_heads", model.num_heads)
+  _divides("train.accumulation", train.accumulation, "train.batch_size", train.batch_size)
+  width = model.d_model // model.num_heads
+  if model.positions == "rotary" and width % 2:
+    raise UserError(
+      f"rotary positions turn pairs, but a head is model.d_model / model.num_heads = {width} wide; "
+      "choose an even width or model.positions=learned"
+    )
+  if config.data.length > model.max_length:
+    raise UserError(
+      f"data.length={config.data.length} exceeds model.max_length={model.max_length}; "
+      "raise model.max_length or shorten the windows"
+    )
+  for key in ("num_layers", "d_model", "max_length"):
+    _at_least("model." + key, model[key], 1)
+  for key in ("num_steps", "batch_size", "log_every", "keep", "eval_batches", "checkpoint_every"):
+    _at_least("train." + key, train[key], 1)
+  _at_least("data.length", config.data.length, 1)
+  for key, known in _choices().items():
+    value = config
+    for part in key.split("."):
+      value = value[part]
+    if value is not None and value not in known:
+      near = _nearest(str(value), known)
+      raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(known)}{near}")
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+  """The keys that take one of a few words. (Imported late: configs are read before models.)"""
+  from hc_jax.models import layers, lm, stack
+  from hc_jax.ops import NORMS
+
+  dtypes = ("float32", "bfloat16", "float16")
+  return {
+    "model.activation": layers.ACTIVATIONS,
+    "model.norm": NORMS,
+    "model.norm_position": stack.NORM_POSITIONS,
+    "model.positions": lm.POSITIONS,
+    "model.remat": stack.REMAT,
+    "model.dtype": dtypes,
+    "model.stream_dtype": dtypes,
+    "model.connection.norm": NORMS,
+  }
+
+
+def _execute(path: str) -> ConfigDict:
+  file = Path(path)
+  if not file.is_file():
+    near = _nearest(file.name, [p.name for p in file.parent.glob("*.py")])
+    raise UserError(f"there is no config file {path}{near}")
+  with _importable(file.resolve()):
+    spec = importlib.util.spec_from_file_location("hc_jax_config_" + file.stem, file)
+    if spec is None or spec.loader is None:
+      raise UserError(f"config {path} is no Python file; give one that defines get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"config {path} has no get_config(); see configs/base.py")
+  return module.get_config()
+
+
+@contextlib.contextmanager
+def _importable(file: Path) -> Iterator[None]:
+  """Lets a config say `from configs import base`, from wherever it is run."""
+  roots = [str(file.parent.parent), str(Path(__file__).resolve().parents[1])]
+  sys.path[:0] = roots
+  try:
+    yield
+  finally:
+    for root in roots:
+      sys.path.remove(root)
+
+
+def _apply(config: ConfigDict, override: str) -> None:
+  name, sep, text = override.removeprefix("--config.").partition("=")
+  if not override.startswith("--config.") or not sep:
+    raise UserError(f"cannot read {override!r}; write --config.group.key=value")
+  *groups, key = name.split(".")
+  node = config
+  for depth, part in enumerate([*groups, key]):
+    if not isinstance(node, ConfigDict) or part not in node:
+      keys = [k for k, _ in _flatten(config.to_dict())]
+      prefix = ".".join(name.split(".")[: depth + 1])
+      raise UserError(f"unknown config key {prefix!r}{_nearest(name, keys)}")
+    if depth < len(groups):
+      node = node[part]
+  if isinstance(node[key], ConfigDict):
+    raise UserError(f"config key {name!r} is a group; set one of {', '.join(node[key])} in it")
+  kind = node.get_type(key)
+  try:
+    node[key] = _parse(text, kind)
+  except (ValueError, SyntaxError, TypeError) as e:
+    raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
+
+
+def _parse(text: str, kind: type) -> Any:
+  if text.lower() == "none" and kind is not tuple:
+    return None
+  if kind is str:
+    return text
+  if kind is bool:
+    return _bool(text)
+  if kind is int:
+    return int(text.replace("_", ""))
+  if kind is float:
+    return float(text)
+  if kind is tuple:
+    value = ast.literal_eval(text) if text[:1] in "([" else tuple(filter(None, text.split(",")))
+    return tuple(value)
+  return kind(ast.literal_eval(text))
+
+
+def _bool(text: str) -> bool:
+  if text.lower() not in ("true", "false", "1", "0"):
+    raise ValueError(text)
+  return text.lower() in ("true", "1")
+
+
+def _type_name(kind: type) -> str:
+  return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+
+
+def _divides(a_name: str, a: int, b_name: str, b: int) -> None:
+  if a < 1 or b % a:
+    raise UserError(f"{b_name}={b} is not divisible by {a_name}={a}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+  if value < least:
+    raise UserError(f"{name}={value} must be at least {least}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+  """ "; did you mean ...?" or nothing."""
+  last = {key: key.rsplit(".", 1)[-1] for key in known}
+  near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+  if not near:
+    tail = word.rsplit(".", 1)[-1]
+    found = difflib.get_close_matches(tail, list(last.values()), n=1, cutoff=0.6)
+    near = [key for key in known if found and last[key] == found[0]][:1]
+  return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _annotation(cls: type, field: str) -> Any:
+  for base in cls.__mro__:
+    if field in base.__dict__.get("__annotations__", {}):
+      return base.__annotations__[field]
+  return Any
+
+
+def _flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  for key, value in node.items():
+    if isinstance(value, Mapping):
+      yield from _flatten(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def _as_dict(config: ConfigDict | Mapping) -> Mapping:
+  return config.to_dict() if isinstance(config, ConfigDict) else config
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _plain(v) for key, v in value.items()}
+  return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _tuples(v) for key, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
