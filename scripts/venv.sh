@@ -14,7 +14,7 @@ level=${1:?"usage: sh scripts/venv.sh run|test"}
 venv=${VENV:-.venv}
 installer=${INSTALLER:-uv}
 mark=$venv/.made-by-hc_jax # holds the Python version that made it
-accepted="3.11, 3.12 and 3.13" # requires-python in pyproject.toml; a test compares the two
+accepted="3.11, 3.12 or 3.13" # requires-python in pyproject.toml; a test compares the two
 
 say() { printf '[setup] %s\n' "$*"; }
 fail() {

@@ -1,0 +1,155 @@
+"""Who may import whom: every arrow points down. Read from the source, nothing is imported.
+
+The table is the design. A test that fails here says that a module reached up or sideways: move the
+code, or change the table on purpose and say why.
+"""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
+
+_ARRAYS = {"jax", "flax"}
+_L0 = {"axes", "coefs", "errors", "ops"}
+_L1 = _L0 | {"connections", "params"}
+_L2 = _L1 | {"config", "data", "models", "sharding"}
+_TOP = _L2 | {"analysis", "sample", "train"}
+
+# unit: (what of hc_jax it may import, what of other packages)
+TABLE = {
+  "errors": (set(), set()),
+  "axes": (set(), _ARRAYS),
+  "coefs": (set(), _ARRAYS),
+  "ops": (_L0, _ARRAYS),
+  "connections": (_L0, _ARRAYS),
+  "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
+  "models": (_L1, _ARRAYS | {"numpy"}),
+  "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
+  "config": (_L1 | {"models"}, {"ml_collections"}),
+  "data": (
+    {"errors"},
+    {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
+  ),
+  "analysis": (_L0 | {"params"}, _ARRAYS | {"matplotlib", "numpy"}),
+  "testing": (_L1 | {"models"}, _ARRAYS | {"numpy"}),
+  "train": (
+    _L2,
+    _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
+  ),
+  "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
+  "cli": (_TOP | {"ablate", "testing"}, _ARRAYS | {"absl", "ml_collections", "numpy"}),
+  "ablate": (_TOP, _ARRAYS | {"ml_collections", "numpy"}),
+  "__init__": (_L1 | {"models"}, set()),
+}
+
+# Heavy or foreign packages: the one place that may import them (None: nobody).
+ONLY_IN = {
+  "chex": None,
+  "matplotlib": "hc_jax.analysis.plots",
+  "optax": "hc_jax.train",
+  "orbax": "hc_jax.train",
+  "tensorboardX": "hc_jax.train",
+  "tensorflow": None,
+  "tensorflow_datasets": "hc_jax.data",
+  "torch": None,
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _module(path: pathlib.Path) -> str:
+  parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def _imports(source: str, module: str):
+  """Absolute names that `module` imports, anywhere in it; `from hc_jax import ops` is hc_jax.ops."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{module}: a relative import; write it from hc_jax on"
+      if node.module == "hc_jax":
+        yield from (f"hc_jax.{alias.name}" for alias in node.names)
+      else:
+        yield node.module
+
+
+def _violations(source: str, module: str):
+  """What `source`, lying at `module`, imports and must not: a list of sentences."""
+  unit = module.split(".")[1]
+  internal, external = TABLE[unit]
+  found = []
+  for name in _imports(source, module):
+    top, *rest = name.split(".")
+    if top == "hc_jax":
+      target = rest[0] if rest else "__init__"
+      if target != unit and target not in internal:
+        found.append(f"{module} imports {name}; {unit} may import {sorted(internal)}")
+    elif top not in sys.stdlib_module_names:
+      place = ONLY_IN.get(top, "hc_jax")
+      if place is None or not f"{module}.".startswith(f"{place}."):
+        found.append(f"{module} imports {top}, which only {place or 'nobody'} may")
+      elif top not in external:
+        found.append(f"{module} imports {top}; {unit} may import {sorted(external)}")
+  return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_imports_point_down(path):
+  module = _module(path)
+  unit = module.split(".")[1]
+  assert unit in TABLE, f"hc_jax/{unit} is new: give it a row in TABLE"
+  if found := _violations(path.read_text(), module):
+    pytest.fail("\n".join(found), pytrace=False)
+
+
+@pytest.mark.parametrize(
+  ("module", "line"),
+  [
+    ("hc_jax.ops.streams", "from hc_jax.models import lm"),
+    ("hc_jax.ops.streams", "import numpy as np"),
+    ("hc_jax.connections.hyper", "from hc_jax import models"),
+    ("hc_jax.connections.hyper", "import hc_jax"),
+    ("hc_jax.models.lm", "import hc_jax.data.text"),
+    ("hc_jax.models.lm", "from hc_jax.analysis import collect"),
+    ("hc_jax.models.lm", "from hc_jax import sharding"),
+    ("hc_jax.data.windows", "from hc_jax.train import loop"),
+    ("hc_jax.data.windows", "import jax"),
+    ("hc_jax.data.windows", "def f():\n  import tensorflow as tf"),
+    ("hc_jax.analysis.spectra", "import matplotlib.pyplot as plt"),
+    ("hc_jax.analysis.plots_of_mine", "import matplotlib.pyplot as plt"),
+    ("hc_jax.train.loop", "from hc_jax import cli"),
+    ("hc_jax.train.loop", "from hc_jax.analysis.plots import loss_curve"),
+    ("hc_jax.train.loop", "import tensorflow_datasets as tfds"),
+    ("hc_jax.train.step", "import chex"),
+    ("hc_jax.sample", "import orbax.checkpoint as ocp"),
+  ],
+)
+def test_the_check_sees_an_arrow_that_points_up(module, line):
+  assert _violations(line, module)
+
+
+def test_a_new_file_is_looked_at():
+  assert any(_module(path) == "hc_jax.connections.hyper" for path in FILES)
+  assert any(_module(path) == "hc_jax.__init__" for path in FILES)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+  heavy = ["grain", "matplotlib", "ml_collections", "orbax.checkpoint", "tensorboardX"]
+  heavy += ["tensorflow", "tensorflow_datasets", "torch", "chex", "hc_jax.data", "hc_jax.train"]
+  code = f"import hc_jax, json, sys; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
+  result = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+  )
+  assert json.loads(result.stdout) == []
+
+
+def test_importing_data_and_train_loads_no_tensorflow():
+  code = "import hc_jax.data, hc_jax.train, sys; sys.exit('tensorflow' in sys.modules)"
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
