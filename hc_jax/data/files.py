@@ -205,7 +205,7 @@ def _read_parquet(file: TextFile, field: str) -> Iterator[bytes]:
     import pyarrow.parquet as pq
   except ImportError as error:
     raise UserError(
-      f"{file.path}: reading .parquet needs pyarrow; pip install pyarrow"
+      f"{file.path}: reading it needs pyarrow; pip install 'hc_jax[parquet]'"
     ) from error
   with _open(file) as stream:
     try:

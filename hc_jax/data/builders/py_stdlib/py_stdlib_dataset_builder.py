@@ -2,12 +2,12 @@
 
 import os
 import sysconfig
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from hc_jax.data import files
+from hc_jax.data.builders import local
 
 # Tests are half of the library's text where they are installed at all (Linux distributions leave
 # them out): without them the text is much the same everywhere, and better.
@@ -32,30 +32,17 @@ def find_sources(root: str = "") -> list[files.TextFile]:
   return sorted(found, key=lambda file: file.name)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-  """DatasetBuilder of py_stdlib: one split `train`, a document per file or 64 KiB of a file."""
+class Builder(local.LocalBuilder):
+  """The Python standard library's source files, a document per file or 64 KiB of one."""
 
   VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Sources without tests, cut at line ends into at most 64 KiB."}
 
-  def __init__(self, *, root: str = "", file_format: str = "array_record", **kwargs: Any) -> None:
+  def __init__(self, *, root: str = "", **kwargs: Any) -> None:
     """`root` as in `find_sources`; the rest as for any TFDS builder (data_dir, version)."""
     self._root = root
-    super().__init__(file_format=file_format, **kwargs)
+    super().__init__(**kwargs)
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description="The Python standard library's source files, without its tests.",
-      features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
-      homepage="https://docs.python.org/3/library/",
-    )
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager  # nothing to download
-    return {"train": self._generate_examples()}
-
-  def _generate_examples(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+  def _generate_examples(self) -> local.Examples:
     for inspected in files.inspect_files(find_sources(self._root)):
       if inspected.text_error:  # a few sources declare another encoding
         continue

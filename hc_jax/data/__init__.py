@@ -1,0 +1,20 @@
+"""Text as batches of tokens: TFDS sources, tokenizers, prepared token arrays, windows."""
+
+from hc_jax.data.batches import EvalBatches, eval_batches, iterate, train_batches
+from hc_jax.data.text import TextData, load_text
+from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
+from hc_jax.data.tokens import TokenArray
+from hc_jax.data.windows import Windows
+
+__all__ = [
+  "EvalBatches",
+  "TextData",
+  "TokenArray",
+  "Tokenizer",
+  "Windows",
+  "eval_batches",
+  "iterate",
+  "load_text",
+  "load_tokenizer",
+  "train_batches",
+]

@@ -1,0 +1,127 @@
+"""Batches: the one of step s is a pure function of (seed, s)."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hc_jax.data.tokens import TokenArray
+from hc_jax.data.windows import Windows
+from hc_jax.errors import UserError
+
+if TYPE_CHECKING:
+  import grain
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+  split: TokenArray, *, length: int, batch_size: int, seed: int, document_mask: bool = False
+) -> "grain.MapDataset":
+  """The endless training batches: `ds[step]` is the batch of that step, in any order of asking.
+
+  Windows come in an order drawn anew for every epoch, each once per epoch; a batch may hold the
+  end of one epoch and the start of the next.
+
+  Args:
+    split: where the windows are cut.
+    length: L, tokens of a window's input.
+    batch_size: B, windows per batch.
+    seed: any int; two seeds give unrelated orders.
+    document_mask: see `Windows`.
+
+  Returns:
+    A grain.MapDataset of {"inputs", "targets": int32 [B, L], "mask": float32 [B, L]} and with
+    `document_mask` {"segment_ids": int32 [B, L]}.
+
+  Raises:
+    UserError: the split is shorter than one window.
+  """
+  import grain  # a second to import; a tokenizer alone can do without
+
+  _check_batch_size(batch_size)
+  windows = grain.MapDataset.source(Windows(split, length, document_mask))
+  return windows.seed(seed % 2**63).shuffle().repeat(None).batch(batch_size)
+
+
+def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> Iterator[Batch]:
+  """The batches of steps start, start + 1, ..., read ahead.
+
+  Args:
+    batches: from `train_batches`.
+    start: the first step.
+    workers: threads that read ahead; 0 reads when asked. The batches are the same for any number.
+  """
+  import grain
+
+  if workers < 0:
+    raise UserError(f"data.workers={workers}: the number of threads that read ahead, 0 or more")
+  if not workers:
+    step = start
+    while True:
+      yield batches[step]
+      step += 1
+  options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+  yield from batches[start:].to_iter_dataset(options)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches(Sequence):
+  """A fixed, ordered sequence of batches over the first `num_windows` windows."""
+
+  windows: Windows
+  num_windows: int
+  batch_size: int
+
+  def __len__(self) -> int:
+    return -(-self.num_windows // self.batch_size)
+
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    if not -len(self) <= index < len(self):
+      raise IndexError(f"batch {index} of {len(self)}")
+    start = (index % len(self)) * self.batch_size
+    stop = min(start + self.batch_size, self.num_windows)
+    rows = [self.windows[i] for i in range(start, stop)]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    missing = self.batch_size - len(rows)
+    return {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
+
+
+def eval_batches(
+  split: TokenArray,
+  *,
+  length: int,
+  batch_size: int,
+  num_batches: int | None = None,
+  document_mask: bool = False,
+) -> EvalBatches:
+  """Batches for evaluation: the split's first windows, in order, always the same.
+
+  Args:
+    split: where the windows are cut.
+    length: L, tokens of a window's input.
+    batch_size: B, windows per batch; the windows are those of any other B with the same product.
+    num_batches: how many at most; fewer where the split ends before. None is the whole split.
+    document_mask: see `Windows`.
+
+  Returns:
+    A sequence of batches like those of `train_batches`; rows that fill up the last one are zero,
+    their mask included.
+
+  Raises:
+    UserError: the split is shorter than one window.
+  """
+  _check_batch_size(batch_size)
+  if num_batches is not None and num_batches < 1:
+    raise UserError(f"train.eval_batches={num_batches}: at least 1")
+  windows = Windows(split, length, document_mask)
+  wanted = len(windows) if num_batches is None else num_batches * batch_size
+  return EvalBatches(windows, min(len(windows), wanted), batch_size)
+
+
+def _check_batch_size(batch_size: int) -> None:
+  if batch_size < 1:
+    raise UserError(f"train.batch_size={batch_size}: at least 1")

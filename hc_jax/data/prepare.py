@@ -1,0 +1,187 @@
+"""Turns documents into a token array per split: the one place where text is tokenised."""
+
+import collections
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from hc_jax.data import documents
+from hc_jax.data.sources import Documents
+from hc_jax.data.tokenizers import Tokenizer
+from hc_jax.errors import UserError
+
+# A split in card.json: dtype, num_tokens, num_documents, num_bytes, and counted_bytes, the sum of
+# the tokens' bytes.
+Card = dict[str, int | str]
+
+# Raised when what is written from the same text changes, so that old files are not taken for new.
+FORMAT_VERSION = 1
+
+_BATCH_BYTES = 4 << 20
+# Up to so many documents, their digests are remembered in case one split comes out empty.
+_FEW = 4096
+_PIECES_OF_ONE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRule:
+  """Which documents are validation: decided by content alone, so never one in both splits.
+
+  Attributes:
+    fraction: share of digests that are validation.
+    forced: digests that are validation whatever the fraction says; None leaves it to the fraction.
+    max_bytes: longer documents are cut.
+  """
+
+  fraction: float
+  forced: frozenset[int] | None = None
+  max_bytes: int = documents.MAX_BYTES
+
+  def is_val(self, digest: int) -> bool:
+    return digest in self.forced if self.forced is not None else digest < self.fraction * 2**64
+
+
+class SplitWriter(contextlib.AbstractContextManager):
+  """Writes the tokens and offsets of one split as they come; on leaving, the files are closed."""
+
+  def __init__(self, folder: str, name: str, tokenizer: Tokenizer) -> None:
+    self._tokenizer = tokenizer
+    self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    path = os.path.join(folder, name)
+    self._files = contextlib.ExitStack()
+    # Closed by __exit__, which the linter does not see.
+    self._tokens = self._files.enter_context(open(f"{path}.tokens", "wb"))  # noqa: SIM115
+    self._offsets = self._files.enter_context(open(f"{path}.offsets", "wb"))  # noqa: SIM115
+    self._offsets.write(np.zeros(1, np.int64).tobytes())
+    self._pending: list[bytes] = []
+    self._pending_bytes = 0
+    self.num_tokens = self.num_documents = self.num_bytes = self.counted_bytes = 0
+
+  def add(self, document: bytes) -> None:
+    self._pending.append(document)
+    self._pending_bytes += len(document)
+    if self._pending_bytes >= _BATCH_BYTES:
+      self._flush()
+
+  def _flush(self) -> None:
+    if not self._pending:
+      return
+    encoded = self._tokenizer.encode_batch(self._pending)
+    ends = np.cumsum([len(ids) + 1 for ids in encoded], dtype=np.int64)
+    tokens = np.empty(ends[-1], self._dtype)
+    for ids, end in zip(encoded, ends, strict=True):
+      tokens[end - len(ids) - 1] = self._tokenizer.bos_id
+      tokens[end - len(ids) : end] = ids
+    self._tokens.write(tokens.tobytes())
+    self._offsets.write((self.num_tokens + ends).tobytes())
+    self.num_tokens += len(tokens)
+    self.num_documents += len(encoded)
+    self.num_bytes += self._pending_bytes
+    self.counted_bytes += int(self._tokenizer.token_bytes[tokens].sum(dtype=np.int64))
+    self._pending, self._pending_bytes = [], 0
+
+  def finish(self) -> Card:
+    """Writes what is left; returns the split's entry in the card."""
+    self._flush()
+    return {
+      "dtype": self._dtype.name,
+      "num_tokens": self.num_tokens,
+      "num_documents": self.num_documents,
+      "num_bytes": self.num_bytes,
+      "counted_bytes": self.counted_bytes,
+    }
+
+  def __exit__(self, *error: object) -> None:
+    self._files.close()
+
+
+def write_splits(
+  splits: dict[str, Documents], folder: str, tokenizer: Tokenizer, val_fraction: float
+) -> dict[str, Card]:
+  """Tokenises the documents into `folder`.
+
+  Args:
+    splits: the source's splits, "train" and maybe "val". Without "val", documents are divided by
+      their content; a train document that is also in "val" is left out.
+    folder: where to write {train,val}.{tokens,offsets}.
+    tokenizer: gives the ids; its bos starts every document.
+    val_fraction: share of documents that are validation. With so few documents that there would be
+      none, one is taken nevertheless; a single document is cut into 8 pieces first.
+
+  Returns:
+    the entries of the card for "train" and "val".
+
+  Raises:
+    UserError: there is no text, or all of it is the same document.
+  """
+  if "val" in splits:
+    return _write_given(splits, folder, tokenizer)
+  rule = SplitRule(val_fraction)
+  for _ in range(3):  # as it comes; one document cut in pieces; one document forced
+    cards, seen = _write_divided(splits["train"], folder, tokenizer, rule)
+    if cards["train"]["num_tokens"] and cards["val"]["num_tokens"]:
+      return cards
+    if not seen:
+      raise UserError("the text is empty: no document has any content; give data.files with text")
+    rule = _next_rule(rule, seen)
+  raise UserError(
+    "the text cannot be divided into training and validation: all of it is one repeated document; "
+    "give more text"
+  )
+
+
+def _next_rule(rule: SplitRule, seen: collections.Counter[int]) -> SplitRule:
+  total = seen.total()
+  if len(seen) == 1 and rule.max_bytes == documents.MAX_BYTES:
+    return dataclasses.replace(rule, max_bytes=max(4, -(-total // _PIECES_OF_ONE)))
+  # The first by digest that leaves most of the text for training.
+  fitting = [digest for digest in sorted(seen) if 2 * seen[digest] <= total]
+  return dataclasses.replace(rule, forced=frozenset(fitting[:1] or sorted(seen)[:1]))
+
+
+def _write_divided(
+  source: Documents, folder: str, tokenizer: Tokenizer, rule: SplitRule
+) -> tuple[dict[str, Card], collections.Counter[int]]:
+  """Also returns the bytes of every content, up to the first `_FEW` of them."""
+  seen: collections.Counter[int] = collections.Counter()
+  with (
+    SplitWriter(folder, "train", tokenizer) as train,
+    SplitWriter(folder, "val", tokenizer) as val,
+  ):
+    for document in _pieces(source(), rule.max_bytes):
+      digest = documents.digest(document)
+      if len(seen) < _FEW:
+        seen[digest] += len(document)
+      (val if rule.is_val(digest) else train).add(document)
+    return {"train": train.finish(), "val": val.finish()}, seen
+
+
+def _write_given(
+  splits: dict[str, Documents], folder: str, tokenizer: Tokenizer
+) -> dict[str, Card]:
+  in_val: set[int] = set()
+  cards = {}
+  for name in ("val", "train"):
+    with SplitWriter(folder, name, tokenizer) as writer:
+      for document in _pieces(splits[name](), documents.MAX_BYTES):
+        digest = documents.digest(document)
+        if name == "val":
+          in_val.add(digest)
+        elif digest in in_val:
+          continue
+        writer.add(document)
+      cards[name] = writer.finish()
+    if not cards[name]["num_tokens"]:
+      raise UserError(f"the dataset's {name} split has no text of its own; choose another dataset")
+  return cards
+
+
+def _pieces(source: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+  for document in source:
+    if len(document) > max_bytes:
+      yield from documents.cut(document, max_bytes)
+    elif document:
+      yield document

@@ -1,0 +1,167 @@
+"""Folders that are there whole or not at all, whatever dies while they are written."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+from hc_jax.errors import UserError
+
+_TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+
+
+def data_folder(data_dir: str = "") -> str:
+  """Where prepared data lies: `data_dir`, else $HC_JAX_DATA, else ~/.cache/hc_jax. Made if absent.
+
+  Raises:
+    UserError: it cannot be made or written.
+  """
+  folder = data_dir or os.environ.get("HC_JAX_DATA", "") or os.path.join("~", ".cache", "hc_jax")
+  folder = os.path.abspath(os.path.expanduser(folder))
+  with writing(folder):
+    os.makedirs(folder, exist_ok=True)
+  return folder
+
+
+@contextlib.contextmanager
+def writing(folder: str) -> Iterator[None]:
+  """Turns what can go wrong with a disk into a UserError."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      raise _full(folder, error.strerror) from error
+    raise UserError(
+      f"cannot write prepared data to {folder}: {error.strerror or error}; "
+      "set data.dir (or HC_JAX_DATA) to a folder that can be written"
+    ) from error
+
+
+def check_space(folder: str, needed: int) -> None:
+  """Raises UserError if `folder`'s disk has less than `needed` bytes free."""
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise _full(folder, f"{free / 1e6:.1f} MB free, about {needed / 1e6:.1f} MB needed")
+
+
+def _full(folder: str, why: str) -> UserError:
+  return UserError(
+    f"the disk of {folder} is full ({why}): prepared data does not fit; nothing half-written is "
+    "left. Free some space, or set data.dir (or HC_JAX_DATA) to a folder on another disk"
+  )
+
+
+@contextlib.contextmanager
+def locked(folder: str, key: str, log: Callable[[str], None]) -> Iterator[bool]:
+  """Holds the lock of `key`: one process prepares, others wait for it and then find it done.
+
+  The system drops the lock of a process that dies. On a file system without locks there is no
+  waiting, and the rename of `build` still decides for one complete result.
+
+  Yields:
+    whether the lock is held; False where the file system has none.
+  """
+  with writing(folder):
+    descriptor = os.open(os.path.join(folder, key + _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    yield _lock(descriptor, lambda: log(f"data: waiting for another process to prepare {key}"))
+  finally:
+    os.close(descriptor)
+
+
+def _lock(descriptor: int, on_wait: Callable[[], None]) -> bool:
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    on_wait()
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+  except OSError:
+    return False
+  return True
+
+
+@contextlib.contextmanager
+def build(folder: str, key: str) -> Iterator[str]:
+  """Gives a temporary folder, and makes it `folder/key` when the block ends without an error.
+
+  Everything in it is on disk before the rename; with an error it is removed. To be called with
+  the lock of `key` held.
+  """
+  with writing(folder):
+    temporary = tempfile.mkdtemp(prefix=f"{_TEMPORARY}{key}-", dir=folder)
+    # mkdtemp makes it private; prepared data may be shared as the user's umask says.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o777 & ~umask)
+  try:
+    with writing(folder):
+      yield temporary
+      for name in os.listdir(temporary):
+        _sync(os.path.join(temporary, name))
+      _sync(temporary)
+      _rename(temporary, os.path.join(folder, key))
+      _sync(folder)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: str, final: str) -> None:
+  try:
+    os.rename(temporary, final)
+  except OSError:
+    if not os.path.isdir(final):
+      raise
+    # Without locks another process may have been first: its result is as good.
+
+
+def _sync(path: str) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def remove(folder: str, key: str) -> None:
+  """Removes `folder/key`, moving it away first: it is never seen half-removed."""
+  path = os.path.join(folder, key)
+  if not os.path.lexists(path):
+    return
+  with writing(folder):
+    doomed = tempfile.mkdtemp(prefix=f"{_TEMPORARY}{key}-", dir=folder)
+    os.rename(path, os.path.join(doomed, key))
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean(folder: str, own_key: str) -> None:
+  """Removes temporary folders whose process died. To be called with the lock of `own_key` held."""
+  for name in os.listdir(folder):
+    if not name.startswith(_TEMPORARY):
+      continue
+    key = name.removeprefix(_TEMPORARY).rpartition("-")[0]
+    if key == own_key or _is_unlocked(os.path.join(folder, key + _LOCK)):
+      shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def _is_unlocked(path: str) -> bool:
+  try:
+    descriptor = os.open(path, os.O_RDWR)
+  except OSError:
+    return False
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+  except OSError:
+    return False
+  finally:
+    os.close(descriptor)
+
+
+def remove_tree(path: str) -> None:
+  """Removes a folder below a temporary one, if it is there."""
+  if os.path.isdir(path):
+    shutil.rmtree(path)

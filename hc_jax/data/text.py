@@ -1,0 +1,185 @@
+"""`load_text`: from a name to token arrays, prepared once."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hc_jax.data import prepare, sources, store, tfds_source, tokens
+from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
+from hc_jax.errors import UserError
+
+_CARD = "card.json"
+# On disk at the height of a preparation: the tokens, and TFDS's copy of the text, compressed.
+_COPY_FACTOR = 1.0
+# Bytes of text from which on a preparation takes long enough to be announced.
+_LONG = 100e6
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+  """Prepared text.
+
+  Attributes:
+    tokenizer: that it was prepared with.
+    fingerprint: hex; names paths, sizes, content, tokenizer, validation share, builder version.
+    train, val: the token arrays.
+    folder: where they lie.
+    card: what was prepared, as in card.json.
+  """
+
+  tokenizer: Tokenizer
+  fingerprint: str
+  train: tokens.TokenArray
+  val: tokens.TokenArray
+  folder: str
+  card: dict[str, Any]
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes of text, train and val."""
+    return self.train.num_bytes + self.val.num_bytes
+
+  @property
+  def num_documents(self) -> int:
+    return self.train.num_documents + self.val.num_documents
+
+  @property
+  def num_tokens(self) -> int:
+    """Tokens of train and val, one bos per document included."""
+    return len(self.train) + len(self.val)
+
+
+def load_text(
+  name: str,
+  *,
+  files: Sequence[str] = (),
+  field: str = "text",
+  tokenizer: str = "bytes",
+  data_dir: str = "",
+  val_fraction: float = 0.02,
+  log: Callable[[str], None] = print,
+) -> TextData:
+  """Opens text as tokens; prepares it first if it was not, or has changed since.
+
+  Args:
+    name: "py_stdlib", "text_files", or the name of a prepared TFDS dataset ("lm1b", "c4/en").
+    files: the files or folders of "text_files": plain text or code, .jsonl, .parquet, each also
+      as .gz.
+    field: the field of a record (.jsonl, .parquet, TFDS) that holds the text.
+    tokenizer: as for `load_tokenizer`.
+    data_dir: where prepared data lies, "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+    val_fraction: share of documents that are validation (a TFDS dataset's own one is used as is).
+    log: gets one line about what was prepared or found.
+
+  Raises:
+    UserError: anything the user can mend: names, files, fields, text, disk.
+  """
+  files = (files,) if isinstance(files, str) else tuple(files)
+  if not 0 < val_fraction < 1:
+    raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1, both excluded")
+  tokeniser = load_tokenizer(tokenizer)
+  folder = store.data_folder(data_dir)
+  source = _make_source(name, files, field, folder)
+  identity = {
+    "format": prepare.FORMAT_VERSION,
+    "source": source.card,
+    "tokenizer": [tokeniser.name, tokeniser.fingerprint],
+    "val_fraction": float(val_fraction),
+  }
+  key = hashlib.blake2b(_json(identity).encode(), digest_size=16).hexdigest()
+  found = _open(folder, key, tokeniser)
+  if found is None:
+    with store.locked(folder, key, log) as exclusive:
+      found = _open(folder, key, tokeniser)  # another process may have been first
+      if found is None:
+        if exclusive:
+          store.clean(folder, key)
+        return _prepare(source, tokeniser, folder, key, val_fraction, log)
+  log(f"data: {_summary(found)}, prepared before in {found.folder}")
+  return found
+
+
+def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:
+  if files and name != "text_files":
+    raise UserError(
+      f"data.files is read by data.name=text_files only, and data.name={name}; mend one of them"
+    )
+  if name == "py_stdlib":
+    return sources.py_stdlib()
+  if name == "text_files":
+    return sources.text_files(files, field)
+  return tfds_source.TfdsSource(name, field, tfds_source.tfds_folders(folder))
+
+
+def _prepare(
+  source: sources.Source,
+  tokenizer: Tokenizer,
+  folder: str,
+  key: str,
+  val_fraction: float,
+  log: Callable[[str], None],
+) -> TextData:
+  start = time.monotonic()
+  token_size = 2 if tokenizer.vocab_size <= 2**16 else 4
+  # One token a byte is the most there can be; compressed sources may still need more.
+  store.check_space(folder, int((token_size + _COPY_FACTOR) * source.num_bytes))
+  store.remove(folder, key)  # damaged, or absent
+  if source.num_bytes > _LONG:
+    log(f"data: preparing {source.name} ({source.num_bytes / 1e6:.0f} MB) ...")
+  with store.build(folder, key) as temporary:
+    generated = os.path.join(temporary, "tfds")
+    splits = prepare.write_splits(source.open(generated), temporary, tokenizer, val_fraction)
+    source.check_unchanged()
+    store.remove_tree(generated)
+    card = {"name": source.name, "key": key, "tokenizer": tokenizer.name, "splits": splits}
+    card |= {"val_fraction": val_fraction, "source": source.card}
+    with open(os.path.join(temporary, _CARD), "w", encoding="utf-8") as stream:
+      stream.write(_json(card))
+  found = _open(folder, key, tokenizer)
+  if found is None:
+    raise UserError(f"{folder} lost what was just written to it; set data.dir to a sound disk")
+  for note in (source.notes, _bytes_note(splits, tokenizer)):
+    if note:
+      log(f"data: {note}")
+  log(f"data: {_summary(found)}, prepared in {time.monotonic() - start:.1f} s in {found.folder}")
+  return found
+
+
+def _open(folder: str, key: str, tokenizer: Tokenizer) -> TextData | None:
+  """What lies under `key`, None if nothing whole does."""
+  path = os.path.join(folder, key)
+  try:
+    with open(os.path.join(path, _CARD), encoding="utf-8") as stream:
+      card = json.load(stream)
+    train, val = (tokens.open_array(path, name, card["splits"][name]) for name in ("train", "val"))
+  except (OSError, ValueError, KeyError):
+    return None
+  return TextData(tokenizer, key, train, val, path, card)
+
+
+def _summary(data: TextData) -> str:
+  share = 100 * data.val.num_bytes / max(1, data.num_bytes)
+  return (
+    f"{data.card['name']}: {data.num_bytes / 1e6:.1f} MB of text, {data.num_documents} documents, "
+    f"{len(data.train)} training and {len(data.val)} validation tokens ({share:.1f} %)"
+  )
+
+
+def _bytes_note(splits: dict[str, dict[str, Any]], tokenizer: Tokenizer) -> str:
+  """Says so where a tokenizer's tokens do not add up to the text."""
+  counted = sum(split["counted_bytes"] for split in splits.values())
+  real = sum(split["num_bytes"] for split in splits.values())
+  if abs(counted - real) <= 0.001 * real:
+    return ""
+  return (
+    f"the {tokenizer.name} tokenizer rewrites this text: its tokens stand for {counted} bytes of "
+    f"{real}, and bits per byte count by the former ({100 * (counted / real - 1):+.1f} %)"
+  )
+
+
+def _json(value: Any) -> str:
+  return json.dumps(value, sort_keys=True, ensure_ascii=False)

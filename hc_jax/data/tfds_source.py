@@ -1,0 +1,144 @@
+"""Any text dataset of TensorFlow Datasets, by name, as it was prepared; TensorFlow is not used."""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hc_jax.data.sources import Documents, Source, read_source
+from hc_jax.errors import UserError
+
+# What TFDS understands, less the namespaces ("huggingface:x"), which would ask the network.
+_NAME = re.compile(r"[A-Za-z]\w*(/[\w.\-]+)?(:\d+\.\d+\.\d+)?")
+
+
+class TfdsSource(Source):
+  """A prepared TFDS dataset: its split "train", and its "validation" where it has one.
+
+  A dataset without "validation" is divided by content, as local text is; "test" is never touched.
+  """
+
+  def __init__(self, name: str, field: str, folders: Sequence[str]) -> None:
+    """Finds the dataset below one of `folders`.
+
+    Args:
+      name: "dataset", "dataset/config", with or without ":1.0.0".
+      field: the feature that holds the text.
+      folders: TFDS data folders, in order of preference.
+
+    Raises:
+      UserError: no such dataset is prepared there, or not in a format or with a field of use.
+    """
+    self.name, self._field = name, field
+    self._builder = _find(name, folders)
+    info = self._builder.info
+    _check_field(name, info, field)
+    if "train" not in info.splits:
+      raise UserError(f"data.name={name}: no split 'train', only {', '.join(info.splits)}")
+    self._splits = {"train": "train"}
+    if "validation" in info.splits:
+      self._splits["val"] = "validation"
+    self._check_format(folders)
+    self.num_bytes = sum(info.splits[split].num_bytes for split in self._splits.values())
+    self.notes = "validation is the dataset's own" if "val" in self._splits else ""
+    self.card = {
+      "name": info.full_name,
+      "field": field,
+      "splits": self._splits,
+      "files": self._files(),
+    }
+
+  def _check_format(self, folders: Sequence[str]) -> None:
+    try:
+      for split in self._splits.values():
+        self._builder.as_data_source(split=split)
+    except (NotImplementedError, ValueError, ImportError, OSError) as error:
+      raise UserError(
+        f"data.name={self.name}: {self._builder.data_dir} cannot be read without TensorFlow "
+        f"({self._builder.info.file_format}): {str(error).splitlines()[0]}. "
+        f"Move it away and prepare it as array_record:\n{_recipe(self.name, folders[0])}"
+      ) from error
+
+  def _files(self) -> list[list[Any]]:
+    """Names, sizes, times of the shards, content of the descriptions.
+
+    A prepared dataset is never edited in place by TFDS, and may hold terabytes: its content enters
+    through the descriptions (which count every shard's records) and through the times of the files.
+    """
+    found = []
+    for entry in sorted(os.scandir(self._builder.data_dir), key=lambda e: e.name):
+      stat = entry.stat()
+      if entry.name.endswith(".json"):
+        with open(entry.path, "rb") as stream:
+          found.append([entry.name, hashlib.blake2b(stream.read(), digest_size=16).hexdigest()])
+      else:
+        found.append([entry.name, stat.st_size, stat.st_mtime_ns])
+    return found
+
+  def open(self, folder: str) -> dict[str, Documents]:
+    del folder  # nothing is generated
+    return {
+      ours: lambda split=theirs: read_source(self._builder, split, self._field)
+      for ours, theirs in self._splits.items()
+    }
+
+  def check_unchanged(self) -> None:
+    if self._files() != self.card["files"]:
+      raise UserError(f"{self._builder.data_dir} changed while it was being read; run it again")
+
+
+def tfds_folders(data_dir: str) -> list[str]:
+  """Where to look: $TFDS_DATA_DIR, else ~/tensorflow_datasets, and then `data_dir`."""
+  standard = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+  folders = [os.path.abspath(os.path.expanduser(folder)) for folder in (standard, data_dir)]
+  return list(dict.fromkeys(folders))
+
+
+def _find(name: str, folders: Sequence[str]) -> Any:
+  import tensorflow_datasets as tfds
+
+  if not _NAME.fullmatch(name):
+    raise UserError(
+      f"data.name={name!r} is no dataset name: 'py_stdlib', 'text_files', or that of a prepared "
+      "TFDS dataset, like 'lm1b', 'c4/en' or 'my_dataset/config:1.0.0'"
+    )
+  for folder in folders:
+    # From files first: the code of most public datasets imports TensorFlow, their files need none.
+    for find in (tfds.core.read_only_builder.builder_from_files, tfds.builder):
+      with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        builder = find(name, data_dir=folder)
+        if os.path.isfile(os.path.join(builder.data_dir, "dataset_info.json")):
+          return builder
+  raise UserError(
+    f"data.name={name}: no prepared TFDS dataset of that name in {' or '.join(folders)}. "
+    f"'py_stdlib' and 'text_files' need no preparing; a dataset of TFDS is prepared once by\n"
+    f"{_recipe(name, folders[0])}"
+  )
+
+
+def _recipe(name: str, folder: str) -> str:
+  return (
+    f"  tfds build {name.partition(':')[0]} --file_format=array_record --data_dir={folder}\n"
+    "in an environment of its own (pip install tensorflow-datasets tensorflow apache-beam: the "
+    "preparation of most public datasets needs TensorFlow, of large ones Beam; hc_jax reads the "
+    "result without either). If it lies elsewhere, set TFDS_DATA_DIR."
+  )
+
+
+def _check_field(name: str, info: Any, field: str) -> None:
+  features = info.features
+  texts = [key for key in features if features[key].shape == () and _is_string(features[key])]
+  if field not in texts:
+    raise UserError(
+      f"data.name={name}: no feature {field!r} with text; those that hold text: "
+      f"{', '.join(texts) or 'none'}; set data.field"
+    )
+
+
+def _is_string(feature: Any) -> bool:
+  import numpy as np
+
+  return getattr(feature, "np_dtype", None) in (np.object_, np.str_, np.bytes_)

@@ -1,0 +1,42 @@
+"""Tokenizers: bytes, SentencePiece and HF `tokenizer.json`, behind one small class."""
+
+import os
+
+from hc_jax.data.tokenizers.base import Tokenizer
+from hc_jax.data.tokenizers.byte_level import ByteTokenizer
+from hc_jax.data.tokenizers.hugging_face import HuggingFaceTokenizer
+from hc_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer
+from hc_jax.errors import UserError
+
+__all__ = [
+  "ByteTokenizer",
+  "HuggingFaceTokenizer",
+  "SentencePieceTokenizer",
+  "Tokenizer",
+  "load_tokenizer",
+]
+
+
+def load_tokenizer(spec: str = "bytes") -> Tokenizer:
+  """Opens a tokenizer; no training data is needed.
+
+  Args:
+    spec: "bytes", or the path of a SentencePiece `*.model` or of an HF `tokenizer.json`.
+
+  Raises:
+    UserError: an unknown spec, a missing or damaged file, or a package that is not installed.
+  """
+  if spec == "bytes":
+    return ByteTokenizer()
+  path = os.path.abspath(os.path.expanduser(spec))
+  kind = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}.get(
+    os.path.splitext(path)[1]
+  )
+  if kind is None:
+    raise UserError(
+      f"data.tokenizer: {spec!r} is neither 'bytes' nor the path of a SentencePiece *.model "
+      "or of an HF tokenizer.json"
+    )
+  if not os.path.isfile(path):
+    raise UserError(f"data.tokenizer: no file {path}; give the path of an existing file or 'bytes'")
+  return kind(path, spec)

@@ -1,0 +1,56 @@
+"""Windows: cut from the token array when they are read."""
+
+import dataclasses
+
+import numpy as np
+
+from hc_jax.data.tokens import TokenArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """The windows of a split: window i holds tokens i·length to (i + 1)·length, the last as target.
+
+  So every token but the first is a target once per epoch (a tail shorter than a window is left).
+
+  Attributes:
+    split: the tokens.
+    length: L, inputs per window.
+    document_mask: also give `segment_ids`, and mask the target that starts another document.
+
+  Raises:
+    UserError: the split is shorter than one window.
+  """
+
+  split: TokenArray
+  length: int
+  document_mask: bool = False
+
+  def __post_init__(self) -> None:
+    self.split.num_windows(self.length)
+
+  def __len__(self) -> int:
+    return self.split.num_windows(self.length)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Window `index`, taken modulo the number of windows (grain counts on through epochs).
+
+    Returns:
+      inputs [L] int32, targets [L] int32, mask [L] float32 (1: counts in the loss), and with
+      `document_mask` segment_ids [L] int32: 1 for the window's first document, 2 for the next, ...
+      (0 is left to padding).
+    """
+    start = (index % len(self)) * self.length
+    tokens = self.split.tokens[start : start + self.length + 1].astype(np.int32)
+    window = {
+      "inputs": tokens[:-1],
+      "targets": tokens[1:],
+      "mask": np.ones(self.length, np.float32),
+    }
+    if self.document_mask:
+      positions = np.arange(start, start + self.length + 1)
+      segments = np.searchsorted(self.split.offsets, positions, side="right").astype(np.int32)
+      segments -= segments[0] - 1
+      window["segment_ids"] = segments[:-1]
+      window["mask"] = (segments[1:] == segments[:-1]).astype(np.float32)
+    return window
