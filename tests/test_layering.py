@@ -68,7 +68,7 @@ def _module(path: pathlib.Path) -> str:
 
 
 def _imports(source: str, module: str):
-  """Absolute names that `module` imports, anywhere in it; `from hc_jax import ops` is hc_jax.ops."""
+  """Absolute names that `module` imports; `from hc_jax import ops` imports hc_jax.ops."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)

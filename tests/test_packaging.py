@@ -1,0 +1,142 @@
+"""What somebody meets first: the Makefile's messages, the pins, the papers beside the code."""
+
+import ast
+import importlib.metadata
+import pathlib
+import re
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import hc_jax
+
+ROOT = pathlib.Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+PINS = ("py311", "py312")
+ACCEPTED = ("3.11", "3.12", "3.13")
+
+
+def _pins(name):
+  """The lines of a constraints file as {canonical name: version}; anything else fails."""
+  pins = {}
+  for line in (ROOT / "constraints" / f"{name}.txt").read_text().splitlines():
+    if line.startswith("#"):
+      continue
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)", line)
+    assert match, f"constraints/{name}.txt: {line!r} is not NAME==VERSION"
+    pins[canonicalize_name(match[1])] = match[2]
+  return pins
+
+
+def _requirements(*extras):
+  """What [project] and these extras ask for, extras that name our own extras included."""
+  todo = list(PROJECT["dependencies"])
+  for extra in extras:
+    todo += PROJECT["optional-dependencies"][extra]
+  for text in todo:
+    requirement = Requirement(text)
+    if canonicalize_name(requirement.name) == "hc-jax":
+      yield from _requirements(*requirement.extras)
+    else:
+      yield requirement
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_constraints_pin_every_requirement_within_its_range(name):
+  pins = _pins(name)
+  for requirement in _requirements("test"):
+    pin = pins.get(canonicalize_name(requirement.name))
+    assert pin, f"constraints/{name}.txt does not pin {requirement.name}"
+    assert pin in requirement.specifier, f"{requirement} does not allow the pinned {pin}"
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_constraints_pin_what_the_requirements_themselves_require(name):
+  """Walks the installed packages' metadata: nothing that pip would pick freely is left unpinned."""
+  pins, seen = _pins(name), set()
+  todo = [r.name for r in _requirements("test")]
+  while todo:
+    package = canonicalize_name(todo.pop())
+    if package in seen:
+      continue
+    seen.add(package)
+    assert package in pins, f"constraints/{name}.txt does not pin {package}"
+    for text in importlib.metadata.requires(package) or []:
+      requirement = Requirement(text)
+      if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        todo.append(requirement.name)
+
+
+def test_constraints_name_no_address():
+  for file in [*(ROOT / "constraints").iterdir(), ROOT / "pyproject.toml"]:
+    assert not re.search(r"://|--(extra-)?index|--find-links|@ ", file.read_text()), file
+
+
+def test_each_python_has_its_jax():
+  assert _pins("py311")["jax"].startswith("0.10.")
+  assert _pins("py312")["jax"].startswith("0.12.")
+
+
+def test_accepted_pythons_are_the_same_everywhere():
+  allowed = SpecifierSet(PROJECT["requires-python"])
+  assert tuple(v for v in (f"3.{minor}" for minor in range(30)) if v in allowed) == ACCEPTED
+  for file in ("Makefile", "scripts/venv.sh", ".github/workflows/ci.yml"):
+    text = (ROOT / file).read_text()
+    assert ACCEPTED[0] in text and ACCEPTED[-1] in text, file
+  assert (
+    f'accepted="{", ".join(ACCEPTED[:-1])} or {ACCEPTED[-1]}"'
+    in (ROOT / "scripts" / "venv.sh").read_text()
+  )
+  workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+  assert tuple(workflow["jobs"]["check"]["strategy"]["matrix"]["python"]) == ACCEPTED
+  for version in ACCEPTED:
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_every_import_of_the_package_is_a_declared_dependency():
+  """A transitive package is not ours to import: it goes when its parent drops it."""
+  declared = {canonicalize_name(r.name) for r in _requirements("test")}
+  declared -= {canonicalize_name(Requirement(t).name) for t in ("chex", "hypothesis", "pytest")}
+  distributions = importlib.metadata.packages_distributions()
+  for path in (ROOT / "hc_jax").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+      names += [node.module] if isinstance(node, ast.ImportFrom) else []
+      for top in {name.split(".")[0] for name in names} & set(distributions) - {"hc_jax"}:
+        owners = {canonicalize_name(owner) for owner in distributions[top]}
+        assert owners & declared, f"{path.relative_to(ROOT)} imports {top}: declare {owners}"
+
+
+def test_extras():
+  extras = PROJECT["optional-dependencies"]
+  assert {"cuda", "tpu", "tokenizers", "parquet", "test", "lint", "parity"} <= set(extras)
+
+
+def test_licence_is_apache():
+  text = (ROOT / "LICENSE").read_text()
+  assert "Apache License" in text and "Version 2.0, January 2004" in text
+  assert "9. Accepting Warranty or Additional Liability." in text
+  assert PROJECT["license"] == "Apache-2.0"
+
+
+def test_versions_agree():
+  version = PROJECT["version"]
+  citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+  assert hc_jax.__version__ == version == citation["version"]
+  assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_citation_names_the_paper():
+  citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+  assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+  paper = citation["references"][0]
+  assert paper["title"] == "Hyper-Connections"
+  assert [author["family-names"] for author in paper["authors"]] == [
+    *("Zhu", "Huang", "Huang", "Zeng", "Mao", "Wu", "Min", "Zhou")
+  ]
+  assert any(i["value"] == "arXiv:2409.19606" for i in paper["identifiers"])

@@ -1,0 +1,200 @@
+"""scripts/venv.sh with a Python of our own making: what is said, and what is called."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Answers the questions that venv.sh asks, and writes down every call that does something.
+STUB = r"""#!/bin/sh
+case "$1 $2" in
+  "-c import sys"*) cat "@HERE@/version"; exit ;;
+  "-c import venv"*) exec test ! -e "@HERE@/no-venv" ;;
+esac
+[ "$3" = config ] && exec cat "@HERE@/pip-config"
+echo "$@" >>"@HERE@/calls"
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  "-m pip") exec test ! -e "@HERE@/no-network" ;;
+esac
+"""
+
+
+class Setup:
+  """A copy of the files that decide what is installed, and a stub that plays Python."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    self.project = folder / "project"
+    self.python = folder / "stub-python"
+    self.python.write_text(STUB.replace("@HERE@", str(folder)))
+    self.python.chmod(0o755)
+    (folder / "pip-config").touch()
+    (self.project / "scripts").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "scripts/venv.sh"):
+      shutil.copy(ROOT / name, self.project / name)
+    shutil.copytree(ROOT / "constraints", self.project / "constraints")
+    self.set_version("3.12")
+
+  def set_version(self, version: str) -> None:
+    (self.folder / "version").write_text(version + "\n")
+
+  def touch(self, name: str) -> None:
+    (self.folder / name).touch()
+
+  def calls(self) -> list[str]:
+    """What was called since the last time this was asked."""
+    file = self.folder / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+  def run(self, *command: str, **env: str) -> subprocess.CompletedProcess:
+    names = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "INSTALLER", "PYTEST_ARGS")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    return subprocess.run(
+      command, cwd=self.project, env=clean | env, capture_output=True, text=True, check=False
+    )
+
+  def venv(self, level: str = "run", **env: str) -> subprocess.CompletedProcess:
+    return self.run("sh", "scripts/venv.sh", level, **({"PYTHON": str(self.python)} | env))
+
+
+@pytest.fixture
+def setup(tmp_path):
+  return Setup(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("version", "word"), [("2.7", "old"), ("3.9", "old"), ("3.10", "old"), ("3.14", "new")]
+)
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "lint", "format"])
+def test_python_out_of_range_is_said_before_anything_is_installed(setup, version, word, target):
+  setup.set_version(version)
+  result = setup.run("make", f"PYTHON={setup.python}", target)
+  assert result.returncode != 0
+  assert f"Python {version} ({setup.python}) is too {word}" in result.stderr
+  assert "3.11, 3.12 or 3.13" in result.stderr
+  assert setup.calls() == []
+  assert not (setup.project / ".venv").exists()
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_each_accepted_python_installs_its_pins(setup, version):
+  setup.set_version(version)
+  result = setup.venv("test", INSTALLER="pip")
+  assert result.returncode == 0, result.stderr
+  pins = "constraints/py311.txt" if version == "3.11" else "constraints/py312.txt"
+  made, tools, packages = setup.calls()
+  assert made == "-m venv .venv"
+  assert f"-c {pins}" in tools and f"-c {pins}" in packages
+  assert packages.endswith("-e .[test]")
+
+
+def test_python_that_does_not_run(setup):
+  result = setup.venv(PYTHON="/nowhere/python")
+  assert result.returncode == 2
+  assert "PYTHON=/nowhere/python does not run" in result.stderr
+
+
+def test_missing_venv_module_names_the_package(setup):
+  setup.touch("no-venv")
+  result = setup.venv()
+  assert result.returncode == 2
+  assert "apt install python3.12-venv" in result.stderr
+  assert setup.calls() == []
+  assert not (setup.project / ".venv").exists()
+
+
+def test_the_second_time_nothing_is_done(setup):
+  assert setup.venv("run").returncode == 0
+  assert setup.calls()
+  result = setup.venv("run")
+  assert (result.returncode, result.stdout, setup.calls()) == (0, "", [])
+
+
+def test_test_contains_run_but_not_the_other_way(setup):
+  setup.venv("run")
+  setup.calls()
+  setup.venv("test")
+  assert [call for call in setup.calls() if call.endswith(".[test]")]
+  setup.venv("run")
+  assert setup.calls() == []
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints/py312.txt"])
+def test_a_changed_requirement_installs_again_into_the_same_environment(setup, file):
+  setup.venv("run")
+  setup.calls()
+  with (setup.project / file).open("a") as out:
+    out.write("# changed\n")
+  setup.venv("run")
+  calls = setup.calls()
+  assert calls and not [call for call in calls if call.startswith("-m venv")]
+
+
+def test_another_python_makes_the_environment_anew(setup):
+  setup.venv("run")
+  (setup.project / ".venv" / "left-over").touch()
+  setup.calls()
+  setup.set_version("3.11")
+  assert "making it anew" in setup.venv("run").stdout
+  assert "-m venv .venv" in setup.calls()
+  assert not (setup.project / ".venv" / "left-over").exists()
+
+
+def test_without_a_python_named_the_one_of_the_environment_is_kept(setup):
+  setup.venv("run")
+  setup.calls()
+  result = setup.venv("run", PYTHON="")
+  assert (result.returncode, setup.calls()) == (0, [])
+
+
+def test_an_interrupted_environment_is_made_anew(setup):
+  setup.venv("run")
+  setup.calls()
+  (setup.project / ".venv" / ".made-by-hc_jax").write_text("incomplete\n")
+  assert setup.venv("run").returncode == 0
+  assert "-m venv .venv" in setup.calls()
+
+
+def test_an_environment_of_the_users_own_is_left_alone(setup):
+  (setup.project / ".venv").mkdir()
+  (setup.project / ".venv" / "mine").touch()
+  result = setup.venv("run")
+  assert result.returncode == 2
+  assert "was not made by this Makefile" in result.stderr
+  assert (setup.project / ".venv" / "mine").exists()
+  assert setup.calls() == []
+
+
+def test_a_failed_install_says_so_and_is_tried_again(setup):
+  setup.touch("no-network")
+  result = setup.venv("run")
+  assert result.returncode == 2
+  assert "could not be installed" in result.stderr
+  setup.calls()
+  (setup.folder / "no-network").unlink()
+  assert setup.venv("run").returncode == 0
+  assert [call for call in setup.calls() if call.endswith("-e .")]
+
+
+def test_uv_that_fails_gives_way_to_pip(setup):
+  result = setup.venv("run")  # the stub installs no uv
+  assert result.returncode == 0
+  assert "trying pip" in result.stdout
+  assert setup.calls()[-1].endswith("-e .")
+
+
+@pytest.mark.parametrize(
+  ("config", "uses_uv"),
+  [("global.index-url='x'", False), (":env:.no-index='1'", False), ("a.find-links='/x'", True)],
+)
+def test_a_mirror_in_pips_configuration_is_respected(setup, config, uses_uv):
+  (setup.folder / "pip-config").write_text(config + "\n")
+  setup.venv("run")
+  assert any(" uv" in call for call in setup.calls()) == uses_uv
