@@ -56,6 +56,7 @@ class Setup:
   def run(self, *command: str, **env: str) -> subprocess.CompletedProcess:
     names = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "INSTALLER", "PYTEST_ARGS")
     clean = {name: value for name, value in os.environ.items() if name not in names}
+    clean["PATH"] = "/usr/bin:/bin"
     return subprocess.run(
       command, cwd=self.project, env=clean | env, capture_output=True, text=True, check=False
     )
