@@ -1,8 +1,8 @@
 """One mesh, and tables from the logical axis names of `hc_jax.axes` to its axes.
 
 The mesh has three axes: `data` (copies of the parameters), `fsdp` (parameters and optimizer state
-split, gathered layer by layer) and `tensor` (heads, hidden units and vocabulary split). The batch is
-split over `data` and `fsdp` together. Streams are split over batch and length, never over n, and
+split, gathered layer by layer) and `tensor` (heads, hidden units and vocabulary split). The batch
+is split over `data` and `fsdp` together. Streams are split over batch and length, never over n, and
 never over their width: `act_embed` has no rule on purpose (XLA's partitioner has returned wrong
 numbers with the width of activations split).
 """
@@ -15,7 +15,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hc_jax.errors import UserError
@@ -25,8 +24,8 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 _DP: Rules = (("act_batch", ("data", "fsdp")),)
 _FSDP: Rules = (*_DP, ("embed", "fsdp"))
-# Order is priority, since an array uses a mesh axis once: inside attention and the MLP the heads and
-# hidden units hold `tensor`; between blocks, where nothing else asks for it, the length does.
+# Order is priority, since an array uses a mesh axis once: inside attention and the MLP the heads
+# and hidden units hold `tensor`; between blocks, where nothing else asks for it, the length does.
 _FSDP_TP: Rules = (
   *_FSDP,
   *((name, "tensor") for name in ("heads", "kv_heads", "mlp", "vocab")),
@@ -52,7 +51,8 @@ def make_mesh(
   Its axes are of `AxisType.Auto`: jax's default, Explicit, turns constraints into assertions.
 
   Raises:
-    UserError: sizes that do not multiply to the number of devices, or an axis that `preset` ignores.
+    UserError: sizes that do not multiply to the number of devices, or an axis that `preset`
+      ignores.
   """
   if preset not in RULES:
     raise UserError(f"mesh.preset={preset!r} is unknown; choose one of {', '.join(RULES)}")
@@ -97,7 +97,9 @@ def _check_used(preset: str, sizes: dict[str, int]) -> None:
     )
 
 
-def check_batch(mesh: Mesh, preset: str, *, batch_size: int, accumulation: int, length: int) -> None:
+def check_batch(
+  mesh: Mesh, preset: str, *, batch_size: int, accumulation: int, length: int
+) -> None:
   """Refuses, with the arithmetic, batches that do not divide over the mesh.
 
   Raises:
@@ -144,6 +146,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def unboxed(boxed: Any) -> Any:
+  """Parameters without partitioning metadata, abstract ones too, and without constraining them.
+
+  (Flax's own `meta.unbox` applies a constraint under a mesh, which abstract values do not take.)
+  """
+  is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
+  return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, boxed, is_leaf=is_box)
+
+
 def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
   """Shardings of abstract parameters that carry logical axis names (`nn.LogicallyPartitioned`).
 
@@ -172,9 +183,9 @@ def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
         raise UserError(
           f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: its "
           f"axis {names[i]!r} of {leaf.shape[i]} does not divide over mesh.{axes}={parts}: "
-          f"{leaf.shape[i]} / {parts} = {leaf.shape[i] / parts:g}; choose a mesh.{axes} that divides it"
+          f"{leaf.shape[i]} / {parts} = {leaf.shape[i] / parts:g}; choose one that divides it"
         )
       spec[i] = None
     return NamedSharding(mesh, PartitionSpec(*spec))
 
-  return jax.tree_util.tree_map_with_path(fit, meta.unbox(boxed), logical, wanted)
+  return jax.tree_util.tree_map_with_path(fit, unboxed(boxed), logical, wanted)

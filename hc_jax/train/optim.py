@@ -1,8 +1,8 @@
 """Optimizers and schedules: any of optax by name, decay by parameter path, clipping by global norm.
 
 The learning rate is a function of the step and of the *current* config. A run that is resumed with
-another `train.num_steps` therefore follows the new schedule from there on: its decay ends at the new
-end, and the rate may jump at the step of resumption. Nothing is remembered but the step.
+another `train.num_steps` therefore follows the new schedule from there on: its decay ends at the
+new end, and the rate may jump at the step of resumption. Nothing is remembered but the step.
 """
 
 import inspect
@@ -79,8 +79,8 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The optimizer that `optim` describes, clipping included, and its schedule.
 
-  Weight decay follows `hc_jax.params.decay_mask`: by parameter path, never by rank, so that it is the
-  same for scanned and unrolled layers.
+  Weight decay follows `hc_jax.params.decay_mask`: by parameter path, never by rank, so that it is
+  the same for scanned and unrolled layers.
 
   Args:
     optim: fields name (an optimizer factory of optax that takes learning_rate), b1, b2, eps,

@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
   """While it is entered, the first SIGTERM or SIGINT only sets `requested`.
 
-  The signals are read by a thread, since Python's own handlers wait until the main thread comes back
-  from C++, and a compilation can hold it for minutes. The second signal ends the process on the
-  spot with code 128 + signal; checkpoints are renamed into place when whole, so it harms none.
+  The signals are read by a thread, since Python's own handlers wait until the main thread comes
+  back from C++, and a compilation can hold it for minutes. The second signal ends the process on
+  the spot with code 128 + signal; checkpoints are renamed into place when whole, so it harms none.
   Outside the main thread (a notebook's worker, say) signals cannot be caught and stay as they are.
   """
 

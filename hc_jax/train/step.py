@@ -18,8 +18,8 @@ Batch = dict[str, jax.Array]
 def token_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Cross-entropy of each token in float32 nats.
 
-  The target's logit is picked by comparison and not by a gather: forward and backward then fuse into
-  one pass each, without a scatter or a copy of the logits, and a split vocabulary stays split.
+  The target's logit is picked by comparison and not by a gather: forward and backward then fuse
+  into one pass each, without a scatter or a copy of the logits, and a split vocabulary stays split.
 
   Args:
     logits: `[..., V]`, any float dtype.
@@ -105,13 +105,11 @@ def train_step(
 
 def split_batch(batch: Batch, accumulation: int) -> Batch:
   """`[B, ...]` -> `[accumulation, B / accumulation, ...]`, part i holding rows i, i + A, ..."""
-  return jax.tree.map(
-    lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
-  )
+  return jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _accumulate(value_and_grad: Any, params: PyTree, batch: Batch, accumulation: int) -> Any:
-  """Sums loss and gradients over the parts of a batch; only one part's activations live at a time."""
+  """Sums loss and gradients over the parts of a batch; one part's activations live at a time."""
   if accumulation == 1:
     return value_and_grad(params, batch, 0)
 

@@ -1,0 +1,16 @@
+"""Training: one loop, exact resume, and what is needed to open a run again."""
+
+from hc_jax.train.errors import NonFiniteError as NonFiniteError
+from hc_jax.train.errors import Stopped as Stopped
+from hc_jax.train.errors import StorageError as StorageError
+from hc_jax.train.loop import train_and_evaluate as train_and_evaluate
+from hc_jax.train.metrics import read_metrics as read_metrics
+from hc_jax.train.optim import make_optimizer as make_optimizer
+from hc_jax.train.optim import make_schedule as make_schedule
+from hc_jax.train.run import Run as Run
+from hc_jax.train.run import load_run as load_run
+from hc_jax.train.state import TrainState as TrainState
+from hc_jax.train.state import abstract_state as abstract_state
+from hc_jax.train.state import create_state as create_state
+from hc_jax.train.step import eval_step as eval_step
+from hc_jax.train.step import train_step as train_step

@@ -1,0 +1,98 @@
+"""What a run says while it runs: plain lines, aligned, as good in a file as on a terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from hc_jax.params import ParamCount
+
+
+def say(line: str) -> None:
+  """Prints a line at once, also into a pipe."""
+  print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """Seconds as `0:00:00`, days counted into the hours."""
+  minutes, second = divmod(round(seconds), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class Clock:
+  """Time spent training, without what is timed apart: compiling, evaluating, saving."""
+
+  def __init__(self) -> None:
+    self.apart = {"compile": 0.0, "eval": 0.0, "checkpoint": 0.0}
+    self._lap = time.perf_counter()
+    self._paused = 0.0
+
+  @contextmanager
+  def paused(self, what: str) -> Iterator[None]:
+    """Books the time inside as `what`, and not as training."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      spent = time.perf_counter() - start
+      self.apart[what] += spent
+      self._paused += spent
+
+  def lap(self) -> float:
+    """Seconds of training since the last lap."""
+    now = time.perf_counter()
+    spent, self._lap, self._paused = now - self._lap - self._paused, now, 0.0
+    return max(spent, 1e-9)
+
+
+class Console:
+  """The header and the lines of one run."""
+
+  def __init__(self, num_steps: int) -> None:
+    self._total = num_steps
+
+  def header(
+    self, *, mesh: Mesh, preset: str, count: ParamCount, data: str, batch: str, run: str
+  ) -> None:
+    """Says once what is about to run, on what."""
+    devices = mesh.devices.flatten()
+    sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    say(f"run     {run}")
+    say(
+      f"device  {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
+      f"jax {jax.__version__}, mesh {preset}: {sizes}"
+    )
+    say(
+      f"model   {count.total:,} parameters: {count.embedding:,} embedding, "
+      f"{count.connection:,} hyper-connection"
+    )
+    say(f"data    {data}")
+    say(f"batch   {batch}")
+
+  def train(self, step: int, row: dict[str, Any], tokens_per_s: float, eta: float) -> None:
+    """A line of progress."""
+    rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else ""
+    left = f"eta {duration(eta)}" if tokens_per_s else ""
+    say(
+      f"{self._at(step)}  {left:<12} {rate:>18}  loss {row['train/loss']:.4f}  "
+      f"grad {row['train/grad_norm']:.3g}  lr {row['train/learning_rate']:.2e}"
+    )
+
+  def eval(self, step: int, values: dict[str, float], seconds: float) -> None:
+    """A line for an evaluation."""
+    bpb = f"  {values['val/bpb']:.4f} bits per byte" if "val/bpb" in values else ""
+    say(
+      f"{self._at(step)}  val   loss {values['val/loss']:.4f}{bpb}  "
+      f"perplexity {values['val/ppl']:.4g}  ({seconds:.1f} s)"
+    )
+
+  def saved(self, step: int, seconds: float) -> None:
+    """A line for a checkpoint that is being written in the background."""
+    say(f"{self._at(step)}  checkpoint  ({seconds:.2f} s)")
+
+  def _at(self, step: int) -> str:
+    total = f"{self._total:,}"
+    return f"step {step:>{len(total)},}/{total} {step / max(self._total, 1):6.1%}"

@@ -1,0 +1,126 @@
+"""Which value was the first that is no number: found by taking the failing step apart again."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax.params import named_leaves
+from hc_jax.train.state import TrainState
+from hc_jax.train.step import Batch, batch_nats, split_batch, token_nats
+
+# Methods whose outputs are looked at: every module's call, and a connection's second half.
+_METHODS = ("__call__", "write")
+
+
+def find_nonfinite(model: nn.Module, state: TrainState, batch: Batch, accumulation: int = 1) -> str:
+  """Names the first site of a training step that holds a NaN or an infinity.
+
+  Looked at in this order: the parameters; every module's output in the order of execution, layer by
+  layer, innermost first; the loss; the gradient of every parameter.
+
+  Args:
+    model: that was trained.
+    state: before the failing step.
+    batch: of the failing step, arrays `[B, L]`.
+    accumulation: of the failing step.
+
+  Returns:
+    One sentence.
+  """
+  for name, leaf in named_leaves(state.params):
+    if _bad(leaf):
+      return f"parameter {name} was already {_bad(leaf)} before the step"
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+  parts = split_batch(batch, accumulation)
+  for i in range(accumulation):
+    part = jax.tree.map(lambda x, i=i: x[i], parts)
+    dropout = jax.random.fold_in(key, i)
+    found = _in_forward(model, state.params, part, dropout)
+    found = found or _in_gradient(model, state.params, part, dropout)
+    if found:
+      return found + (f", micro-step {i} of {accumulation}" if accumulation > 1 else "")
+  return "forward and gradients are finite; the optimizer's update is the first that is not"
+
+
+def _in_forward(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) -> str | None:
+  order: dict[str, int] = {}
+
+  def note(module: nn.Module, method: str) -> bool:
+    # Flax asks after the call: children come before their parent, in the order of execution.
+    if method in _METHODS:
+      order.setdefault("/".join((*module.path, method)), len(order))
+    return method in _METHODS
+
+  @jax.jit
+  def forward(params: Any) -> Any:
+    logits, state = model.apply(
+      {"params": params},
+      part["inputs"],
+      segment_ids=part.get("segment_ids"),
+      deterministic=False,
+      rngs={"dropout": dropout},
+      capture_intermediates=note,
+      mutable=["intermediates"],
+    )
+    return token_nats(logits, part["targets"]) * part["mask"], state["intermediates"]
+
+  nats, captured = jax.device_get(forward(params))
+  sites = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
+    names = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
+    where = [i for i, name in enumerate(names) if name in _METHODS]
+    if not where or not _bad(leaf):
+      continue
+    at = "/".join(names[: where[-1] + 1])
+    stacked = "layers" in names  # scanned: axis 0 is the layer
+    for layer in range(leaf.shape[0]) if stacked else [_layer(names)]:
+      if kind := _bad(leaf[layer] if stacked else leaf):
+        sites.append((*_rank(at, layer, order), _words(names[: where[-1] + 1], layer, kind)))
+  if sites:
+    return min(sites)[-1]
+  if kind := _bad(nats):
+    return f"{kind} first appears in the loss; logits are finite"
+  return None
+
+
+def _layer(names: list[str]) -> int | None:
+  numbers = [int(m[1]) for name in names if (m := re.fullmatch(r"layer_(\d+)", name))]
+  return numbers[0] if numbers else None
+
+
+def _rank(at: str, layer: int | None, order: dict[str, int]) -> tuple[int, int, int]:
+  """Sorts sites by execution: before the layers, layer by layer, after the layers."""
+  number = order.get(at, len(order))
+  if layer is not None:
+    return (1, layer, number)
+  inside = [n for name, n in order.items() if "layers/" in name or "layer_" in name]
+  return (0, 0, number) if inside and number < min(inside) else (2, 0, number)
+
+
+def _words(names: list[str], layer: int | None, kind: str) -> str:
+  *modules, method = names
+  below = [name for name in modules if name not in ("stack", "layers") and "layer_" not in name]
+  output = "output" if method == "__call__" else f"{method}()"
+  at = f"layer {layer}, " if layer is not None else ""
+  sublayer = f"sublayer {below[0].split('_')[0]}, " if layer is not None and below else ""
+  return f"{kind} first appears at {at}{sublayer}module {'/'.join(modules) or 'model'} ({output})"
+
+
+def _in_gradient(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) -> str | None:
+  loss = lambda p: jnp.sum(batch_nats(model, p, part, dropout))  # noqa: E731
+  for name, leaf in named_leaves(jax.jit(jax.grad(loss))(params)):
+    if kind := _bad(leaf):
+      return f"the forward pass is finite; {kind} first appears in the gradient of {name}"
+  return None
+
+
+def _bad(leaf: Any) -> str:
+  """Says "NaN" or "infinity"; "" for finite numbers and for anything that is no float."""
+  if not jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating):
+    return ""
+  values = np.asarray(leaf, np.float32)
+  return "NaN" if np.isnan(values).any() else "infinity" if np.isinf(values).any() else ""

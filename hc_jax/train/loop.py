@@ -1,0 +1,267 @@
+"""A run from its config to its last step, or to wherever it was interrupted and goes on."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+
+from hc_jax import data, sharding
+from hc_jax.errors import UserError
+from hc_jax.params import param_count
+from hc_jax.train import checkpoint
+from hc_jax.train import workdir as workdirs
+from hc_jax.train.console import Clock, Console, say
+from hc_jax.train.debug_nans import find_nonfinite
+from hc_jax.train.errors import NonFiniteError, Stopped, writing
+from hc_jax.train.evaluate import evaluate
+from hc_jax.train.feed import to_devices
+from hc_jax.train.metrics import Metrics
+from hc_jax.train.profile import Profile
+from hc_jax.train.signals import StopSignal
+from hc_jax.train.state import TrainState, create_state
+from hc_jax.train.step import eval_step, jit_train_step
+from hc_jax.train.task import Task, make_task
+
+
+def train_and_evaluate(config: Any, workdir: str) -> TrainState:
+  """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one.
+
+  Interrupted in whatever way and started again, the run ends with the numbers of one that was
+  never interrupted: bitwise on CPU, weights, optimizer state and `metrics.jsonl` (but `perf/*`).
+
+  Args:
+    config: of `hc_jax.config.load_config`.
+    workdir: a new or empty folder, or that of the run to resume.
+
+  Returns:
+    The state after `train.num_steps` steps.
+
+  Raises:
+    UserError: something is wrong before training.
+    Stopped: SIGTERM or SIGINT arrived; the state is saved.
+    NonFiniteError: the training diverged; the last good checkpoint is kept.
+    StorageError: the disk is full, or the like.
+  """
+  with workdirs.open_workdir(workdir, config, log=say) as workdir:
+    task = make_task(config, log=say)
+    profile = Profile(config.train.profile, workdir)
+    with writing(f"the config in {workdir}"):
+      workdirs.save_config(workdir, config)
+      workdirs.keep_tokenizer(workdir, config.data.tokenizer)
+    with sharding.use_mesh(task.mesh, config.mesh.preset), StopSignal() as stop:
+      restored = checkpoint.restore_newest(workdir, task.abstract, log=say)
+      state, start = _begin(config, task, restored, workdir)
+      with (
+        checkpoint.Checkpoints(workdir, config.train.keep) as checkpoints,
+        Metrics(workdir, start if restored else None, log=say) as metrics,
+      ):
+        _header(config, task, workdir, start)
+        loop = Loop(config, task, workdir, checkpoints, metrics, profile)
+        return loop.run(state, start, stop)
+
+
+def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainState, int]:
+  """The state to start from and its step: restored, or made from the seed."""
+  if restored is None:
+    state = create_state(
+      task.model,
+      task.optimizer,
+      config.seed,
+      mesh=task.mesh,
+      preset=config.mesh.preset,
+      length=config.data.length,
+    )
+    return state, 0
+  state, card = restored
+  saved = card["data"]["fingerprint"]
+  if saved != task.text.fingerprint:
+    raise UserError(
+      f"the text of {config.data.name} has changed since {workdir} was begun (fingerprint "
+      f"{saved[:12]} there, {task.text.fingerprint[:12]} now); put the old text back, or choose "
+      "another --workdir"
+    )
+  return state, int(state.step)
+
+
+def _header(config: Any, task: Task, workdir: str, start: int) -> None:
+  text, rows, length = task.text, config.train.batch_size, config.data.length
+  Console(config.train.num_steps).header(
+    mesh=task.mesh,
+    preset=config.mesh.preset,
+    count=param_count(task.abstract.params),
+    data=f"{config.data.name}: {len(text.train):,} training and {len(text.val):,} validation "
+    f"tokens, vocabulary {text.tokenizer.vocab_size:,} ({config.data.tokenizer})",
+    batch=f"{rows} x {length} = {rows * length:,} tokens a step, accumulation "
+    f"{config.train.accumulation}",
+    run=f"{workdir}, " + (f"resumed at step {start:,}" if start else "new"),
+  )
+
+
+class Loop:
+  """The steps of a run, and what happens between them."""
+
+  def __init__(
+    self,
+    config: Any,
+    task: Task,
+    workdir: str,
+    checkpoints: checkpoint.Checkpoints,
+    metrics: Metrics,
+    profile: Profile,
+  ) -> None:
+    self._config, self._task, self._workdir = config, task, workdir
+    self._checkpoints, self._metrics, self._profile = checkpoints, metrics, profile
+    self._console, self._clock = Console(config.train.num_steps), Clock()
+    text = task.text
+    self._card = checkpoint.make_card(
+      config,
+      {
+        "fingerprint": text.fingerprint,
+        "tokenizer": config.data.tokenizer,
+        "vocab_size": text.tokenizer.vocab_size,
+      },
+    )
+    self._tokens = config.train.batch_size * config.data.length
+    self._pending: tuple[int, dict[str, jax.Array]] | None = None
+    self._before: tuple[TrainState, Any] | None = None
+    self._done, self._laps, self._lap_step = 0, 0.0, 0
+
+  def run(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
+    """Takes the steps from `start` on."""
+    train, step = self._config.train, start
+    if start >= train.num_steps:
+      say(f"finished already, at step {start:,}; raise train.num_steps to go on")
+      return state
+    saved = start if start else None
+    batches = data.iterate(self._task.train, start, self._config.data.workers)
+    batch = to_devices(next(batches), self._task.mesh)
+    train_step, self._eval_step = self._compile(state, batch)
+    self._lap_step = start
+    if start == 0 and train.eval_every and not stop.requested:
+      self._metrics.write({"step": 0, **self._evaluate(state, 0)})
+
+    while step < train.num_steps and not stop.requested:
+      self._profile.before(step + 1)
+      if train.debug_nans:
+        self._before = (state, batch)
+      with jax.transfer_guard("disallow"):
+        state, launched = train_step(state, batch)
+      step += 1
+      if step < train.num_steps:
+        batch = to_devices(next(batches), self._task.mesh)
+      self._settle()  # the step before, now that this one runs
+      self._pending = (step, launched)
+      if self._profile.after(step, state):
+        say(f"trace written to {self._workdir}/profile")
+
+      ends = step == train.num_steps
+      evaluates = ends or (train.eval_every and step % train.eval_every == 0)
+      saves = ends or step % train.checkpoint_every == 0 or stop.requested
+      if evaluates or saves or train.debug_nans:
+        val = self._settle(state if evaluates else None)
+      if saves:
+        self._save(state, step, val.get("val/loss"))
+        saved = step
+
+    self._profile.close()
+    if step < train.num_steps and saved != step:
+      self._settle()
+      self._save(state, step, None)
+    self._checkpoints.wait()
+    if step < train.num_steps:
+      raise Stopped(
+        f"stopped by {stop.name} after step {step:,}, which is saved; "
+        "run the same command to resume"
+      )
+    self._finished(step)
+    return state
+
+  def _compile(self, state: TrainState, batch: Any) -> tuple[Any, Any]:
+    """Compiles the two steps ahead of time: what runs later cannot compile again."""
+    task, train = self._task, self._config.train
+    with self._clock.paused("compile"):
+      step = jit_train_step(
+        task.abstract,
+        donate=not train.debug_nans,
+        model=task.model,
+        optimizer=task.optimizer,
+        schedule=task.schedule,
+        accumulation=train.accumulation,
+      )
+      token_bytes = jax.device_put(task.text.tokenizer.token_bytes, sharding.replicated(task.mesh))
+      evaluates = functools.partial(eval_step, model=task.model)
+      part = to_devices(task.val[0], task.mesh)
+      compiled = step.lower(state, batch).compile()
+      eval_compiled = (
+        jax.jit(evaluates).lower(state.params, part, token_bytes=token_bytes).compile()
+      )
+    say(f"compiled in {self._clock.apart['compile']:.1f} s")
+    return compiled, functools.partial(eval_compiled, token_bytes=token_bytes)
+
+  def _settle(self, state: TrainState | None = None) -> dict[str, float]:
+    """Reads the pending step's numbers, checks and records them, with an evaluation of `state`."""
+    if self._pending is None:
+      return {}
+    (step, launched), self._pending = self._pending, None
+    values = {name: float(value) for name, value in jax.device_get(launched).items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+      self._diverged(step, f"{bad[0]} is {values[bad[0]]}")
+    self._done += 1
+    self._laps += self._clock.lap()
+    train, row = self._config.train, {}
+    if step == 1 or step == train.num_steps or step % train.log_every == 0:
+      row = {**values, "train/tokens": step * self._tokens, **self._speed(step)}
+      left = (train.num_steps - step) * self._laps / self._done if self._done > 1 else 0.0
+      self._console.train(step, row, row.get("perf/tokens_per_s", 0.0), left)
+    val = {} if state is None else self._evaluate(state, step)
+    if row or val:
+      self._metrics.write({"step": step, **row, **val})
+    return val
+
+  def _speed(self, step: int) -> dict[str, float]:
+    """Rates since the last row, and the seconds so far of what is timed apart."""
+    out = {f"perf/{name}_s": seconds for name, seconds in self._clock.apart.items()}
+    seconds, self._interval = self._laps - getattr(self, "_interval", 0.0), self._laps
+    steps, self._lap_step = step - self._lap_step, step
+    out["perf/step_s"] = seconds / steps
+    out["perf/tokens_per_s"] = steps * self._tokens / seconds
+    return out
+
+  def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+    before = self._clock.apart["eval"]
+    with self._clock.paused("eval"):
+      values = evaluate(self._eval_step, state.params, self._task.val, self._task.mesh)
+    if not math.isfinite(values["val/loss"]):
+      self._diverged(step, f"val/loss is {values['val/loss']}")
+    self._console.eval(step, values, self._clock.apart["eval"] - before)
+    return values
+
+  def _save(self, state: TrainState, step: int, val_loss: float | None) -> None:
+    before = self._clock.apart["checkpoint"]
+    with self._clock.paused("checkpoint"):
+      self._metrics.sync()
+      self._checkpoints.save(state, step, self._card, val_loss)
+    self._console.saved(step, self._clock.apart["checkpoint"] - before)
+
+  def _diverged(self, step: int, what: str) -> None:
+    self._checkpoints.wait()
+    good = checkpoint.steps_of(self._workdir)
+    kept = (
+      f"the last good checkpoint is step {good[-1]:,}" if good else "there is no checkpoint yet"
+    )
+    if self._before is not None:
+      with self._clock.paused("compile"):
+        site = find_nonfinite(self._task.model, *self._before, self._config.train.accumulation)
+      hint = f"First site: {site}"
+    else:
+      hint = (
+        "Run again with --config.train.debug_nans=true to have the first site named, "
+        "or with a lower optim.learning_rate in another --workdir"
+      )
+    raise NonFiniteError(f"{what} at step {step:,}; {kept}, and nothing after it was saved. {hint}")
+
+  def _finished(self, step: int) -> None:
+    apart = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._clock.apart.items())
+    say(f"finished step {step:,}: training {self._laps:.1f} s, {apart}; all in {self._workdir}")

@@ -1,0 +1,74 @@
+"""From a config to the things that a run is made of, each checked before anything is compiled."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import optax
+from jax.sharding import Mesh
+
+from hc_jax import data, models, sharding
+from hc_jax.train.optim import make_optimizer
+from hc_jax.train.state import TrainState, abstract_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a config stands for.
+
+  Attributes:
+    mesh: the devices.
+    text: the prepared data, its tokenizer included.
+    train: endless training batches; `train[s]` makes step s + 1.
+    val: the batches of an evaluation, fixed and in order.
+    model: gives logits.
+    optimizer: with clipping and schedule.
+    schedule: learning rate by step.
+    abstract: shapes and shardings of the state.
+  """
+
+  mesh: Mesh
+  text: Any
+  train: Any
+  val: Sequence[dict[str, Any]]
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  abstract: TrainState
+
+
+def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
+  """Builds what `config` describes; prepares the data, if that is still to do.
+
+  Raises:
+    UserError: whatever is wrong with mesh, data, model or optimizer.
+  """
+  mesh_sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
+  mesh = sharding.make_mesh(config.mesh.preset, **mesh_sizes)
+  rows, parts, length = config.train.batch_size, config.train.accumulation, config.data.length
+  sharding.check_batch(mesh, config.mesh.preset, batch_size=rows, accumulation=parts, length=length)
+  optimizer, schedule = make_optimizer(config.optim, config.train.num_steps)
+
+  text = data.load_text(
+    config.data.name,
+    files=config.data.files,
+    field=config.data.field,
+    tokenizer=config.data.tokenizer,
+    data_dir=config.data.dir,
+    val_fraction=config.data.val_fraction,
+    log=log,
+  )
+  windows = {"length": length, "document_mask": config.data.document_mask}
+  train = data.train_batches(text.train, batch_size=rows, seed=config.seed, **windows)
+  # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
+  val = data.eval_batches(
+    text.val,
+    batch_size=rows // parts,
+    num_batches=config.train.eval_batches * parts,
+    **windows,
+  )
+
+  model = models.make_model(config.model, vocab_size=text.tokenizer.vocab_size)
+  abstract = abstract_state(model, optimizer, mesh=mesh, preset=config.mesh.preset, length=length)
+  return Task(mesh, text, train, val, model, optimizer, schedule, abstract)

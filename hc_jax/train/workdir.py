@@ -1,0 +1,191 @@
+"""The folder of a run: whose it is, what config it has, and how files in it are written.
+
+config.json     the resolved config, as of the last start
+tokenizer.*     a copy of the tokenizer's file, when it is one
+metrics.jsonl   one row per step that was logged
+checkpoints/    one folder per step, whole or absent
+tensorboard/, profile/, lock
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hc_jax import config as config_lib
+from hc_jax.errors import UserError
+
+CONFIG, LOCK = "config.json", "lock"
+FORMAT = "hc_jax run 1"
+# What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
+# the schedule is a function of the config at hand (see optim.py).
+MAY_CHANGE = (
+  "train.num_steps",
+  "train.log_every",
+  "train.eval_every",
+  "train.checkpoint_every",
+  "train.keep",
+  "train.profile",
+  "train.debug_nans",
+  "mesh.preset",
+  "mesh.data",
+  "mesh.fsdp",
+  "mesh.tensor",
+  "data.workers",
+  "data.dir",
+)
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Writes a file that is, at every moment and after a power cut, either the old or the new one."""
+  temporary = f"{path}.tmp"
+  try:
+    with open(temporary, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.unlink(temporary)
+    raise
+  folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) -> Iterator[str]:
+  """Claims a folder for a run of `config`, for as long as it is entered; yields its full path.
+
+  It is not yet written to but for the lock: `save_config` does that.
+
+  Raises:
+    UserError: the folder cannot be written, holds something else, is in use, or holds a run whose
+      config differs in more than `MAY_CHANGE`.
+  """
+  if "://" in workdir:
+    raise UserError(
+      f"workdir {workdir} is no local path: metrics and the lock need a file system; "
+      "train into a local (or mounted) folder"
+    )
+  path = os.path.abspath(os.path.expanduser(workdir))
+  _check_contents(path)
+  try:
+    os.makedirs(path, exist_ok=True)
+    lock = open(os.path.join(path, LOCK), "a+", encoding="utf-8")  # noqa: SIM115
+  except OSError as error:
+    raise UserError(
+      f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
+    ) from error
+  with lock:
+    _take(lock, path)
+    changed = _check_config(path, config)
+    for line in changed:
+      log(f"changed since the last start: {line}")
+    yield path
+
+
+def _check_contents(path: str) -> None:
+  if os.path.exists(path) and not os.path.isdir(path):
+    raise UserError(f"workdir {path} is a file; choose a folder for --workdir")
+  if not os.path.isdir(path) or os.path.exists(os.path.join(path, CONFIG)):
+    return
+  others = sorted(set(os.listdir(path)) - {LOCK, CONFIG + ".tmp"})  # ours, before there is a run
+  if others:
+    raise UserError(
+      f"workdir {path} holds something else than a run ({', '.join(others[:3])}"
+      f"{', ...' if len(others) > 3 else ''}) and no {CONFIG}; choose a new or empty folder"
+    )
+
+
+def _take(lock: Any, path: str) -> None:
+  """Locks the open file until it is closed, or the process is gone in whatever way."""
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    lock.seek(0)
+    raise UserError(
+      f"workdir {path} is in use by another run ({lock.read().strip() or 'unknown'}); "
+      "wait for it, stop it, or choose another --workdir"
+    ) from error
+  lock.truncate(0)
+  lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  lock.flush()
+
+
+def saved_config(workdir: str) -> Any:
+  """The config of the run in `workdir`.
+
+  Raises:
+    UserError: no run lies there, or its config cannot be read.
+  """
+  path = os.path.join(workdir, CONFIG)
+  try:
+    with open(path, encoding="utf-8") as file:
+      saved = json.load(file)
+    if saved["format"] != FORMAT:
+      raise UserError(f"{path} is of format {saved['format']!r}; this version reads {FORMAT!r}")
+    return config_lib.from_json(saved["config"])
+  except FileNotFoundError as error:
+    raise UserError(f"{workdir} holds no run: there is no {path}") from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} cannot be read as a run's config ({error})") from error
+
+
+def _check_config(path: str, config: Any) -> list[str]:
+  """The differences to the run that lies there, all of them allowed."""
+  if not os.path.exists(os.path.join(path, CONFIG)):
+    return []
+  saved = saved_config(path)
+  lines = {
+    key: f"{key} {_value(saved, key)!r} -> {_value(config, key)!r}"
+    for key in config_lib.diff(saved, config)
+  }
+  refused = [line for key, line in lines.items() if key not in MAY_CHANGE]
+  if refused:
+    raise UserError(
+      f"workdir {path} holds another run (there -> here): {'; '.join(refused)}. "
+      "Choose another --workdir, or give the values of the run that lies there"
+    )
+  return list(lines.values())
+
+
+def _value(config: Any, key: str) -> Any:
+  for part in key.split("."):
+    config = config.get(part) if hasattr(config, "get") else None
+  return config
+
+
+def save_config(workdir: str, config: Any) -> None:
+  """Makes the folder that of a run of `config`; once the config is known to be a good one.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  text = json.dumps({"format": FORMAT, "config": config_lib.to_json(config)}, indent=2) + "\n"
+  write_atomically(os.path.join(workdir, CONFIG), text)
+
+
+def tokenizer_copy(workdir: str, spec: str) -> str:
+  """Where a run keeps its tokenizer: the copy's path, or `spec` itself when that is no file."""
+  suffix = os.path.splitext(spec)[1]
+  return os.path.join(workdir, f"tokenizer{suffix}") if suffix else spec
+
+
+def keep_tokenizer(workdir: str, spec: str) -> None:
+  """Copies the tokenizer's file into the run, once.
+
+  Raises:
+    OSError: it cannot be read or written.
+  """
+  copy = tokenizer_copy(workdir, spec)
+  if copy != spec and not os.path.exists(copy):
+    shutil.copyfile(os.path.expanduser(spec), f"{copy}.tmp")
+    os.replace(f"{copy}.tmp", copy)

@@ -1,0 +1,106 @@
+"""A run small enough for tests: two layers, 16 wide, on text that every Python carries.
+
+As a program it is train.py on that text: `python tiny.py WORKDIR [--config.a.b=v ...]`. The text
+skips preparation, which tests/data covers.
+"""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import argparse as _source  # noqa: E402  (a module whose file serves as text)
+import contextlib  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+CONFIG = str(ROOT / "configs" / "quickstart.py")
+FLAGS = {
+  "model.d_model": 16,
+  "model.num_layers": 2,
+  "model.num_heads": 2,
+  "model.max_length": 32,
+  "model.scan": True,
+  "model.dropout": 0.1,
+  "data.length": 32,
+  "data.workers": 1,
+  "optim.warmup_steps": 2,
+  "train.num_steps": 20,
+  "train.batch_size": 8,
+  "train.log_every": 1,
+  "train.eval_every": 10,
+  "train.eval_batches": 2,
+  "train.checkpoint_every": 10,
+}
+
+
+def config(**changes):
+  """The tiny config; `changes` have `__` for dots."""
+  from hc_jax.config import load_config
+
+  flags = FLAGS | {key.replace("__", "."): value for key, value in changes.items()}
+  return load_config(CONFIG, [f"--config.{key}={value}" for key, value in flags.items()])
+
+
+def text(name="py_stdlib", *, fingerprint="tiny", **_):
+  """The bytes of one module of the standard library, as what `hc_jax.data.load_text` returns."""
+  from hc_jax import data
+
+  tokenizer = data.load_tokenizer("bytes")
+  raw = pathlib.Path(_source.__file__).read_bytes()
+  ids = np.concatenate([[tokenizer.bos_id], np.frombuffer(raw, np.uint8)]).astype(np.uint16)
+  cut = len(ids) * 9 // 10
+
+  def tokens(part, split):
+    offsets = np.array([0, len(part)], np.int64)
+    return data.TokenArray(part, offsets, len(part), split)
+
+  return data.TextData(
+    tokenizer, fingerprint, tokens(ids[:cut], "train"), tokens(ids[cut:], "val"), "", {}
+  )
+
+
+@contextlib.contextmanager
+def tiny_text(**changes):
+  """While entered, `hc_jax.data.load_text` gives the tiny text."""
+  import functools
+
+  from hc_jax import data
+
+  original, data.load_text = data.load_text, functools.partial(text, **changes)
+  try:
+    yield
+  finally:
+    data.load_text = original
+
+
+def main(argv):
+  """train.py on the tiny text; TINY_KILL=STEP ends the process by kill -9 when STEP is logged."""
+  import train as command
+
+  flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
+  with tiny_text():
+    if "TINY_KILL" in os.environ:
+      _kill_at(int(os.environ["TINY_KILL"]))
+    return command.main([f"--config={CONFIG}", f"--workdir={argv[0]}", *flags, *argv[1:]])
+
+
+def _kill_at(step):
+  import signal
+
+  from hc_jax.train.metrics import Metrics
+
+  write = Metrics.write
+
+  def killing(self, row):
+    write(self, row)
+    if row["step"] == step:
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  Metrics.write = killing
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
