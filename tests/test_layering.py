@@ -151,5 +151,6 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_data_and_train_loads_no_tensorflow():
-  code = "import hc_jax.data, hc_jax.train, sys; sys.exit('tensorflow' in sys.modules)"
+  code = "from hc_jax.data import load_text\nfrom hc_jax.train import train_and_evaluate\n"
+  code += "import tensorflow_datasets, sys\nsys.exit('tensorflow' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
