@@ -35,10 +35,13 @@ class Connection(nn.Module):
   Attributes:
     num_streams: n, the paper's expansion rate.
     fractions: m, the number of parts into which the width is cut; d = m * w.
+    implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX; they are
+      equal to rounding, and forward-mode differentiation needs "autodiff".
   """
 
   num_streams: int = 4
   fractions: int = 1
+  implementation: str = "auto"
 
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
     """The maps of this site; `@nn.compact` in a subclass.
@@ -81,7 +84,7 @@ class Connection(nn.Module):
       coefs = jax.tree.map(lambda a: checkpoint_name(a.astype(jnp.float32), "coefs"), coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
-      branch_input = ops.read(streams, coefs, dtype)
+      branch_input = ops.read(streams, coefs, dtype, implementation=self.implementation)
     return checkpoint_name(branch_input, "branch_input"), coefs
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
@@ -91,7 +94,8 @@ class Connection(nn.Module):
       ValueError: if the branch output has another shape than the branch input.
     """
     with jax.named_scope("hc/write"):
-      return ops.write(streams, checkpoint_name(branch_output, "branch_output"), coefs)
+      branch_output = checkpoint_name(branch_output, "branch_output")
+      return ops.write(streams, branch_output, coefs, implementation=self.implementation)
 
 
 def connection_factory(connection: ConnectionLike, **inherited: Any) -> functools.partial:

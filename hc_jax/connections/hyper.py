@@ -92,7 +92,13 @@ class HyperConnection(Connection):
     scale = self.param("dynamic_scale", axes.partitioned(constant, None), (2,))
     eps = 1e-5 if self.norm_eps is None else self.norm_eps
     parts = ops.project(
-      streams, kernel, norm=norm, scale=norm_scale, bias=norm_bias, eps=eps
+      streams,
+      kernel,
+      norm=norm,
+      scale=norm_scale,
+      bias=norm_bias,
+      eps=eps,
+      implementation=self.implementation,
     )  # [..., n, n + 2], row j from stream j; columns read | mix | write
     if self.tanh:
       parts = jnp.tanh(parts)

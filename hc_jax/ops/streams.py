@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from hc_jax import axes
 from hc_jax.coefs import Coefs
+from hc_jax.ops import combine
 
 
 def expand(x: jax.Array, num_streams: int, fractions: int = 1) -> jax.Array:
-  """Copies an embedding into streams (Algorithm 1, line 1).
+  """Copies an embedding into streams (2409.19606 Algorithm 1, first line).
 
   Args:
     x: `[..., d]`.
@@ -57,31 +58,39 @@ def reduce(streams: jax.Array, fractions: int = 1) -> jax.Array:
   return jnp.sum(copies, axis=-3, dtype=jnp.float32).reshape(*lead, fractions * w)
 
 
-def read(streams: jax.Array, coefs: Coefs, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+def read(
+  streams: jax.Array,
+  coefs: Coefs,
+  dtype: jax.typing.DTypeLike | None = None,
+  *,
+  implementation: str = "auto",
+) -> jax.Array:
   """The branch input `read @ X` (Eq. 3), one slot after the other.
 
   Args:
     streams: `[..., n, w]`.
     coefs: their `read` is `[..., v, n]`.
     dtype: of the result; the streams' own by default. Sums are float32.
+    implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX (forward
+      mode needs it).
 
   Returns:
     `[..., v * w]`.
   """
-  *lead, _, w = streams.shape
-  weights = _lift(coefs.read, streams.ndim)
-  h = _combine(weights, streams)
-  h = jnp.broadcast_to(h, (*lead, *h.shape[-2:]))
-  return h.reshape(*lead, -1).astype(dtype or streams.dtype)
+  h = combine.read(coefs.read, streams, dtype or streams.dtype, implementation)
+  return h.reshape(*streams.shape[:-2], -1)
 
 
-def write(streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
+def write(
+  streams: jax.Array, branch_output: jax.Array, coefs: Coefs, *, implementation: str = "auto"
+) -> jax.Array:
   """The next streams `mix @ X + write @ y` (Eq. 4 and 5).
 
   Args:
     streams: `[..., n, w]`, those that `read` saw.
     branch_output: `[..., v * w]`.
     coefs: what the connection gave for this sublayer.
+    implementation: as in `read`.
 
   Returns:
     `[..., n, w]` in the streams' dtype, rounded once.
@@ -97,28 +106,7 @@ def write(streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Arr
       f"{(*lead, v * w)}; a branch must return the shape of its input"
     )
   y = branch_output.reshape(*lead, v, w)
-  out = _combine(_lift(coefs.write, streams.ndim), y)
-  if coefs.mix is None:
-    out = out + streams.astype(jnp.float32)
-  else:
-    out = out + _combine(_lift(coefs.mix, streams.ndim), streams)
-  return _constrain(out.astype(streams.dtype))
-
-
-def _combine(weights: jax.Array, x: jax.Array) -> jax.Array:
-  """`weights[..., i, j] * x[..., j, w]` summed over j, float32.
-
-  A sum of products over the few j fuses into one elementwise pass; as an einsum XLA makes a batched
-  matrix product of it, with its operands copied to float32.
-  """
-  x = x.astype(jnp.float32)
-  terms = [weights[..., :, j, None] * x[..., None, j, :] for j in range(x.shape[-2])]
-  return sum(terms[1:], start=terms[0])
-
-
-def _lift(weights: jax.Array, ndim: int) -> jax.Array:
-  """Gives static coefficients the token axes they lack, as axes of size one."""
-  return weights.reshape((1,) * (ndim - weights.ndim) + weights.shape)
+  return _constrain(combine.write(coefs.mix, coefs.write, streams, y, implementation))
 
 
 def _constrain(streams: jax.Array) -> jax.Array:
