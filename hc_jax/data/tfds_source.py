@@ -1,18 +1,22 @@
 """Any text dataset of TensorFlow Datasets, by name, as it was prepared; TensorFlow is not used."""
 
-import contextlib
+import difflib
 import hashlib
-import io
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hc_jax.data.sources import Documents, Source, read_source
 from hc_jax.errors import UserError
 
 # What TFDS understands, less the namespaces ("huggingface:x"), which would ask the network.
-_NAME = re.compile(r"[A-Za-z]\w*(/[\w.\-]+)?(:\d+\.\d+\.\d+)?")
+_NAME = re.compile(
+  r"(?P<dataset>[A-Za-z]\w*)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?"
+)
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class TfdsSource(Source):
@@ -70,12 +74,11 @@ class TfdsSource(Source):
     """
     found = []
     for entry in sorted(os.scandir(self._builder.data_dir), key=lambda e: e.name):
-      stat = entry.stat()
       if entry.name.endswith(".json"):
         with open(entry.path, "rb") as stream:
           found.append([entry.name, hashlib.blake2b(stream.read(), digest_size=16).hexdigest()])
       else:
-        found.append([entry.name, stat.st_size, stat.st_mtime_ns])
+        found.append([entry.name, entry.stat().st_size, entry.stat().st_mtime_ns])
     return found
 
   def open(self, folder: str) -> dict[str, Documents]:
@@ -98,39 +101,73 @@ def tfds_folders(data_dir: str) -> list[str]:
 
 
 def _find(name: str, folders: Sequence[str]) -> Any:
+  """The builder of the files below the first folder that has them.
+
+  From the files, never by the dataset's code: that of most public datasets imports TensorFlow.
+  """
   import tensorflow_datasets as tfds
 
-  if not _NAME.fullmatch(name):
+  match = _NAME.fullmatch(name)
+  if not match:
     raise UserError(
       f"data.name={name!r} is no dataset name: 'py_stdlib', 'text_files', or that of a prepared "
       "TFDS dataset, like 'lm1b', 'c4/en' or 'my_dataset/config:1.0.0'"
     )
+  configs: list[str] = []
   for folder in folders:
-    # From files first: the code of most public datasets imports TensorFlow, their files need none.
-    for find in (tfds.core.read_only_builder.builder_from_files, tfds.builder):
-      with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-        builder = find(name, data_dir=folder)
-        if os.path.isfile(os.path.join(builder.data_dir, "dataset_info.json")):
-          return builder
+    path = os.path.join(folder, match["dataset"])
+    found = _version_folder(os.path.join(path, match["config"] or ""), match["version"])
+    if not found and not match["config"]:
+      configs = [c for c in _subfolders(path) if _version_folder(os.path.join(path, c), None)]
+      if len(configs) == 1:
+        found = _version_folder(os.path.join(path, configs[0]), match["version"])
+    if found:
+      try:
+        return tfds.builder_from_directory(found)
+      except Exception as error:  # whatever a damaged description makes TFDS raise
+        raise UserError(
+          f"data.name={name}: {found} is damaged ({error}); prepare it anew"
+        ) from error
+  if configs:
+    names = ", ".join(f"{match['dataset']}/{config}" for config in configs)
+    raise UserError(f"data.name={name}: it is prepared as {names}; say which")
   raise UserError(
-    f"data.name={name}: no prepared TFDS dataset of that name in {' or '.join(folders)}. "
-    f"'py_stdlib' and 'text_files' need no preparing; a dataset of TFDS is prepared once by\n"
-    f"{_recipe(name, folders[0])}"
+    f"data.name={name}: no prepared TFDS dataset of that name in {' or '.join(folders)}"
+    f"{_near(name)}. A dataset of TFDS is prepared once by\n{_recipe(name, folders[0])}"
   )
+
+
+def _subfolders(path: str) -> list[str]:
+  return sorted(e.name for e in os.scandir(path) if e.is_dir()) if os.path.isdir(path) else []
+
+
+def _version_folder(path: str, version: str | None) -> str | None:
+  """The folder of that version, or of the newest, that a finished TFDS preparation left."""
+  versions = [v for v in _subfolders(path) if _VERSION.fullmatch(v)]
+  versions = [v for v in versions if os.path.isfile(os.path.join(path, v, "dataset_info.json"))]
+  if version:
+    versions = [v for v in versions if v == version]
+  newest = max(versions, key=lambda v: [int(part) for part in v.split(".")], default=None)
+  return newest and os.path.join(path, newest)
+
+
+def _near(name: str) -> str:
+  near = difflib.get_close_matches(name, ("py_stdlib", "text_files"), n=1)
+  return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _recipe(name: str, folder: str) -> str:
   return (
     f"  tfds build {name.partition(':')[0]} --file_format=array_record --data_dir={folder}\n"
-    "in an environment of its own (pip install tensorflow-datasets tensorflow apache-beam: the "
-    "preparation of most public datasets needs TensorFlow, of large ones Beam; hc_jax reads the "
-    "result without either). If it lies elsewhere, set TFDS_DATA_DIR."
+    "in an environment of its own (pip install tensorflow-datasets tensorflow apache-beam: "
+    "preparing most public datasets needs TensorFlow, large ones Beam; hc_jax reads the result "
+    "without either). If it lies elsewhere, set TFDS_DATA_DIR."
   )
 
 
 def _check_field(name: str, info: Any, field: str) -> None:
   features = info.features
-  texts = [key for key in features if features[key].shape == () and _is_string(features[key])]
+  texts = [key for key in features if _is_text(features[key])]
   if field not in texts:
     raise UserError(
       f"data.name={name}: no feature {field!r} with text; those that hold text: "
@@ -138,7 +175,7 @@ def _check_field(name: str, info: Any, field: str) -> None:
     )
 
 
-def _is_string(feature: Any) -> bool:
-  import numpy as np
-
-  return getattr(feature, "np_dtype", None) in (np.object_, np.str_, np.bytes_)
+def _is_text(feature: Any) -> bool:
+  """A string, or a sequence of strings."""
+  shape, dtype = getattr(feature, "shape", None), getattr(feature, "np_dtype", None)
+  return shape in ((), (None,)) and dtype in (np.object_, np.str_, np.bytes_)

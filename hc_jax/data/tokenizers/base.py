@@ -38,7 +38,7 @@ class Tokenizer(abc.ABC):
 
   @abc.abstractmethod
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-    """Encodes documents of valid UTF-8, each to [N] integer ids without bos."""
+    """Encodes documents of UTF-8, each to [N] integer ids without bos."""
 
   @abc.abstractmethod
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:

@@ -68,7 +68,7 @@ class HuggingFaceTokenizer(base.Tokenizer):
         self.token_bytes[i] = len(token.encode())
 
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-    texts = [document.decode() for document in documents]
+    texts = [document.decode("utf-8", "replace") for document in documents]
     encoded = self._model.encode_batch_fast(texts, add_special_tokens=False)
     return [np.asarray(encoding.ids, np.int32) for encoding in encoded]
 

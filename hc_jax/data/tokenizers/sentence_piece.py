@@ -40,7 +40,7 @@ class SentencePieceTokenizer(base.Tokenizer):
     self.token_bytes[:pieces] = [_piece_bytes(self._model, i) for i in range(pieces)]
 
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-    texts = [document.decode() for document in documents]
+    texts = [document.decode("utf-8", "replace") for document in documents]
     encoded = self._model.encode(texts, num_threads=os.cpu_count() or 1)
     return [np.asarray(ids, np.int32) for ids in encoded]
 

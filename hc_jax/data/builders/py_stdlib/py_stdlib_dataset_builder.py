@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -42,9 +43,7 @@ class Builder(local.LocalBuilder):
     self._root = root
     super().__init__(**kwargs)
 
-  def _generate_examples(self) -> local.Examples:
+  def _files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
     for inspected in files.inspect_files(find_sources(self._root)):
-      if inspected.text_error:  # a few sources declare another encoding
-        continue
-      for piece, text in enumerate(files.read_documents(inspected.file, "text")):
-        yield f"{inspected.file.name}#{piece}", {"text": text}
+      if not inspected.text_error:  # a few sources declare another encoding
+        yield inspected.file.name, files.read_documents(inspected.file, "text")

@@ -1,6 +1,6 @@
 """text_files: the user's own files or folders, plain, .jsonl or .parquet, also gzipped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -28,7 +28,6 @@ class Builder(local.LocalBuilder):
     self._field = field
     super().__init__(**kwargs)
 
-  def _generate_examples(self) -> local.Examples:
+  def _files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
     for index, file in enumerate(self._text_files):
-      for piece, text in enumerate(files.read_documents(file, self._field)):
-        yield f"{index}#{piece}", {"text": text}
+      yield f"{index}:{file.name}", files.read_documents(file, self._field)
