@@ -109,5 +109,10 @@ fi
 if [ "$installer" = pip ]; then
   by_pip setuptools && by_pip --no-build-isolation -e "$what" || fail "$trouble"
 fi
+# The first import compiles: once, here, also where the environment forbids it to keep the result.
+# It shows at once whether what was installed fits this machine.
+PYTHONDONTWRITEBYTECODE='' "$bin/python" -c 'import jax, flax.linen, grain, matplotlib.pyplot
+import ml_collections, optax, orbax.checkpoint, tensorboardX, tensorflow_datasets' ||
+  fail "the packages were installed but cannot be imported (the reason is above)"
 echo "$stamp" >"$venv/.installed-$level"
 say "done"

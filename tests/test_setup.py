@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 STUB = r"""#!/bin/sh
 case "$1 $2" in
   "-c import sys"*) cat "@HERE@/version"; exit ;;
+  "-c import jax"*) exec test ! -e "@HERE@/wrong-machine" ;;
   "-c import venv"*) exec test ! -e "@HERE@/no-venv" ;;
 esac
 [ "$3" = config ] && exec cat "@HERE@/pip-config"
@@ -182,6 +183,17 @@ def test_a_failed_install_says_so_and_is_tried_again(setup):
   (setup.folder / "no-network").unlink()
   assert setup.venv("run").returncode == 0
   assert [call for call in setup.calls() if call.endswith("-e .")]
+
+
+def test_packages_that_do_not_import_are_not_called_installed(setup):
+  setup.touch("wrong-machine")
+  result = setup.venv("run")
+  assert result.returncode == 2
+  assert "cannot be imported" in result.stderr
+  (setup.folder / "wrong-machine").unlink()
+  setup.calls()
+  assert setup.venv("run").returncode == 0
+  assert setup.calls()
 
 
 def test_uv_that_fails_gives_way_to_pip(setup):
