@@ -125,7 +125,7 @@ def write_splits(
     if cards["train"]["num_tokens"] and cards["val"]["num_tokens"]:
       return cards
     if not seen:
-      raise UserError("the text is empty: no document has any content; give data.files with text")
+      raise UserError(documents.EMPTY)
     rule = _next_rule(rule, seen)
   raise UserError(
     "the text cannot be divided into training and validation: all of it is one repeated document; "

@@ -12,6 +12,7 @@ from hc_jax.errors import UserError
 
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def data_folder(data_dir: str = "") -> str:
@@ -32,8 +33,13 @@ def writing(folder: str) -> Iterator[None]:
   """Turns what can go wrong with a disk into a UserError."""
   try:
     yield
+  except RuntimeError as error:  # array_record knows no OSError
+    for number in _FULL:
+      if os.strerror(number) in str(error):
+        raise _full(folder, os.strerror(number)) from error
+    raise
   except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _FULL:
       raise _full(folder, error.strerror) from error
     raise UserError(
       f"cannot write prepared data to {folder}: {error.strerror or error}; "

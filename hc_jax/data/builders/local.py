@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from hc_jax.data import documents
+from hc_jax.errors import UserError
 
 Examples = Iterator[tuple[str, dict[str, list[bytes]]]]
 
@@ -44,9 +45,13 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Name, unique, and documents of every file."""
 
   def _generate_examples(self) -> Examples:
+    empty = True
     for name, texts in self._files():
       for index, group in enumerate(_groups(texts)):
+        empty = False
         yield f"{name}#{index}", {"text": group}
+    if empty:
+      raise UserError(documents.EMPTY)
 
   def prepare(self) -> None:
     """`download_and_prepare` without a progress bar, a print or a question to the network."""

@@ -1,0 +1,217 @@
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from hc_jax.data import load_text, prepare, text
+from hc_jax.errors import UserError
+
+
+def write_many(folder, make_lines, count=120, size=400):
+  folder.mkdir(exist_ok=True)
+  texts = [make_lines(size, seed=i) for i in range(count)]
+  for i, content in enumerate(texts):
+    (folder / f"{i:03}.txt").write_text(content)
+  return texts
+
+
+def test_every_byte_is_there_once(load, documents_of, make_lines, tmp_path):
+  texts = write_many(tmp_path / "in", make_lines)
+  data = load(tmp_path / "in", val_fraction=0.2)
+  train, val = documents_of(data, data.train), documents_of(data, data.val)
+  assert sorted(train + val) == sorted(texts)
+  assert data.num_bytes == sum(map(len, texts)) and data.num_documents == len(texts)
+  assert data.num_tokens == data.num_bytes + data.num_documents
+  assert 0.05 < data.val.num_documents / len(texts) < 0.4
+  assert data.train.tokens.dtype == np.uint16
+  for split in (data.train, data.val):
+    assert (split.tokens[split.offsets[:-1]] == 256).all()
+    assert (split.tokens == 256).sum() == split.num_documents
+    assert split.offsets[-1] == len(split)
+  assert len(load.lines) == 1 and "prepared in" in load.lines[0]
+
+
+def test_duplicates_share_a_split(load, documents_of, make_lines, tmp_path):
+  records = [make_lines(60, seed=i % 50) for i in range(400)]
+  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": r}) for r in records))
+  data = load(tmp_path / "a.jsonl", val_fraction=0.3)
+  train, val = documents_of(data, data.train), documents_of(data, data.val)
+  assert len(train) + len(val) == 400
+  assert train and val and not set(train) & set(val)
+
+
+def test_a_documents_split_does_not_depend_on_the_others(load, documents_of, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines)
+  before = load(tmp_path / "in", val_fraction=0.2)
+  for i in range(60):
+    (tmp_path / "in" / f"{i:03}.txt").unlink()
+  after = load(tmp_path / "in", val_fraction=0.2)
+  assert set(documents_of(after, after.val)) <= set(documents_of(before, before.val))
+  assert set(documents_of(after, after.train)) <= set(documents_of(before, before.train))
+
+
+@pytest.mark.parametrize("size", [300, 60_000, 100_000, 400_000])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_single_file_gives_both_splits(load, documents_of, make_lines, tmp_path, size, repeated):
+  content = "the same line\n" * (size // 14) if repeated else make_lines(size)
+  (tmp_path / "one.txt").write_text(content)
+  data = load(tmp_path / "one.txt")
+  train, val = documents_of(data, data.train), documents_of(data, data.val)
+  assert train and val and not set(train) & set(val)
+  assert sum(map(len, train + val)) == len(content)
+  assert data.val.num_bytes <= data.train.num_bytes
+
+
+def test_large_files_are_cut_at_line_ends(load, documents_of, make_lines, tmp_path):
+  (tmp_path / "one.txt").write_text(make_lines(400_000))
+  data = load(tmp_path / "one.txt")
+  found = documents_of(data, data.train) + documents_of(data, data.val)
+  assert data.num_documents == 7
+  assert all(len(text) <= 65536 and text.endswith("\n") for text in found)
+
+
+def test_prepared_once_and_found_again(load, make_lines, tmp_path, monkeypatch):
+  write_many(tmp_path / "in", make_lines)
+  first = load(tmp_path / "in")
+  monkeypatch.setattr(prepare, "write_splits", None)  # would fail if called
+  second = load(tmp_path / "in")
+  assert second.fingerprint == first.fingerprint == pathlib.Path(first.folder).name
+  np.testing.assert_array_equal(second.train.tokens, first.train.tokens)
+  assert "prepared before" in load.lines[-1]
+  moved = shutil.copytree(tmp_path / "in", tmp_path / "moved")
+  assert load(moved).fingerprint == first.fingerprint
+  int(first.fingerprint, 16)
+
+
+def test_preparing_again_gives_the_same_bytes(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines)
+  one = load(tmp_path / "in", data_dir=str(tmp_path / "one"))
+  two = load(tmp_path / "in", data_dir=str(tmp_path / "two"))
+  for name in os.listdir(one.folder):
+    assert (
+      pathlib.Path(one.folder, name).read_bytes() == pathlib.Path(two.folder, name).read_bytes()
+    )
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(load, documents_of, tmp_path, make_lines):
+  write_many(tmp_path / "in", make_lines)
+  path = tmp_path / "in" / "007.txt"
+  before, stat = load(tmp_path / "in"), path.stat()
+  edited = path.read_text()[:-2] + "#\n"
+  path.write_text(edited)
+  os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+  after = load(tmp_path / "in")
+  assert after.fingerprint != before.fingerprint
+  assert edited in documents_of(after, after.train) + documents_of(after, after.val)
+
+
+def test_what_the_fingerprint_names(load, make_lines, tmp_path, monkeypatch):
+  lines = make_lines(2000).splitlines()
+  records = [{"text": line, "other": line[::-1]} for line in lines]
+  (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+  seen = [load(tmp_path / "a.jsonl").fingerprint]
+  seen.append(load(tmp_path / "a.jsonl", val_fraction=0.5).fingerprint)
+  seen.append(load(tmp_path / "a.jsonl", field="other").fingerprint)
+  (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+  seen.append(load(tmp_path / "b.jsonl").fingerprint)
+  monkeypatch.setattr(prepare, "FORMAT_VERSION", prepare.FORMAT_VERSION + 1)
+  seen.append(load(tmp_path / "b.jsonl").fingerprint)
+  from hc_jax.data.builders import text_files
+
+  monkeypatch.setattr(text_files.Builder, "VERSION", "9.0.0")
+  seen.append(load(tmp_path / "b.jsonl").fingerprint)
+  assert len(set(seen)) == len(seen)
+
+
+def test_another_tokenizer_file_is_another_preparation(load, make_lines, tmp_path):
+  tk = pytest.importorskip("tokenizers")
+  write_many(tmp_path / "in", make_lines)
+  seen = {load(tmp_path / "in").fingerprint}
+  for vocab in ({"<unk>": 0}, {"<unk>": 0, "abc": 1}):
+    model = tk.Tokenizer(tk.models.WordLevel(vocab, unk_token="<unk>"))
+    model.pre_tokenizer = tk.pre_tokenizers.Whitespace()
+    model.save(str(tmp_path / "tokenizer.json"))
+    data = load(tmp_path / "in", tokenizer=str(tmp_path / "tokenizer.json"))
+    seen.add(data.fingerprint)
+    assert any("rewrites this text" in line for line in load.lines)
+    assert (data.train.tokens[data.train.offsets[:-1]] == data.tokenizer.bos_id).all()
+  assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", ["train.tokens", "val.offsets", "card.json"])
+def test_a_damaged_preparation_is_made_again(load, make_lines, tmp_path, name):
+  write_many(tmp_path / "in", make_lines)
+  first = load(tmp_path / "in")
+  whole = np.array(first.train.tokens)
+  os.truncate(os.path.join(first.folder, name), 10)
+  again = load(tmp_path / "in")
+  np.testing.assert_array_equal(again.train.tokens, whole)
+  assert "prepared in" in load.lines[-1]
+
+
+def test_a_file_that_changes_while_it_is_prepared(load, make_lines, tmp_path, monkeypatch):
+  (tmp_path / "a.txt").write_text(make_lines(3000))
+  write = prepare.write_splits
+
+  def edit_meanwhile(*args):
+    (tmp_path / "a.txt").write_text("other text\n")
+    return write(*args)
+
+  monkeypatch.setattr(prepare, "write_splits", edit_meanwhile)
+  with pytest.raises(UserError, match=r"a\.txt changed"):
+    load(tmp_path / "a.txt")
+  assert not [p for p in (tmp_path / "prepared").iterdir() if p.is_dir()]
+
+
+def test_a_file_in_a_folder_that_is_no_text_is_left_out_and_said(load, make_lines, tmp_path):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "a.txt").write_text(make_lines(3000))
+  (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG\0\xff")
+  load(tmp_path / "in")
+  assert "left out 1" in load.lines[0] and "b.png" in load.lines[0]
+  with pytest.raises(UserError, match=r"b\.png is not text"):
+    load(tmp_path / "in" / "b.png")
+
+
+@pytest.mark.parametrize("contents", [[""], ["", ""], ["\ufeff"]])
+def test_empty_text(load, tmp_path, contents):
+  for i, content in enumerate(contents):
+    (tmp_path / f"{i}.txt").write_text(content)
+  with pytest.raises(UserError, match="text is empty"):
+    load(*(tmp_path / f"{i}.txt" for i in range(len(contents))))
+
+
+@pytest.mark.parametrize("content", ["a", "aaaaaaaa"])
+def test_text_too_small_to_divide(load, tmp_path, content):
+  (tmp_path / "a.txt").write_text(content)
+  with pytest.raises(UserError, match=r"cannot be divided|give more text"):
+    load(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("val_fraction", [0, 1, -0.1, 2, float("nan")])
+def test_val_fraction_out_of_range(load, tmp_path, val_fraction):
+  with pytest.raises(UserError, match=r"data\.val_fraction"):
+    load(tmp_path, val_fraction=val_fraction)
+
+
+def test_files_with_another_name_are_refused(tmp_path):
+  with pytest.raises(UserError, match=r"data\.files.*data\.name"):
+    load_text("py_stdlib", files=["a.txt"], data_dir=str(tmp_path))
+
+
+def test_one_path_as_a_plain_string(make_lines, tmp_path):
+  (tmp_path / "a.txt").write_text(make_lines(3000))
+  data = load_text(
+    "text_files", files=str(tmp_path / "a.txt"), data_dir=str(tmp_path), log=lambda line: None
+  )
+  assert data.num_bytes >= 3000
+
+
+def test_where_data_lies(make_lines, tmp_path, monkeypatch):
+  (tmp_path / "a.txt").write_text(make_lines(3000))
+  monkeypatch.setenv("HC_JAX_DATA", str(tmp_path / "there"))
+  data = text.load_text("text_files", files=[str(tmp_path / "a.txt")], log=lambda line: None)
+  assert pathlib.Path(data.folder).parent == tmp_path / "there"

@@ -1,0 +1,198 @@
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from hc_jax.data import load_tokenizer
+from hc_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def corpus(make_lines):
+  return make_lines(20_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_files(tmp_path_factory, corpus):
+  """Name -> path of a model: as SentencePiece trains by default, and one that keeps every byte."""
+  spm = pytest.importorskip("sentencepiece")
+  folder = tmp_path_factory.mktemp("spm")
+  exact = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "bos_id": -1,
+  }
+  bare = exact | {"eos_id": -1}
+  for name, options in {"default": {}, "exact": exact, "bare": bare}.items():
+    spm.SentencePieceTrainer.train(
+      sentence_iterator=iter(corpus.splitlines()),
+      model_prefix=str(folder / name),
+      vocab_size=300 if options else 120,
+      minloglevel=2,
+      **options,
+    )
+  return {name: str(folder / f"{name}.model") for name in ("default", "exact", "bare")}
+
+
+@pytest.fixture(scope="module")
+def hugging_face_files(tmp_path_factory, corpus):
+  tk = pytest.importorskip("tokenizers")
+  folder = tmp_path_factory.mktemp("hf")
+  special = ["<unk>", "<|endoftext|>"]
+
+  def save(name, model, trainer, pre, decoder):
+    tokenizer = tk.Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre, decoder
+    tokenizer.train_from_iterator(corpus.splitlines(), trainer)
+    tokenizer.add_tokens([tk.AddedToken("\n\n\n", normalized=False)])
+    # What a file may carry and training must not see:
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=64)
+    tokenizer.post_processor = tk.processors.TemplateProcessing(
+      single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 1)]
+    )
+    tokenizer.save(str(folder / f"{name}.json"))
+
+  save(
+    "byte_level",
+    tk.models.BPE(),
+    tk.trainers.BpeTrainer(
+      vocab_size=400,
+      special_tokens=special,
+      show_progress=False,
+      initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
+    ),
+    tk.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    tk.decoders.ByteLevel(),
+  )
+  save(
+    "metaspace",
+    tk.models.BPE(unk_token="<unk>"),
+    tk.trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False),
+    tk.pre_tokenizers.Metaspace(prepend_scheme="never"),
+    tk.decoders.Metaspace(prepend_scheme="never"),
+  )
+  return {name: str(folder / f"{name}.json") for name in ("byte_level", "metaspace")}
+
+
+HARD = "naïve 日本語 😀\n\n\n\ttabs  and   runs\r\n<|endoftext|> </s> <s>\u2028"
+
+
+def assert_exact(tokenizer, text):
+  ids = tokenizer.encode(text)
+  assert ids.dtype == np.int32 and ids.ndim == 1
+  assert tokenizer.decode(ids) == text
+  assert tokenizer.token_bytes[ids].sum() == len(text.encode())
+  assert tokenizer.bos_id not in ids
+  assert tokenizer.decode([tokenizer.bos_id, *ids]) == text
+
+
+def assert_sound(tokenizer, name):
+  assert tokenizer.name == name
+  assert tokenizer.token_bytes.shape == (tokenizer.vocab_size,)
+  assert tokenizer.token_bytes.dtype == np.int32
+  assert 0 <= tokenizer.bos_id < tokenizer.vocab_size
+  assert tokenizer.token_bytes[tokenizer.bos_id] == 0
+  assert tokenizer.encode("").shape == (0,)
+  with pytest.raises(ValueError, match="token ids"):
+    tokenizer.decode([tokenizer.vocab_size])
+
+
+@pytest.mark.parametrize("text", ["", "plain", HARD, "\0\x7f"])
+def test_bytes(text):
+  tokenizer = load_tokenizer()
+  assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.path) == (257, 256, None)
+  assert_sound(tokenizer, "bytes")
+  assert_exact(tokenizer, text)
+  np.testing.assert_array_equal(tokenizer.encode("é"), [0xC3, 0xA9])
+
+
+def test_bytes_decode_what_is_no_text():
+  assert load_tokenizer("bytes").decode([65, 0xC3, 256, 66]) == "A\ufffdB"
+
+
+@pytest.mark.parametrize("kind", ["exact", "bare"])
+def test_sentencepiece_that_keeps_every_byte(sentencepiece_files, corpus, kind):
+  tokenizer = load_tokenizer(sentencepiece_files[kind])
+  assert_sound(tokenizer, "sentencepiece")
+  assert_exact(tokenizer, corpus[:3000])
+  assert_exact(tokenizer, HARD)
+  assert len(tokenizer.encode(corpus)) < len(corpus) / 1.5
+  # "exact" has an eos to stand in, "bare" gets a new id
+  assert tokenizer.vocab_size == (301 if kind == "bare" else 300)
+
+
+def test_sentencepiece_default_counts_nearly_all_bytes(sentencepiece_files, corpus):
+  tokenizer = load_tokenizer(sentencepiece_files["default"])
+  assert_sound(tokenizer, "sentencepiece")
+  assert tokenizer.bos_id == 1
+  line = corpus.splitlines()[0]
+  ids = tokenizer.encode(line)
+  assert tokenizer.decode(ids) == line
+  assert tokenizer.token_bytes[ids].sum() == len(line) + 1  # the space it puts in front
+
+
+def test_hugging_face_byte_level(hugging_face_files, corpus):
+  tokenizer = load_tokenizer(hugging_face_files["byte_level"])
+  assert_sound(tokenizer, "huggingface")
+  assert tokenizer.bos_id == 1
+  assert_exact(tokenizer, corpus[:3000])
+  assert_exact(tokenizer, HARD)
+
+
+def test_hugging_face_metaspace(hugging_face_files, corpus):
+  tokenizer = load_tokenizer(hugging_face_files["metaspace"])
+  assert_sound(tokenizer, "huggingface")
+  assert_exact(tokenizer, corpus.splitlines()[0])
+
+
+def test_batches_are_the_single_encodings(sentencepiece_files, hugging_face_files, corpus):
+  lines = [line.encode() for line in corpus.splitlines()[:50]]
+  for spec in ("bytes", sentencepiece_files["exact"], hugging_face_files["byte_level"]):
+    tokenizer = load_tokenizer(spec)
+    for line, ids in zip(lines, tokenizer.encode_batch(lines), strict=True):
+      np.testing.assert_array_equal(ids, tokenizer.encode(line.decode()))
+
+
+def test_a_copied_file_is_the_same_tokenizer(hugging_face_files, tmp_path):
+  first = load_tokenizer(hugging_face_files["byte_level"])
+  copied = load_tokenizer(shutil.copy(first.path, tmp_path / "tokenizer.json"))
+  assert copied.fingerprint == first.fingerprint
+  assert copied.path != first.path
+  np.testing.assert_array_equal(copied.encode(HARD), first.encode(HARD))
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("byte", "neither 'bytes' nor"),
+    ("missing.model", "no file .*missing.model"),
+    ("missing.json", "no file .*missing.json"),
+    ("bad.model", "not a SentencePiece model"),
+    ("bad.json", r"not a tokenizer\.json"),
+    ("other.json", r"not a tokenizer\.json"),
+  ],
+)
+def test_bad_specs(tmp_path, monkeypatch, spec, message):
+  pytest.importorskip("sentencepiece")
+  pytest.importorskip("tokenizers")
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "bad.model").write_bytes(b"nothing")
+  (tmp_path / "bad.json").write_text("nothing")
+  (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
+  with pytest.raises(UserError, match=message):
+    load_tokenizer(spec)
+
+
+@pytest.mark.parametrize(
+  ("name", "package"), [("a.model", "sentencepiece"), ("a.json", "tokenizers")]
+)
+def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
+  (tmp_path / name).write_text("x")
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=r"pip install 'hc_jax\[tokenizers\]'"):
+    load_tokenizer(str(tmp_path / name))
