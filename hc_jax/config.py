@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -238,7 +239,7 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-  """ "; did you mean ...?" or nothing."""
+  """A hint `; did you mean ...?`, or nothing."""
   last = {key: key.rsplit(".", 1)[-1] for key in known}
   near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
   if not near:
@@ -250,8 +251,8 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _annotation(cls: type, field: str) -> Any:
   for base in cls.__mro__:
-    if field in base.__dict__.get("__annotations__", {}):
-      return base.__annotations__[field]
+    if field in (annotations := inspect.get_annotations(base)):
+      return annotations[field]
   return Any
 
 

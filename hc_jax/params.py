@@ -24,7 +24,9 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
 
 # A module of a tree belongs to a connection if its name says so or is Flax's own for its class.
 _CONNECTION = re.compile(
-  "|".join([r"(?i:(^|_)connection(_\d+)?$)", *(rf"^{c.__name__}_\d+$" for c in CONNECTIONS.values())])
+  "|".join(
+    [r"(?i:(^|_)connection(_\d+)?$)", *(rf"^{c.__name__}_\d+$" for c in CONNECTIONS.values())]
+  )
 )
 
 

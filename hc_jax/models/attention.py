@@ -102,6 +102,8 @@ class Attention(nn.Module):
 def check_heads(d: int, heads: int, kv_heads: int) -> None:
   """Raises ValueError with the arithmetic unless the heads divide the width and each other."""
   if heads < 1 or d % heads:
-    raise ValueError(f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is no whole")
+    raise ValueError(
+      f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is no whole"
+    )
   if kv_heads < 1 or heads % kv_heads:
     raise ValueError(f"num_heads={heads} is not divisible by num_kv_heads={kv_heads}")

@@ -14,7 +14,6 @@ from hc_jax.models.layers import Dtype, TokenContext
 PyTree = Any
 REMAT = ("none", "branches", "full")
 NORM_POSITIONS = ("pre", "post")
-SUBLAYERS = ("attn", "ffn")
 
 
 class Block(nn.Module):
@@ -52,10 +51,11 @@ class Block(nn.Module):
         f"norm_position={self.norm_position!r} is unknown; choose one of {NORM_POSITIONS}"
       )
     make_connection = connection_factory(self.connection)
-    for i, (name, make) in enumerate(zip(SUBLAYERS, (self.attention, self.feed_forward))):
+    branches = {"attn": self.attention, "ffn": self.feed_forward}
+    for i, (name, make) in enumerate(branches.items()):
       connection = make_connection(name=f"{name}_connection")
       norm = self.norm(name=f"{name}_norm")
-      h, coefs = connection(streams, len(SUBLAYERS) * layer + i, dtype=self.dtype)
+      h, coefs = connection(streams, len(branches) * layer + i, dtype=self.dtype)
       if self.norm_position == "pre":
         h = norm(h)
       y = make(name=name)(h, context)
