@@ -21,9 +21,16 @@ help: ## what there is to make
 	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
 	@echo "  PYTEST_ARGS=...  more arguments for pytest: make test PYTEST_ARGS='-k causality'"
 
+# Each step is a process of make's own: Ctrl-C and SIGTERM reach the training, and make waits for it.
 quickstart: ## train a small DHC×4 language model, sample from it, draw its pictures
 	@$(SETUP) run
-	@PATH="$(abspath $(BIN)):$$PATH" sh scripts/quickstart.sh '$(RUN)'
+	@echo; echo "== 1/3 Train. Ctrl-C saves and stops; make quickstart goes on from there."
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
+	@echo; echo "== 2/3 Let it write."
+	$(BIN)/hc-jax sample $(RUN) --prompt='def '
+	@echo; echo "== 3/3 Draw the loss, and what the connections learned."
+	$(BIN)/hc-jax plot $(RUN)
+	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

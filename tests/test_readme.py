@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "scripts/quickstart.sh")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "scripts/whats_next.sh", "Makefile")
 
 
 def _text(name):
@@ -34,7 +34,7 @@ def test_make_targets_exist(document):
 
 
 def test_subcommands_exist():
-  named = {command for _, command in _commands(r"(?:^|`|\$ |tell )hc-jax ([a-z]+)")}
+  named = {command for _, command in _commands(r"(?:^|`|\$ |  |/)hc-jax ([a-z]+)")}
   result = subprocess.run(
     [sys.executable, "-c", "from hc_jax.cli import main; main()", "--help"],
     capture_output=True,

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Says what a quickstart run left behind and what to try next. `make quickstart` ends with it.
+set -eu
+run=${1:-runs/quickstart}
+cat <<END
+
+== Done. What lies in $run
+$(find "$run" -name '*.png' | sort | sed 's/^/  /')
+  $run/metrics.jsonl    the measurements, a row at a time: train/loss, val/bpb, ...
+  $run/config.json      the resolved config; the checkpoints lie beside it
+
+== What to try next
+  source ${VENV:-.venv}/bin/activate
+  hc-jax sample $run --prompt='class Node:'
+  python train.py --config=configs/quickstart.py --workdir=runs/residual --config.model.connection.name=residual
+  python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.name=text_files --config.data.files="('/path/to/text',)"
+  hc-jax --help
+END
