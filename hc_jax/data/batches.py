@@ -66,7 +66,7 @@ def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> It
   yield from batches[start:].to_iter_dataset(options)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EvalBatches(Sequence):
   """A fixed, ordered sequence of batches over the first `num_windows` windows."""
 

@@ -19,7 +19,7 @@ _COPY_FACTOR = 1.0
 _LONG = 100e6
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TextData:
   """Prepared text.
 

@@ -56,13 +56,18 @@ class TfdsSource(Source):
     }
 
   def _check_format(self, folders: Sequence[str]) -> None:
+    info = self._builder.info
+    for split in self._splits.values():
+      for path in info.splits[split].filepaths:
+        if not os.path.isfile(path):
+          raise UserError(f"data.name={self.name}: {path} is missing; prepare the dataset anew")
     try:
       for split in self._splits.values():
         self._builder.as_data_source(split=split)
     except (NotImplementedError, ValueError, ImportError, OSError) as error:
       raise UserError(
         f"data.name={self.name}: {self._builder.data_dir} cannot be read without TensorFlow "
-        f"({self._builder.info.file_format}): {str(error).splitlines()[0]}. "
+        f"({info.file_format}): {str(error).splitlines()[0]}. "
         f"Move it away and prepare it as array_record:\n{_recipe(self.name, folders[0])}"
       ) from error
 
@@ -118,9 +123,10 @@ def _find(name: str, folders: Sequence[str]) -> Any:
     path = os.path.join(folder, match["dataset"])
     found = _version_folder(os.path.join(path, match["config"] or ""), match["version"])
     if not found and not match["config"]:
-      configs = [c for c in _subfolders(path) if _version_folder(os.path.join(path, c), None)]
-      if len(configs) == 1:
-        found = _version_folder(os.path.join(path, configs[0]), match["version"])
+      here = [c for c in _subfolders(path) if _version_folder(os.path.join(path, c), None)]
+      if len(here) == 1:
+        found = _version_folder(os.path.join(path, here[0]), match["version"])
+      configs += here
     if found:
       try:
         return tfds.builder_from_directory(found)
@@ -167,7 +173,7 @@ def _recipe(name: str, folder: str) -> str:
 
 def _check_field(name: str, info: Any, field: str) -> None:
   features = info.features
-  texts = [key for key in features if _is_text(features[key])]
+  texts = sorted(key for key in features if _is_text(features[key]))
   if field not in texts:
     raise UserError(
       f"data.name={name}: no feature {field!r} with text; those that hold text: "

@@ -8,7 +8,7 @@ import numpy as np
 from hc_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TokenArray:
   """The tokens of one split.
 

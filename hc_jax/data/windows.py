@@ -7,7 +7,7 @@ import numpy as np
 from hc_jax.data.tokens import TokenArray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
   """The windows of a split: window i holds tokens i·length to (i + 1)·length, the last as target.
 
@@ -48,9 +48,16 @@ class Windows:
       "mask": np.ones(self.length, np.float32),
     }
     if self.document_mask:
-      positions = np.arange(start, start + self.length + 1)
-      segments = np.searchsorted(self.split.offsets, positions, side="right").astype(np.int32)
-      segments -= segments[0] - 1
+      segments = self._segments(start)
       window["segment_ids"] = segments[:-1]
       window["mask"] = (segments[1:] == segments[:-1]).astype(np.float32)
     return window
+
+  def _segments(self, start: int) -> np.ndarray:
+    """Segments of the tokens start .. start + length, [L + 1] int32, from 1."""
+    offsets = self.split.offsets
+    first, last = np.searchsorted(offsets, (start, start + self.length), side="right")
+    segments = np.zeros(self.length + 1, np.int32)
+    segments[0] = 1
+    segments[offsets[first:last] - start] = 1  # where another document starts
+    return np.cumsum(segments, dtype=np.int32)

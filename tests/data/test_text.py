@@ -176,6 +176,15 @@ def test_a_file_in_a_folder_that_is_no_text_is_left_out_and_said(load, make_line
     load(tmp_path / "in" / "b.png")
 
 
+def test_an_error_in_a_file_comes_through_tfds_as_it_is(load, tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+  with pytest.raises(
+    UserError, match=r"^/.*a\.jsonl, line 2: no field 'text'.*body; set data\.field$"
+  ):
+    load(tmp_path / "a.jsonl")
+  assert not [p for p in (tmp_path / "prepared").iterdir() if p.is_dir()]
+
+
 @pytest.mark.parametrize("contents", [[""], ["", ""], ["\ufeff"]])
 def test_empty_text(load, tmp_path, contents):
   for i, content in enumerate(contents):
