@@ -16,12 +16,13 @@ SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/v
 .PHONY: help quickstart test test-slow test-all lint format clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
+	  awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
 	@echo "  PYTEST_ARGS=...  more arguments for pytest: make test PYTEST_ARGS='-k causality'"
 
-# Each step is a process of make's own: Ctrl-C and SIGTERM reach the training, and make waits for it.
+# Each step is a process of make's own: Ctrl-C and SIGTERM reach the training, make waits for it.
 quickstart: ## train a small DHC×4 language model, sample from it, draw its pictures
 	@$(SETUP) run
 	@echo; echo "== 1/3 Train. Ctrl-C saves and stops; make quickstart goes on from there."
@@ -29,7 +30,7 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@echo; echo "== 2/3 Let it write."
 	$(BIN)/hc-jax sample $(RUN) --prompt='def '
 	@echo; echo "== 3/3 Draw the loss, and what the connections learned."
-	$(BIN)/hc-jax plot $(RUN)
+	$(BIN)/hc-jax analyze $(RUN)
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds

@@ -51,14 +51,16 @@ case $version in
     "the versions that its pinned packages were tested with. $(suggestion)" ;;
 esac
 
-# What is installed is named by the content of everything that decides it.
-stamp="$version $(cat pyproject.toml "$pins" scripts/venv.sh | cksum)"
+# What is installed is named by the content of everything that decides it, and by where it lies: a
+# checkout that was moved is installed again.
+stamp="$version $(cat pyproject.toml "$pins" scripts/venv.sh | cksum) $PWD"
 is_installed() { [ -f "$venv/.installed-$1" ] && [ "$(cat "$venv/.installed-$1")" = "$stamp" ]; }
 
 if [ -e "$venv" ]; then
   [ -f "$mark" ] || fail "$venv exists and was not made by this Makefile, so it is left alone." \
     "Move it away, or name another place: make VENV=.venv-hc_jax ..."
-  if [ "$(cat "$mark")" != "$version" ] || [ "$(version_of "$venv/bin/python")" != "$version" ]; then
+  if [ "$(cat "$mark")" != "$version" ] ||
+    [ "$(version_of "$venv/bin/python")" != "$version" ]; then
     say "$venv was made by Python $(cat "$mark"); making it anew"
     rm -rf "$venv"
   fi
@@ -85,15 +87,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 bin=$venv/bin
 by_pip() { "$bin/python" -m pip install -qq --no-compile -c "$pins" "$@"; }
 by_uv() { "$bin/uv" pip install -q --python "$bin/python" -c "$pins" "$@"; }
-if [ "$installer" = uv ] && "$bin/python" -m pip config list | grep -Eq '\.(index-url|no-index)='; then
+if [ "$installer" = uv ] &&
+  "$bin/python" -m pip config list | grep -Eq '\.(index-url|no-index)='; then
   installer=pip
 fi
 
 case $level in
-  run) what=. && say "installing JAX, Flax and the rest, pinned by $pins: a minute or less" ;;
-  test) what='.[test]' && say "installing the above and the test tools, pinned by $pins: a minute or less" ;;
+  run) what=. && names="JAX, Flax and the rest" ;;
+  test) what='.[test]' && names="JAX, Flax, the rest and the test tools" ;;
   *) fail "unknown level $level: run or test" ;;
 esac
+say "installing $names, pinned by $pins: a minute or less"
 trouble="the packages could not be installed (the reason is above). Mirrors and proxies are set in\
  pip's own configuration; afterwards run the same command again"
 # setuptools builds this project, and one dependency, without a download for each.

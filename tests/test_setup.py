@@ -139,6 +139,14 @@ def test_a_changed_requirement_installs_again_into_the_same_environment(setup, f
   assert calls and not [call for call in calls if call.startswith("-m venv")]
 
 
+def test_a_checkout_that_was_moved_installs_again(setup):
+  setup.venv("run")
+  setup.calls()
+  setup.project = setup.project.rename(setup.folder / "moved here")
+  assert setup.venv("run").returncode == 0
+  assert setup.calls()
+
+
 def test_another_python_makes_the_environment_anew(setup):
   setup.venv("run")
   (setup.project / ".venv" / "left-over").touch()
