@@ -13,6 +13,9 @@ sys.path.insert(0, str(ROOT))
 
 import argparse as _source  # noqa: E402  (a module whose file serves as text)
 import contextlib  # noqa: E402
+import functools  # noqa: E402
+import signal  # noqa: E402
+import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -23,9 +26,13 @@ FLAGS = {
   "model.num_heads": 2,
   "model.max_length": 32,
   "model.scan": True,
+  "model.connection.num_streams": 2,
   "model.dropout": 0.1,
   "data.length": 32,
   "data.workers": 1,
+  # A rate that does not depend on the number of steps, so that one compilation serves all tests.
+  "optim.schedule": "constant",
+  "optim.learning_rate": 1e-2,
   "optim.warmup_steps": 2,
   "train.num_steps": 20,
   "train.batch_size": 8,
@@ -65,8 +72,6 @@ def text(name="py_stdlib", *, fingerprint="tiny", **_):
 @contextlib.contextmanager
 def tiny_text(**changes):
   """While entered, `hc_jax.data.load_text` gives the tiny text."""
-  import functools
-
   from hc_jax import data
 
   original, data.load_text = data.load_text, functools.partial(text, **changes)
@@ -77,29 +82,32 @@ def tiny_text(**changes):
 
 
 def main(argv):
-  """train.py on the tiny text; TINY_KILL=STEP ends the process by kill -9 when STEP is logged."""
+  """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends itself that signal once STEP is logged."""
   import train as command
 
   flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
   with tiny_text():
-    if "TINY_KILL" in os.environ:
-      _kill_at(int(os.environ["TINY_KILL"]))
+    if "TINY_SIGNAL" in os.environ:
+      name, step = os.environ["TINY_SIGNAL"].split(":")
+      _signal_at(getattr(signal, name), int(step))
     return command.main([f"--config={CONFIG}", f"--workdir={argv[0]}", *flags, *argv[1:]])
 
 
-def _kill_at(step):
-  import signal
-
+def _signal_at(number, step):
   from hc_jax.train.metrics import Metrics
 
   write = Metrics.write
 
-  def killing(self, row):
+  def signalling(self, row):
     write(self, row)
     if row["step"] == step:
-      os.kill(os.getpid(), signal.SIGKILL)
+      due = pathlib.Path(self._workdir, "checkpoints", str(step - step % 10))
+      while number == signal.SIGKILL and step > 10 and not due.exists():
+        time.sleep(0.01)  # saved in the background; a kill before that is another test
+      os.kill(os.getpid(), number)
+      time.sleep(0.2)
 
-  Metrics.write = killing
+  Metrics.write = signalling
 
 
 if __name__ == "__main__":

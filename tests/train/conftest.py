@@ -1,0 +1,60 @@
+"""Tiny runs, in this process on one device or in processes of their own, compiled once."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from tests.train import tiny
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+  """A folder in which compiled steps are kept, for this session and the processes it starts."""
+  return str(tmp_path_factory.mktemp("jax_cache"))
+
+
+@pytest.fixture
+def one_device(cache, monkeypatch):
+  """One device for the run, steps compiled once and cheaply; the run's text is the tiny one."""
+  old = {
+    name: jax.config.values[name]
+    for name in (
+      "jax_compilation_cache_dir",
+      "jax_persistent_cache_min_compile_time_secs",
+      "jax_disable_most_optimizations",
+    )
+  }
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_disable_most_optimizations", True)
+  compilation_cache.reset_cache()
+  device = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda *_: device)
+  with tiny.tiny_text():
+    yield device[0]
+  for name, value in old.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def process(cache):
+  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`."""
+
+  def run(workdir, *flags, send=None):
+    env = os.environ | {
+      "XLA_FLAGS": "",
+      "JAX_COMPILATION_CACHE_DIR": cache,
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    if send:
+      env["TINY_SIGNAL"] = send
+    command = [sys.executable, tiny.__file__, str(workdir), *flags]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+  return run

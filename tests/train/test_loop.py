@@ -1,0 +1,254 @@
+"""Whole tiny runs in this process: what they leave behind, and how they end when something is wrong."""
+
+import errno
+import json
+import math
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from hc_jax import UserError
+from hc_jax.train import (
+  NonFiniteError,
+  StorageError,
+  checkpoint,
+  load_run,
+  loop,
+  read_metrics,
+  train_and_evaluate,
+)
+from tests.train import tiny
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def start(workdir, **changes):
+  return train_and_evaluate(tiny.config(**changes), str(workdir))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, cache):
+  """Where a finished run of ten steps is kept, to be copied; made by the first test that asks."""
+  return tmp_path_factory.mktemp("template") / "run"
+
+
+@pytest.fixture
+def finished(template, tmp_path):
+  """A run of ten steps with checkpoints 5 and 10, of its own."""
+  import shutil
+
+  if not template.exists():
+    start(template, train__num_steps=10, train__checkpoint_every=5)
+  return shutil.copytree(template, tmp_path / "run")
+
+
+def test_loss_falls_on_real_text_and_what_is_left_behind_can_be_opened(tmp_path, capsys):
+  flags = {"train__num_steps": 60, "train__log_every": 7, "train__eval_every": 25}
+  state = start(tmp_path, **flags)
+  rows = {row["step"]: row for row in read_metrics(str(tmp_path))}
+  assert list(rows) == [0, 1, 7, 14, 21, 25, 28, 35, 42, 49, 50, 56, 60]
+  assert rows[0]["val/bpb"] == pytest.approx(8, abs=0.2)
+  assert rows[60]["val/bpb"] < rows[0]["val/bpb"] - 2
+  for row in rows.values():
+    if "val/loss" in row:
+      assert row["val/ppl"] == pytest.approx(math.exp(row["val/loss"]))
+  assert rows[60]["train/tokens"] == 60 * 8 * 32
+
+  run = load_run(str(tmp_path))
+  assert (run.step, run.config.model.d_model) == (60, 16)
+  for mine, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(state.params), strict=True):
+    np.testing.assert_array_equal(mine, theirs)
+  logits = run.model.apply({"params": run.params}, run.tokenizer.encode("import os")[None])
+  assert logits.shape == (1, 9, 257)
+
+  lines = capsys.readouterr().out.splitlines()
+  # Per site n(n + 2) static, d(n + 2) dynamic and 2 scales, for 4 sites; 16 wide, 257 tokens.
+  assert f"{4112} embedding, {4 * (8 + 64 + 2)} hyper".replace("4112", "4,112") in "\n".join(lines)
+  assert not any("\r" in line for line in lines) and max(map(len, lines)) < 120
+  assert any("eta" in line and "tokens/s" in line for line in lines)
+  assert list(pathlib.Path(tmp_path, "tensorboard").iterdir())
+
+
+def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(finished, capsys):
+  start(finished, train__num_steps=10, train__checkpoint_every=5)
+  assert "finished already, at step 10" in capsys.readouterr().out
+  start(finished, train__num_steps=12, train__checkpoint_every=5, train__log_every=2)
+  assert "train.num_steps 10 -> 12" in capsys.readouterr().out
+  assert [row["step"] for row in read_metrics(str(finished))] == [*range(11), 12]
+  assert json.loads((finished / "config.json").read_text())["config"]["train"]["num_steps"] == 12
+
+
+def test_another_config_is_refused_with_the_keys(finished):
+  before = (finished / "config.json").read_bytes()
+  with pytest.raises(UserError, match=r"model\.d_ff None -> 8; optim\.learning_rate 0\.01 -> 0\.1"):
+    start(finished, optim__learning_rate=0.1, model__d_ff=8, mesh__data=1, data__workers=2)
+  assert (finished / "config.json").read_bytes() == before
+
+
+def test_changed_text_is_refused(finished):
+  with tiny.tiny_text(fingerprint="edited"), pytest.raises(UserError, match="text .* has changed"):
+    start(finished, train__checkpoint_every=5)
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+  (tmp_path / "thesis.tex").touch()
+  with pytest.raises(UserError, match=r"something else than a run \(thesis.tex\)"):
+    start(tmp_path)
+  with pytest.raises(UserError, match="no local path"):
+    start("gs://bucket/run")
+
+
+def test_a_bad_start_does_not_claim_the_folder(tmp_path):
+  with pytest.raises(UserError, match=r"train\.profile"):
+    start(tmp_path, train__profile="5")
+  assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_two_runs_do_not_share_a_folder(finished):
+  from hc_jax.train.workdir import open_workdir
+
+  config = tiny.config(train__checkpoint_every=5)
+  with (
+    open_workdir(str(finished), config),
+    pytest.raises(UserError, match=f"process {os.getpid()}"),
+  ):
+    start(finished, train__checkpoint_every=5)
+
+
+def largest(folder):
+  return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+  file = largest(folder)
+  os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGE = {
+  "truncated": truncate,
+  "a file is missing": lambda folder: largest(folder).unlink(),
+  "card torn": lambda folder: truncate(folder / "card"),
+  "metadata torn": lambda folder: os.truncate(folder / "params/_METADATA", 10),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capsys, damage):
+  before = {r["step"]: r for r in read_metrics(str(finished))}
+  DAMAGE[damage](finished / "checkpoints" / "10")
+  start(finished, train__num_steps=10, train__checkpoint_every=5)
+  said = capsys.readouterr().out
+  assert "checkpoint 10 cannot be read (" in said
+  assert f"moved the damaged checkpoint 10 to {finished}/rejected/10" in said
+  assert "resumed at step 5" in said
+  assert checkpoint.steps_of(str(finished)) == [5, 10]
+  for row in read_metrics(str(finished)):
+    for name in ("train/loss", "val/loss"):
+      assert row.get(name) == before[row["step"]].get(name)
+
+
+def test_when_all_are_damaged_nothing_is_moved(finished):
+  for step in ("5", "10"):
+    truncate(finished / "checkpoints" / step / "params")
+  with pytest.raises(UserError, match=r"none of the checkpoints .* can be read: 10: .*; 5: "):
+    start(finished, train__checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished)) == [5, 10]
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+  """A run that starts with a parameter that is no number."""
+  begin = loop._begin
+
+  def poison(*args):
+    state, step = begin(*args)
+    norm = state.params["token_embed"]["embedding"]
+    state.params["token_embed"]["embedding"] = norm.at[:, 0].set(np.nan)
+    return state, step
+
+  monkeypatch.setattr(loop, "_begin", poison)
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished, poisoned):
+  rows = read_metrics(str(finished))
+  message = r"train/\w+ is nan at step 11; the last good checkpoint is step 10, .*debug_nans=true"
+  with pytest.raises(NonFiniteError, match=message):
+    start(finished, train__num_steps=30, train__checkpoint_every=1)
+  assert checkpoint.steps_of(str(finished)) == [5, 10]
+  assert read_metrics(str(finished)) == rows
+
+
+def test_debug_nans_names_what_was_not_finite(finished, poisoned):
+  message = r"First site: parameter token_embed/embedding was already NaN before the step"
+  with pytest.raises(NonFiniteError, match=message):
+    start(finished, train__num_steps=30, train__debug_nans=True)
+
+
+def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished, monkeypatch):
+  import orbax.checkpoint as ocp
+
+  def full(*_, **__):
+    raise ValueError("write failed: No space left on device")  # as TensorStore puts it
+
+  monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+  with pytest.raises(StorageError, match=r"checkpoint 12 .*: No space left on device\. Older"):
+    start(finished, train__num_steps=12, train__checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished)) == [5, 10]
+
+
+def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
+  from hc_jax.train.metrics import Metrics
+
+  class Full:
+    def write(self, line):
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self):
+      pass
+
+  opened = Metrics.__init__
+
+  def init(self, *args, **kwargs):
+    opened(self, *args, **kwargs)
+    self._file.close()
+    self._file = Full()
+
+  monkeypatch.setattr(Metrics, "__init__", init)
+  with pytest.raises(StorageError, match=r"metrics\.jsonl could not be written: No space left"):
+    start(finished, train__num_steps=12, train__checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished)) == [5, 10]
+
+
+def test_the_profile_holds_the_named_scopes(tmp_path):
+  start(tmp_path, train__num_steps=4, train__profile="2:4", train__eval_every=0)
+  traces = list(pathlib.Path(tmp_path, "profile").rglob("*.xplane.pb"))
+  assert len(traces) == 1
+  text = traces[0].read_bytes()
+  for scope in (b"hc/coefs", b"hc/read", b"hc/write"):
+    assert scope in text
+
+
+def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
+  compiled, at = [], {}
+
+  def record(event, *_, **__):
+    compiled.append(event)
+
+  steps = loop.Loop._settle
+
+  def settle(self, *args):
+    if self._pending:
+      at[self._pending[0]] = sum("compile" in event for event in compiled)
+    return steps(self, *args)
+
+  monkeypatch.setattr(loop.Loop, "_settle", settle)
+  jax.monitoring.register_event_duration_secs_listener(record)
+  try:
+    start(tmp_path, train__num_steps=8, train__eval_every=4, train__checkpoint_every=3)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(record)
+  assert at[1] > 0 and set(at.values()) == {at[1]}
+  assert sum("compile" in event for event in compiled) == at[1]

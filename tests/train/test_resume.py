@@ -1,0 +1,109 @@
+"""Interrupted runs end as uninterrupted ones: weights, optimizer state, metrics, bit for bit."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import orbax.checkpoint as ocp
+import pytest
+
+from hc_jax.train import read_metrics, signals
+from hc_jax.train.checkpoint import path_of, steps_of
+
+
+def saved(workdir, step):
+  """All arrays of a checkpoint, as it lies on disk."""
+  with ocp.PyTreeCheckpointer() as reader:
+    return {item: reader.restore(path_of(workdir, step, item)) for item in ("params", "train")}
+
+
+def measured(workdir):
+  """The rows of a run without what depends on the machine's speed."""
+  return [{k: v for k, v in r.items() if "perf/" not in k} for r in read_metrics(str(workdir))]
+
+
+def assert_same_run(a, b, step):
+  chex.assert_trees_all_equal(saved(a, step), saved(b, step))
+  assert measured(a) == measured(b)
+  assert [row["step"] for row in measured(b)] == list(range(step + 1))
+
+
+def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(process, tmp_path):
+  straight, broken = tmp_path / "straight", tmp_path / "broken"
+  done = process(straight)
+  assert done.returncode == 0, done.stderr
+
+  stopped = process(broken, send="SIGTERM:4")
+  assert stopped.returncode == 75, stopped.stderr
+  assert "run the same command to resume" in stopped.stderr
+  # One more step is under way when row 4 is written; it is finished and saved.
+  assert steps_of(broken) == [5]
+
+  killed = process(broken, send="SIGKILL:13")
+  assert killed.returncode == -signal.SIGKILL
+  assert "resumed at step 5" in killed.stdout
+  assert steps_of(broken) == [5, 10]
+  with open(broken / "metrics.jsonl", "a") as file:
+    file.write('{"step": 14, "train/lo')
+
+  resumed = process(broken)
+  assert resumed.returncode == 0, resumed.stderr
+  assert "resumed at step 10" in resumed.stdout
+  assert "dropped 3 of steps that are taken again and 1 torn" in resumed.stdout
+  assert_same_run(straight, broken, 20)
+  card = json.loads((broken / "checkpoints/20/card/metadata").read_text())
+  assert card["step"] == 20 and card["val/loss"] == measured(broken)[-1]["val/loss"]
+  assert card["config"]["model"]["d_model"] == 16
+  assert "mix[i, j] carries stream j into stream i" in card["conventions"]["orientation"]
+  assert card["data"]["fingerprint"] == "tiny" and "jax" in card["versions"]
+  values = measured(straight)[-1]
+  assert {"train/loss", "train/grad_norm", "val/loss", "val/bpb"} <= set(values)
+
+
+@pytest.mark.slow
+def test_accumulation_and_another_compilation_change_nothing_about_resume(tmp_path, process):
+  flags = ("--config.train.accumulation=2", "--config.model.scan=false", "--config.seed=3")
+  straight, broken = tmp_path / "straight", tmp_path / "broken"
+  assert process(straight, *flags).returncode == 0
+  assert process(broken, *flags, send="SIGKILL:9").returncode == -signal.SIGKILL
+  assert steps_of(broken) == []  # before the first checkpoint: everything is taken again
+  assert process(broken, *flags, send="SIGINT:17").returncode == 75
+  assert process(broken, *flags).returncode == 0
+  assert_same_run(straight, broken, 20)
+
+
+def test_the_second_signal_ends_the_process_at_once():
+  # The file alone: it needs no jax. The main thread sits in C, as during a compilation.
+  program = f"""
+import importlib.util, time, zlib
+spec = importlib.util.spec_from_file_location("signals", {signals.__file__!r})
+module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+with module.StopSignal() as stop:
+  print("ready", flush=True)
+  while not stop.requested: pass
+  print("requested", flush=True)
+  import ctypes; ctypes.CDLL(None).pause()
+"""
+  child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+  assert child.stdout.readline() == "ready\n"
+  child.send_signal(signal.SIGINT)
+  assert child.stdout.readline() == "requested\n"
+  time.sleep(0.1)
+  assert child.poll() is None
+  child.send_signal(signal.SIGTERM)
+  assert child.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_train_py_reports_in_one_line_what_is_to_be_mended(tmp_path):
+  root = pathlib.Path(signals.__file__).parents[2]
+  command = [sys.executable, str(root / "train.py"), "--config=configs/quickstart.py"]
+  flags = [f"--workdir={tmp_path / 'run'}", "--config.optim.learning_rat=1"]
+  done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=tmp_path)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and "optim.learning_rate" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,180 @@
+"""The pure functions of a step: their numbers against the definitions, and against other meshes."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hc_jax import models, sharding
+from hc_jax.train import abstract_state, create_state, eval_step, make_optimizer, train_step
+from hc_jax.train.evaluate import summary
+from hc_jax.train.feed import to_devices
+from hc_jax.train.step import batch_nats, jit_train_step, split_batch, token_nats
+from tests.train import tiny
+
+VOCAB = 64  # divides over every mesh, so that the split vocabulary is tested too
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_compilation():
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def batch(seed=0, rows=8, length=8):
+  rng = np.random.default_rng(seed)
+  return {
+    "inputs": rng.integers(0, VOCAB, (rows, length), np.int32),
+    "targets": rng.integers(0, VOCAB, (rows, length), np.int32),
+    # Rows that count for different numbers of tokens: a mean of means would be another loss.
+    "mask": (np.arange(length) < rng.integers(1, length + 1, (rows, 1))).astype(np.float32),
+  }
+
+
+@functools.cache
+def task(dropout=0.0):
+  config = tiny.config(model__dropout=dropout, model__scan=False, optim__warmup_steps=0)
+  model = models.make_model(config.model, vocab_size=VOCAB)
+  return model, *make_optimizer(config.optim, 20)
+
+
+def stepper(mesh, preset="dp", dropout=0.0, **kwargs):
+  """A state on the mesh and its jitted step."""
+  model, optimizer, schedule = task(dropout)
+  where = {"mesh": mesh, "preset": preset}
+  state = create_state(model, optimizer, 0, **where)
+  step = jit_train_step(
+    abstract_state(model, optimizer, **where),
+    model=model,
+    optimizer=optimizer,
+    schedule=schedule,
+    **kwargs,
+  )
+  return state, step
+
+
+@functools.cache
+def alone():
+  """One device, and what two steps make of the state on it."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  with sharding.use_mesh(mesh):
+    state, step = stepper(mesh)
+    before = jax.device_get(state)
+    seen = []
+    for i in range(2):
+      state, metrics = step(state, to_devices(batch(i), mesh))
+      seen.append(jax.device_get(metrics))
+  return before, jax.device_get(state), seen
+
+
+def test_token_nats_is_cross_entropy_with_its_gradient():
+  logits = 3 * jax.random.normal(jax.random.key(0), (4, 5, VOCAB))
+  targets = jax.random.randint(jax.random.key(1), (4, 5), 0, VOCAB)
+  expected = optax.softmax_cross_entropy_with_integer_labels
+  chex.assert_trees_all_close(token_nats(logits, targets), expected(logits, targets), atol=1e-6)
+  grads = [jax.grad(lambda x, f=f: jnp.sum(f(x, targets)))(logits) for f in (token_nats, expected)]
+  chex.assert_trees_all_close(*grads, atol=1e-6)
+  low = token_nats(logits.astype(jnp.bfloat16), targets)
+  assert low.dtype == jnp.float32
+
+
+def test_metrics_are_what_they_say():
+  before, after, (first, _) = alone()
+  model, optimizer, schedule = task()
+  data = jax.tree.map(jnp.asarray, batch())
+  mean = lambda p: jnp.sum(batch_nats(model, p, data)) / jnp.sum(data["mask"])  # noqa: E731
+  loss, grads = jax.jit(jax.value_and_grad(mean))(before.params)
+  assert first["train/loss"] == pytest.approx(float(loss), rel=1e-6)
+  assert first["train/grad_norm"] == pytest.approx(float(optax.global_norm(grads)), rel=1e-5)
+  assert first["train/learning_rate"] == pytest.approx(float(schedule(0)))
+  updates, _ = optimizer.update(grads, optimizer.init(before.params), before.params)
+  assert first["train/update_norm"] == pytest.approx(float(optax.global_norm(updates)), rel=1e-4)
+  params = optax.apply_updates(before.params, updates)
+  assert first["train/param_norm"] == pytest.approx(float(optax.global_norm(params)), rel=1e-5)
+  assert int(after.step) == 2
+
+
+def test_accumulation_equals_the_whole_batch():
+  _, expected, seen = alone()
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  with sharding.use_mesh(mesh):
+    state, step = stepper(mesh, accumulation=4)
+    for i in range(2):
+      state, metrics = step(state, to_devices(batch(i), mesh))
+      chex.assert_trees_all_close(metrics, seen[i], rtol=1e-5)
+  # AdamW divides by the gradient's own size, which lifts round-off of tiny gradients.
+  chex.assert_trees_all_close(state.params, expected.params, atol=1e-4)
+  assert step._cache_size() == 1
+
+
+def test_parts_are_rows_dealt_out_in_turn():
+  parts = split_batch({"x": jnp.arange(6)}, 2)["x"]
+  np.testing.assert_array_equal(parts, [[0, 2, 4], [1, 3, 5]])
+
+
+@pytest.mark.parametrize(
+  ("preset", "sizes"),
+  [
+    ("fsdp_tp", {"data": 2, "fsdp": 2, "tensor": 2}),
+    pytest.param("fsdp", {"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
+    pytest.param("dp", {"data": 8}, marks=pytest.mark.slow),
+  ],
+)
+def test_eight_devices_give_the_numbers_of_one(preset, sizes):
+  before, expected, seen = alone()
+  mesh = sharding.make_mesh(preset, **sizes)
+  with sharding.use_mesh(mesh, preset):
+    state, step = stepper(mesh, preset)
+    chex.assert_trees_all_close(jax.device_get(state.params), before.params, atol=1e-6)
+    for i in range(2):
+      state, metrics = step(state, to_devices(batch(i), mesh))
+      chex.assert_trees_all_close(jax.device_get(metrics), seen[i], rtol=1e-5)
+  chex.assert_trees_all_close(jax.device_get(state.params), expected.params, atol=1e-4)
+  assert step._cache_size() == 1
+  if preset != "dp":
+    kernel = state.params["stack"]["layer_0"]["ffn"]["up_kernel"]
+    # Split where it should be, and its optimizer state with it.
+    shard = kernel.addressable_shards[0].data.shape
+    assert shard == (16 // mesh.shape["fsdp"], 64 // mesh.shape["tensor"])
+    moments = state.opt_state[1][0].mu["stack"]["layer_0"]["ffn"]["up_kernel"]
+    assert moments.sharding == kernel.sharding
+
+
+def test_dropout_depends_on_the_step_and_on_nothing_else():
+  model, optimizer, schedule = task(dropout=0.5)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  with sharding.use_mesh(mesh):
+    state = create_state(model, optimizer, 0, mesh=mesh)
+    data = to_devices(batch(), mesh)
+    bound = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    loss = jax.jit(lambda s: train_step(s, data, **bound)[1]["train/loss"])
+    first, again = loss(state), loss(state)
+    later = loss(state.replace(step=state.step + 1))
+    quiet = jnp.sum(batch_nats(model, state.params, data)) / jnp.sum(data["mask"])
+  assert first == again and first != later and first != quiet
+
+
+def test_evaluation_leaves_out_masked_and_special_tokens():
+  model, *_ = task()
+  params, data = alone()[0].params, batch()
+  token_bytes = np.ones(VOCAB, np.int32)
+  token_bytes[:10] = 0  # special
+  token_bytes[10:20] = 3
+  sums = jax.jit(functools.partial(eval_step, model=model))(params, data, token_bytes=token_bytes)
+  nats, mask = np.asarray(batch_nats(model, params, data)), data["mask"] > 0
+  text = mask & (data["targets"] >= 10)
+  size = token_bytes[data["targets"]][text].sum()
+  found = summary([jax.device_get(sums)])
+  assert found["val/loss"] == pytest.approx(nats[mask].mean(), rel=1e-5)
+  assert found["val/bpb"] == pytest.approx(nats[text].sum() / (math.log(2) * size), rel=1e-5)
+  halves = [{k: v[i : i + 4] for k, v in data.items()} for i in (0, 4)]
+  split = [
+    jax.device_get(eval_step(params, h, model=model, token_bytes=token_bytes)) for h in halves
+  ]
+  assert summary(split) == pytest.approx(found, rel=1e-6)
