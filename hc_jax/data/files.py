@@ -60,10 +60,11 @@ class Inspected:
 def find_files(entries: Sequence[str]) -> list[TextFile]:
   """The files that `entries` (files or folders) name, sorted, each once.
 
-  Folders are searched to the bottom; names that start with a dot and `__pycache__` are passed over.
+  Folders are searched to the bottom, links included; names that start with a dot and
+  `__pycache__` are passed over.
 
   Raises:
-    UserError: no entry, or one that does not exist.
+    UserError: no entry, or one that is no file or folder.
   """
   if not entries:
     raise UserError(
@@ -76,11 +77,12 @@ def find_files(entries: Sequence[str]) -> list[TextFile]:
     if os.path.isdir(path):
       for file in _walk(path):
         found.setdefault(os.path.realpath(file.path), file)
-    elif os.path.exists(path):
+    elif os.path.isfile(path):
       file = TextFile(path, os.path.basename(path), named=True)
       found[os.path.realpath(path)] = file
-    else:
-      raise UserError(f"data.files: {entry!r} does not exist (looked in {os.path.abspath(path)})")
+    else:  # a pipe would block, and could not be read twice
+      why = "is no regular file" if os.path.exists(path) else "does not exist"
+      raise UserError(f"data.files: {entry!r} {why} (looked in {os.path.abspath(path)})")
   if not found:
     raise UserError(f"data.files: no file in {', '.join(map(repr, entries))}; put some text there")
   return sorted(found.values(), key=lambda f: (f.name, f.path))
@@ -90,7 +92,12 @@ def _walk(root: str) -> Iterator[TextFile]:
   def fail(error: OSError) -> None:
     raise UserError(f"data.files: cannot read folder {error.filename}: {error.strerror}")
 
-  for folder, subfolders, names in os.walk(root, onerror=fail):
+  visited = set()
+  for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+    if os.path.realpath(folder) in visited:  # a link back up
+      subfolders.clear()
+      continue
+    visited.add(os.path.realpath(folder))
     subfolders[:] = sorted(s for s in subfolders if s[0] != "." and s != "__pycache__")
     for name in sorted(names):
       path = os.path.join(folder, name)

@@ -107,7 +107,7 @@ def text_files(entries: Sequence[str], field: str) -> LocalSource:
       )
   kept = [i for i in inspected if not i.text_error]
   left = [i.file.name for i in inspected if i.text_error]
-  names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+  names = ", ".join(map(ascii, left[:3])) + (", ..." if len(left) > 3 else "")
   return LocalSource(
     name="text_files",
     inspected=kept,

@@ -182,4 +182,4 @@ def _bytes_note(splits: dict[str, dict[str, Any]], tokenizer: Tokenizer) -> str:
 
 
 def _json(value: Any) -> str:
-  return json.dumps(value, sort_keys=True, ensure_ascii=False)
+  return json.dumps(value, sort_keys=True)  # ASCII: a file's name may be no UTF-8

@@ -21,8 +21,11 @@ def test_windows_are_consecutive_and_targets_one_ahead():
   )
 
 
-def test_a_split_of_just_one_window():
-  assert len(Windows(make_split(5), 4)) == 1
+@pytest.mark.parametrize(("size", "count"), [(5, 1), (8, 1), (9, 2), (12, 2)])
+def test_the_last_window_has_its_last_target(size, count):
+  windows = Windows(make_split(size), 4)
+  assert len(windows) == count
+  chex.assert_shape(windows[count - 1]["targets"], (4,))
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("train", "lower"), ("val", "raise")])
@@ -34,13 +37,13 @@ def test_too_short_a_split_says_how_much_is_needed(name, remedy):
 
 
 def test_segments_by_hand():
-  windows = Windows(make_split(13, [0, 2, 6, 7, 13]), 4, document_mask=True)
+  windows = Windows(make_split(13, [0, 2, 6, 7, 8, 13]), 4, document_mask=True)
   # positions 0..3: documents 0 0 1 1, target of position 1 starts document 1
   np.testing.assert_array_equal(windows[0]["segment_ids"], [1, 1, 2, 2])
   np.testing.assert_array_equal(windows[0]["mask"], [1, 0, 1, 1])
-  # positions 4..7: documents 1 1 2 3
+  # positions 4..7: documents 1 1 2 3, and the target of position 7 starts document 4
   np.testing.assert_array_equal(windows[1]["segment_ids"], [1, 1, 2, 3])
-  np.testing.assert_array_equal(windows[1]["mask"], [1, 0, 0, 1])
+  np.testing.assert_array_equal(windows[1]["mask"], [1, 0, 0, 0])
   np.testing.assert_array_equal(windows[2]["segment_ids"], [1, 1, 1, 1])
   assert "segment_ids" not in Windows(windows.split, 4)[0]
   np.testing.assert_array_equal(Windows(windows.split, 4)[0]["mask"], np.ones(4))

@@ -82,9 +82,21 @@ def test_folders_are_searched_sorted_and_without_hidden_files(tmp_path):
   assert [(file.name, file.named) for file in found] == [("a/z.py", False), ("b.txt", True)]
 
 
-@pytest.mark.parametrize("entries", [[], ["missing.txt"], ["."]])
+def test_links_are_followed_once(tmp_path):
+  (tmp_path / "real").mkdir()
+  (tmp_path / "real" / "a.txt").write_text("x")
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
+  (tmp_path / "real" / "back").symlink_to(tmp_path / "in")
+  assert [file.name for file in files.find_files([str(tmp_path / "in")])] == ["link/a.txt"]
+
+
+@pytest.mark.parametrize("entries", [[], ["missing.txt"], ["dangling"], ["empty"], ["pipe"]])
 def test_nothing_to_read_is_a_user_error(tmp_path, monkeypatch, entries):
   monkeypatch.chdir(tmp_path)
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "dangling").symlink_to("nowhere")
+  os.mkfifo(tmp_path / "pipe")
   with pytest.raises(UserError, match=r"data\.files"):
     files.find_files(entries)
 

@@ -85,7 +85,7 @@ def test_two_processes_at_once_prepare_once(folder):
   code = """
     write = prepare.write_splits
     def slowly(*args):
-      time.sleep(1.5)
+      time.sleep(0.5)
       return write(*args)
     prepare.write_splits = slowly
     open(sys.argv[3], "w").close()

@@ -176,6 +176,15 @@ def test_a_file_in_a_folder_that_is_no_text_is_left_out_and_said(load, make_line
     load(tmp_path / "in" / "b.png")
 
 
+def test_a_name_that_is_no_utf8(load, make_lines, tmp_path):
+  (tmp_path / "in").mkdir()
+  for name in (b"caf\xe9.txt", b"caf\xe9.png"):
+    with open(os.path.join(os.fsencode(tmp_path), b"in", name), "wb") as stream:
+      stream.write(make_lines(3000).encode() if name.endswith(b"txt") else b"\0")
+  assert load(tmp_path / "in").fingerprint == load(tmp_path / "in").fingerprint
+  "".join(load.lines).encode()
+
+
 def test_an_error_in_a_file_comes_through_tfds_as_it_is(load, tmp_path):
   (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
   with pytest.raises(

@@ -30,4 +30,4 @@ class Builder(local.LocalBuilder):
 
   def _files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
     for index, file in enumerate(self._text_files):
-      yield f"{index}:{file.name}", files.read_documents(file, self._field)
+      yield str(index), files.read_documents(file, self._field)
