@@ -1,0 +1,193 @@
+"""`hc-jax <command>`: thin; every command is a function elsewhere."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from hc_jax.errors import UserError
+
+OVERRIDE = "--config."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command; returns its exit code (2: something for the user to mend)."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  takes_overrides = args.command == "params"
+  unknown = [a for a in rest if not (takes_overrides and a.startswith(OVERRIDE))]
+  if unknown:
+    parser.error(f"{args.command} does not take {unknown[0]}; see hc-jax {args.command} --help")
+  try:
+    {"params": params, "sample": sample, "analyze": analyze}[args.command](args, rest)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("\ninterrupted", file=sys.stderr)
+    return 130
+  except BrokenPipeError:  # `hc-jax ... | head` closed our output
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog="hc-jax", description="Tools of hc_jax.")
+  commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+  def add(name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+  command = add("params", "Counts the parameters of a config and lists what decays.")
+  command.add_argument("config", help="a config file; overrides --config.a.b=value may follow")
+
+  command = add("sample", "Lets a trained model write.")
+  command.add_argument("run", help="the workdir of a run")
+  command.add_argument("--prompt", default="", help="text to continue")
+  command.add_argument("--tokens", type=int, default=200, help="how many to write (200)")
+  command.add_argument("--samples", type=int, default=1, help="how many texts (1)")
+  command.add_argument("--temperature", type=float, default=0.8, help="0: most likely (0.8)")
+  command.add_argument("--top-k", type=int, default=0, help="of the k most likely; 0: all (0)")
+  command.add_argument("--top-p", type=float, default=1.0, help="of the most likely p; 1: all (1)")
+  command.add_argument("--seed", type=int, default=0, help="decides what is drawn (0)")
+  command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+
+  command = add("analyze", "Draws the loss and the learned connection weights of a run.")
+  command.add_argument("run", help="the workdir of a run")
+  command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+  command.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
+  return parser
+
+
+def params(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+  """`hc-jax params CONFIG`: counts and the decay table; no weight is allocated."""
+  import jax
+  import jax.numpy as jnp
+
+  from hc_jax import data, models
+  from hc_jax.config import load_config
+  from hc_jax.params import decays, named_leaves, param_count
+
+  config = load_config(args.config, overrides)
+  vocab_size = config.model.vocab_size
+  if vocab_size is None:
+    vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
+  model = models.make_model(config.model, vocab_size)
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  tree = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  leaves = dict(named_leaves(tree))
+  width = max(map(len, leaves))
+  print(f"{'parameter':<{width}}  {'shape':<22}{'decay':<7}{'count':>15}")
+  for path, leaf in leaves.items():
+    shape = "x".join(map(str, leaf.shape))
+    print(f"{path:<{width}}  {shape:<22}{'yes' if decays(path) else 'no':<7}{leaf.size:>15,}")
+  count = param_count(tree)
+  print(f"\n{'total':<18}{count.total:>15,}")
+  print(f"{'embedding':<18}{count.embedding:>15,}")
+  share = 100 * count.connection / count.total
+  print(f"{'hyper-connection':<18}{count.connection:>15,}  ({share:.4f} %)")
+  decayed = sum(leaf.size for path, leaf in leaves.items() if decays(path))
+  print(f"{'with weight decay':<18}{decayed:>15,}")
+
+
+def sample(args: argparse.Namespace, rest: Sequence[str]) -> None:
+  """`hc-jax sample RUN`: text with a KV cache, printed as it is written."""
+  del rest
+  import jax
+  import numpy as np
+
+  from hc_jax import train
+  from hc_jax.sample import generate
+
+  if args.samples < 1:
+    raise UserError(f"--samples={args.samples} must be at least 1")
+  run = train.load_run(args.run, args.step)
+  print(f"{run.workdir}, step {run.step}", file=sys.stderr)
+  tokenizer = run.tokenizer
+  prompt = np.concatenate([[tokenizer.bos_id], tokenizer.encode(args.prompt)]).astype(np.int32)
+  steps = generate(
+    run.model,
+    run.params,
+    np.tile(prompt, (args.samples, 1)),
+    args.tokens,
+    key=jax.random.key(args.seed),
+    temperature=args.temperature,
+    top_k=args.top_k,
+    top_p=args.top_p,
+  )
+  texts, times = [[] for _ in range(args.samples)], []
+  shown = args.prompt
+  if args.samples == 1:
+    print(shown, end="", flush=True)
+  for tokens in steps:
+    times.append(time.perf_counter())
+    for text, token in zip(texts, tokens.tolist(), strict=True):
+      if tokenizer.bos_id not in text:  # the next document is another text
+        text.append(token)
+    if args.samples == 1:
+      shown = _print_more(shown, args.prompt + tokenizer.decode(_visible(texts[0], tokenizer)))
+    if all(tokenizer.bos_id in text for text in texts):
+      break
+  for i, text in enumerate(texts if args.samples > 1 else ()):
+    print(f"--- {i + 1}\n{args.prompt}{tokenizer.decode(_visible(text, tokenizer))}")
+  print()
+  if len(times) > 2:
+    rate = args.samples * (len(times) - 2) / (times[-1] - times[1])
+    print(f"{rate:.1f} tokens/s, compilation apart", file=sys.stderr)
+
+
+def _visible(tokens: list[int], tokenizer) -> list[int]:
+  return [token for token in tokens if token != tokenizer.bos_id]
+
+
+def _print_more(shown: str, text: str) -> str:
+  """Prints what `text` has beyond `shown`; half a character waits for its other half."""
+  whole = text.rstrip("\ufffd")
+  if whole.startswith(shown):
+    print(whole[len(shown) :], end="", flush=True)
+    return whole
+  return shown
+
+
+def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
+  """`hc-jax analyze RUN`: the loss curve and the connection weights, as PNG."""
+  del rest
+  from pathlib import Path
+
+  from hc_jax import data, train
+  from hc_jax.analysis import collect_coefs, plots, token_mean
+
+  run = train.load_run(args.run, args.step)
+  out = Path(args.out or Path(run.workdir) / "analysis")
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
+  name = run.config.model.connection.name
+  title = f"{Path(run.workdir).name}: {name}, step {run.step}"
+  figures = {"loss": plots.loss_curve(train.read_metrics(run.workdir), title)}
+  config = run.config.data
+  text = data.load_text(
+    config.name,
+    files=config.files,
+    field=config.field,
+    tokenizer=config.tokenizer,
+    data_dir=config.dir,
+    val_fraction=config.val_fraction,
+  )
+  batch = data.eval_batches(text.val, length=config.length, batch_size=8, num_batches=1)[0]
+  sites = collect_coefs(run.model, run.params, batch["inputs"])
+  means = {site: token_mean(coefs) for site, coefs in sites.items()}
+  figures["connections"] = plots.connection_weights(
+    means, f"{title}, mean over {batch['inputs'].size:,} tokens"
+  )
+  for figure_name, figure in figures.items():
+    path = out / f"{figure_name}.png"
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+  sys.exit(main())
