@@ -100,6 +100,7 @@ def test_eval_batches_are_fixed_ordered_and_padded(document_mask):
     )
     joined = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     real = joined["mask"].sum(-1) > 0
+    assert (np.diff(real.astype(int)) <= 0).all()  # padding comes last
     assert all(not value[~real].any() for value in joined.values())
     return len(batches), {key: value[real] for key, value in joined.items()}
 
