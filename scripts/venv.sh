@@ -111,7 +111,7 @@ if [ "$installer" = uv ]; then
   }
 fi
 if [ "$installer" = pip ]; then
-  by_pip setuptools && by_pip --no-build-isolation -e "$what" || fail "$trouble"
+  { by_pip setuptools && by_pip --no-build-isolation -e "$what"; } || fail "$trouble"
 fi
 # The first import compiles: once, here, also where the environment forbids it to keep the result.
 # It shows at once whether what was installed fits this machine.
