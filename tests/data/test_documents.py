@@ -27,8 +27,9 @@ def test_pieces_joined_are_the_text_and_none_is_too_long(text, limit):
     piece.decode()  # never inside a character
 
 
-def test_cuts_at_line_ends_as_late_as_possible():
-  assert list(documents.cut(b"aaa\nbbb\nccc\n", 9)) == [b"aaa\nbbb\n", b"ccc\n"]
+@pytest.mark.parametrize("limit", [8, 9, 11])
+def test_cuts_at_line_ends_as_late_as_possible(limit):
+  assert list(documents.cut(b"aaa\nbbb\nccc\n", limit)) == [b"aaa\nbbb\n", b"ccc\n"]
 
 
 def test_text_of_exactly_the_limit_is_one_piece():
