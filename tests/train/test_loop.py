@@ -1,4 +1,4 @@
-"""Whole tiny runs in this process: what they leave behind, and how they end when something is wrong."""
+"""Whole tiny runs in this process: what they leave behind, and how they end when they fail."""
 
 import errno
 import json
@@ -89,7 +89,7 @@ def test_another_config_is_refused_with_the_keys(finished):
 
 
 def test_changed_text_is_refused(finished):
-  with tiny.tiny_text(fingerprint="edited"), pytest.raises(UserError, match="text .* has changed"):
+  with tiny.tiny_text(fingerprint="edited"), pytest.raises(UserError, match=r"text .* has changed"):
     start(finished, train__checkpoint_every=5)
 
 

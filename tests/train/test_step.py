@@ -4,6 +4,7 @@ import functools
 import math
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,16 +38,35 @@ def batch(seed=0, rows=8, length=8):
   }
 
 
+class Bigram(nn.Module):
+  """The next token from this one alone: what a step asks of a model, and quickly compiled."""
+
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, tokens, *, segment_ids=None, deterministic=True):
+    init = nn.initializers.normal(1.0)
+    table = self.param(
+      "embedding", nn.with_logical_partitioning(init, ("vocab", "embed")), (VOCAB, 8)
+    )
+    kernel = self.param(
+      "kernel", nn.with_logical_partitioning(init, ("embed", "vocab")), (8, VOCAB)
+    )
+    return nn.Dropout(self.dropout)(table[tokens], deterministic=deterministic) @ kernel
+
+
 @functools.cache
-def task(dropout=0.0):
-  config = tiny.config(model__dropout=dropout, model__scan=False, optim__warmup_steps=0)
-  model = models.make_model(config.model, vocab_size=VOCAB)
+def task(model=Bigram()):  # noqa: B008 (a module is a frozen dataclass)
+  config = tiny.config(model__num_layers=1, model__scan=False, model__dropout=0.0)
+  config.optim.warmup_steps = 0
+  if model == "lm":
+    model = models.make_model(config.model, vocab_size=VOCAB)
   return model, *make_optimizer(config.optim, 20)
 
 
-def stepper(mesh, preset="dp", dropout=0.0, **kwargs):
+def stepper(mesh, preset="dp", model=Bigram(), **kwargs):  # noqa: B008
   """A state on the mesh and its jitted step."""
-  model, optimizer, schedule = task(dropout)
+  model, optimizer, schedule = task(model)
   where = {"mesh": mesh, "preset": preset}
   state = create_state(model, optimizer, 0, **where)
   step = jit_train_step(
@@ -60,11 +80,11 @@ def stepper(mesh, preset="dp", dropout=0.0, **kwargs):
 
 
 @functools.cache
-def alone():
+def alone(model=Bigram()):  # noqa: B008
   """One device, and what two steps make of the state on it."""
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with sharding.use_mesh(mesh):
-    state, step = stepper(mesh)
+    state, step = stepper(mesh, model=model)
     before = jax.device_get(state)
     seen = []
     for i in range(2):
@@ -127,10 +147,10 @@ def test_parts_are_rows_dealt_out_in_turn():
   ],
 )
 def test_eight_devices_give_the_numbers_of_one(preset, sizes):
-  before, expected, seen = alone()
+  before, expected, seen = alone("lm")
   mesh = sharding.make_mesh(preset, **sizes)
   with sharding.use_mesh(mesh, preset):
-    state, step = stepper(mesh, preset)
+    state, step = stepper(mesh, preset, "lm")
     chex.assert_trees_all_close(jax.device_get(state.params), before.params, atol=1e-6)
     for i in range(2):
       state, metrics = step(state, to_devices(batch(i), mesh))
@@ -138,22 +158,22 @@ def test_eight_devices_give_the_numbers_of_one(preset, sizes):
   chex.assert_trees_all_close(jax.device_get(state.params), expected.params, atol=1e-4)
   assert step._cache_size() == 1
   if preset != "dp":
-    kernel = state.params["stack"]["layer_0"]["ffn"]["up_kernel"]
+    kernel = state.params["stack"]["layer_0"]["ffn"]["in_kernel"]
     # Split where it should be, and its optimizer state with it.
     shard = kernel.addressable_shards[0].data.shape
     assert shard == (16 // mesh.shape["fsdp"], 64 // mesh.shape["tensor"])
-    moments = state.opt_state[1][0].mu["stack"]["layer_0"]["ffn"]["up_kernel"]
+    moments = state.opt_state[1][0].mu["stack"]["layer_0"]["ffn"]["in_kernel"]
     assert moments.sharding == kernel.sharding
 
 
 def test_dropout_depends_on_the_step_and_on_nothing_else():
-  model, optimizer, schedule = task(dropout=0.5)
+  model, optimizer, schedule = task(Bigram(dropout=0.5))
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with sharding.use_mesh(mesh):
     state = create_state(model, optimizer, 0, mesh=mesh)
     data = to_devices(batch(), mesh)
     bound = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    loss = jax.jit(lambda s: train_step(s, data, **bound)[1]["train/loss"])
+    loss = jax.jit(lambda s: train_step(s, data, **bound)[1]["train/loss"])  # update unused
     first, again = loss(state), loss(state)
     later = loss(state.replace(step=state.step + 1))
     quiet = jnp.sum(batch_nats(model, state.params, data)) / jnp.sum(data["mask"])
@@ -177,4 +197,4 @@ def test_evaluation_leaves_out_masked_and_special_tokens():
   split = [
     jax.device_get(eval_step(params, h, model=model, token_bytes=token_bytes)) for h in halves
   ]
-  assert summary(split) == pytest.approx(found, rel=1e-6)
+  assert summary(split) == pytest.approx(found, rel=1e-5)

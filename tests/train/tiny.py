@@ -82,7 +82,7 @@ def tiny_text(**changes):
 
 
 def main(argv):
-  """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends itself that signal once STEP is logged."""
+  """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends that signal once STEP is logged."""
   import train as command
 
   flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]

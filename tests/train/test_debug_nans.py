@@ -1,0 +1,82 @@
+"""The first value that is no number is named, wherever it arises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hc_jax import models
+from hc_jax.sharding import unboxed
+from hc_jax.train import TrainState
+from hc_jax.train.debug_nans import find_nonfinite
+from tests.train import tiny
+
+
+def setup_of(scan):
+  config = tiny.config(model__scan=scan, model__dropout=0.0, model__norm_params=True)
+  model = models.make_model(config.model, vocab_size=8)
+  tokens = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
+  params = unboxed(model.init(jax.random.key(0), tokens)["params"])
+  batch = {"inputs": tokens, "targets": tokens, "mask": jnp.ones((2, 4))}
+  return model, params, batch
+
+
+def found(model, params, batch, **kwargs):
+  state = TrainState(jnp.zeros((), jnp.int32), params, (), jax.random.key_data(jax.random.key(0)))
+  return find_nonfinite(model, state, batch, **kwargs)
+
+
+def with_leaf(params, path, change):
+  *parents, name = path.split("/")
+  params = jax.tree.map(lambda x: x, params)
+  node = params
+  for parent in parents:
+    node = node[parent]
+  node[name] = change(node[name])
+  return params
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_first_site_in_order_of_execution_is_named(scan):
+  model, params, batch = setup_of(scan)
+  if scan:
+    path = "stack/layers/ffn/out_kernel"
+    huge = lambda x: x.at[1].set(3e38)  # noqa: E731
+    where = "layer 1, sublayer ffn, module stack/layers/ffn (output)"
+  else:
+    path, huge = "stack/layer_1/ffn/out_kernel", lambda x: jnp.full_like(x, 3e38)
+    where = "layer 1, sublayer ffn, module stack/layer_1/ffn (output)"
+  # Finite parameters whose product overflows in the last layer, and everywhere behind it.
+  poisoned = with_leaf(params, path, huge)
+  assert found(model, poisoned, batch) in (
+    f"infinity first appears at {where}",
+    f"NaN first appears at {where}",
+  )
+  assert found(model, poisoned, batch, accumulation=2).endswith(", micro-step 0 of 2")
+
+
+def test_before_and_after_the_layers():
+  model, params, batch = setup_of(True)
+  huge = with_leaf(params, "final_norm/scale", lambda x: jnp.full_like(x, 3e38))
+  assert "module final_norm (output)" in found(model, huge, batch)
+  nan = with_leaf(params, "token_embed/embedding", lambda x: x.at[3].set(np.nan))
+  assert found(model, nan, batch).startswith("parameter token_embed/embedding was already NaN")
+
+
+def test_a_finite_forward_pass_with_a_gradient_that_is_not():
+  import flax.linen as nn
+
+  class Root(nn.Module):
+    """sqrt(w) at w = 0: its value is 0, its slope infinite."""
+
+    @nn.compact
+    def __call__(self, tokens, segment_ids=None, deterministic=True):
+      kernel = self.param("kernel", nn.initializers.zeros, (8,))
+      return jnp.sqrt(kernel) + jnp.zeros((*tokens.shape, 1))
+
+  _, _, batch = setup_of(True)
+  said = found(Root(), {"kernel": jnp.zeros(8)}, batch)
+  assert said in (
+    "the forward pass is finite; infinity first appears in the gradient of kernel",
+    "the forward pass is finite; NaN first appears in the gradient of kernel",
+  )

@@ -1,0 +1,94 @@
+"""metrics.jsonl: rows once each, in order, whatever a crash left behind."""
+
+import json
+import os
+
+import pytest
+
+from hc_jax.train import StorageError, read_metrics
+from hc_jax.train.errors import writing
+from hc_jax.train.metrics import Metrics
+from hc_jax.train.workdir import write_atomically
+
+ROWS = [{"step": s, "train/loss": 1.0 / (s + 1)} for s in range(6)]
+
+
+def lay(folder, text):
+  (folder / "metrics.jsonl").write_text(text)
+  return str(folder)
+
+
+def lines(rows):
+  return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+  "tail",
+  ['{"step": 6, "tr', '{"step": 6', "{", "\0\0\0", "7", '{"loss": 1}\n', '{"step": 6, "a": 1}'],
+)
+def test_a_resumed_run_drops_later_rows_and_torn_lines(tmp_path, tail):
+  folder = lay(tmp_path, lines(ROWS) + tail)
+  said = []
+  with Metrics(folder, 3, log=said.append) as metrics:
+    assert read_metrics(folder) == ROWS[:4]
+    metrics.write({"step": 4, "train/loss": 9.0})
+  assert read_metrics(folder) == [*ROWS[:4], {"step": 4, "train/loss": 9.0}]
+  assert len(said) == 1 and "kept 4 rows up to step 3" in said[0]
+
+
+def test_a_run_from_the_start_keeps_no_row_and_an_untouched_file_is_left_alone(tmp_path):
+  folder = lay(tmp_path, lines(ROWS))
+  before = os.stat(tmp_path / "metrics.jsonl").st_ino
+  with Metrics(folder, 5, log=pytest.fail):
+    pass
+  assert os.stat(tmp_path / "metrics.jsonl").st_ino == before
+  with Metrics(folder, None, log=lambda line: None):
+    assert read_metrics(folder) == []
+
+
+def test_a_last_line_without_its_end_is_completed(tmp_path):
+  folder = lay(tmp_path, lines(ROWS).rstrip("\n"))
+  with Metrics(folder, 5, log=lambda line: None) as metrics:
+    metrics.write({"step": 6})
+  assert [row["step"] for row in read_metrics(folder)] == list(range(7))
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path):
+  value = 0.1 + 0.2
+  with Metrics(str(tmp_path), None) as metrics:
+    metrics.write({"step": 1, "train/loss": value})
+    with pytest.raises(ValueError):
+      metrics.write({"step": 2, "train/loss": float("nan")})
+  assert read_metrics(str(tmp_path)) == [{"step": 1, "train/loss": value}]
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "file"
+  write_atomically(str(path), "old")
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with (
+    pytest.raises(StorageError, match="file could not be written: No space left"),
+    writing("file"),
+  ):
+    write_atomically(str(path), "new")
+  assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_real_full_disk_is_recognised(tmp_path):
+  """/dev/full fails every write as a full disk does."""
+  if not os.path.exists("/dev/full"):
+    pytest.skip("no /dev/full")
+  os.symlink("/dev/full", tmp_path / "full")
+  file = open(tmp_path / "full", "w")  # noqa: SIM115
+  file.write("x")
+  with pytest.raises(StorageError, match="No space left on device"), writing("rows"):
+    file.flush()
+
+
+def test_other_errors_pass():
+  with pytest.raises(KeyError), writing("rows"):
+    raise KeyError("step")

@@ -1,0 +1,82 @@
+"""Meshes and rules: what is split, and that nothing silently does nothing."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from hc_jax import UserError, axes, sharding
+
+
+def test_one_size_may_be_the_rest():
+  mesh = sharding.make_mesh("fsdp_tp", data=-1, fsdp=2, tensor=2)
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert set(mesh.axis_types) == {AxisType.Auto}  # Explicit turns constraints into assertions
+
+
+@pytest.mark.parametrize(
+  ("preset", "sizes", "message"),
+  [
+    ("fsdp", {"data": 1, "fsdp": 3}, r"data 1 \* fsdp 3 \* tensor 1\) does not fit 8 devices"),
+    ("fsdp", {"fsdp": 3}, r"8 / 3 is no integer"),
+    ("fsdp", {"data": -1, "fsdp": -1}, "only one can be the rest"),
+    ("fsdp", {"data": 0}, "at least 1"),
+    ("dp", {"fsdp": 2}, r"mesh\.fsdp=2 does nothing under mesh\.preset=dp"),
+    ("fsdp", {"tensor": 2, "fsdp": 4}, r"use mesh\.preset=fsdp_tp"),
+    ("fsdp", {}, r"splits nothing over fsdp when mesh\.fsdp=1"),
+    ("zero3", {}, "choose one of dp, fsdp, fsdp_tp"),
+  ],
+)
+def test_meshes_that_cannot_be_or_do_nothing_are_refused(preset, sizes, message):
+  with pytest.raises(UserError, match=message):
+    sharding.make_mesh(preset, **sizes)
+
+
+def test_batches_that_do_not_divide_are_refused_with_the_arithmetic():
+  mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2)
+  check = {"batch_size": 16, "accumulation": 2, "length": 8}
+  sharding.check_batch(mesh, "fsdp_tp", **check)
+  with pytest.raises(UserError, match=r"16 / 3 = 5\.33"):
+    sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 3})
+  with pytest.raises(
+    UserError, match=r"2 sequences a micro-step .* 2 / 4 = 0\.5; use a multiple of 32"
+  ):
+    sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 8})
+  with pytest.raises(UserError, match=r"data\.length=7 .* 7 / 2 = 3\.5"):
+    sharding.check_batch(mesh, "fsdp_tp", **check | {"length": 7})
+
+
+def test_constraints_by_name_are_really_applied():
+  mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2)
+  streams = jnp.zeros((4, 8, 2, 16))
+  heads = jnp.zeros((4, 8, 2, 16))
+  with sharding.use_mesh(mesh, "fsdp_tp"):
+    between = jax.jit(lambda x: axes.constrain(x, axes.stream_axes(4)))(streams)
+    names = (axes.BATCH, axes.LENGTH, axes.HEADS, None)
+    inside = jax.jit(lambda x: axes.constrain(x, names))(heads)
+  # Between blocks length holds the tensor axis, inside attention the heads do; n and width never.
+  assert between.sharding.is_equivalent_to(spec(mesh, ("data", "fsdp"), "tensor"), 4)
+  assert inside.sharding.is_equivalent_to(spec(mesh, ("data", "fsdp"), None, "tensor"), 4)
+
+
+def spec(mesh, *names):
+  return jax.sharding.NamedSharding(mesh, P(*names))
+
+
+def test_parameters_that_do_not_divide():
+  mesh = sharding.make_mesh("fsdp_tp", data=1, fsdp=2, tensor=4)
+
+  def boxed(shape, *names):
+    return {"kernel": nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)}
+
+  # Bytes have 257 ids: such a vocabulary is not split; anything else is refused.
+  whole = sharding.param_shardings(boxed((257, 16), "vocab", "embed"), mesh, "fsdp_tp")
+  assert whole["kernel"].spec == P(None, "fsdp")
+  split = sharding.param_shardings(boxed((256, 16), "vocab", "embed"), mesh, "fsdp_tp")
+  assert split["kernel"].spec == P("tensor", "fsdp")
+  with pytest.raises(
+    UserError, match=r"parameter kernel \(16, 3\): its axis 'kv_heads' of 3 .* 3 / 4"
+  ):
+    sharding.param_shardings(boxed((16, 3), "embed", "kv_heads"), mesh, "fsdp_tp")
