@@ -100,10 +100,7 @@ def check(config: ConfigDict) -> None:
   """Raises UserError for combinations that no run could use; costs no compilation."""
   model, train = config.model, config.train
   fields = model.connection.to_dict()
-  factory = make_connection(fields.pop("name"), fields)
-  streams = factory.keywords.get("num_streams", 1)
-  if streams < 1:
-    raise UserError(f"model.connection.num_streams={streams} must be at least 1")
+  make_connection(fields.pop("name"), fields)  # refuses what does not go together
   kv_heads = model.num_kv_heads or model.num_heads
   _divides("model.num_heads", model.num_heads, "model.d_model", model.d_model)
   _divides("model.num_kv_heads", kv_heads, "model.num_heads", model.num_heads)

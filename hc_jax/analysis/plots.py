@@ -102,6 +102,6 @@ def _matrix(ax: Any, values: np.ndarray, title: str, labels: Sequence[str]) -> N
 
 
 def _short(site: str) -> str:
-  """ "stack/layer_3/attn_connection" -> "3 attn"."""
+  """`stack/layer_3/attn_connection` -> `3 attn`."""
   parts = [p for p in site.split("/") if p not in ("stack", "coefs")]
   return " ".join(p.removesuffix("_connection").removeprefix("layer_") for p in parts) or site

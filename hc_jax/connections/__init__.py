@@ -28,7 +28,7 @@ def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> funct
     fields: fields of the class; those that are None are left at the class's default.
 
   Raises:
-    UserError: if the name is unknown, or the class lacks a field that is set.
+    UserError: if the name is unknown, the class lacks a field that is set, or refuses its value.
   """
   if name not in CONNECTIONS:
     raise UserError(f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}")
@@ -41,4 +41,8 @@ def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> funct
         f"connection {name!r} has no field {key!r}; it has {', '.join(known)}. "
         f"Leave model.connection.{key} unset, or choose a connection that has it"
       )
+  try:
+    cls(**given, parent=None).check()
+  except ValueError as error:
+    raise UserError(f"model.connection: {error}") from error
   return functools.partial(cls, **given)

@@ -52,6 +52,11 @@ class Connection(nn.Module):
     """
     raise NotImplementedError(f"{type(self).__name__} must define coefs(streams, index)")
 
+  def check(self) -> None:
+    """Raises ValueError, with the remedy, if the fields do not go together."""
+    if self.num_streams < 1:
+      raise ValueError(f"num_streams={self.num_streams} must be at least 1")
+
   def __call__(
     self,
     streams: jax.Array,
@@ -71,8 +76,9 @@ class Connection(nn.Module):
       The branch input `[..., v * w]` and the float32 coefficients, which go into `write`.
 
     Raises:
-      ValueError: if the streams do not have `num_streams` streams.
+      ValueError: if the streams do not have `num_streams` streams, or by `check`.
     """
+    self.check()
     if streams.ndim < 2 or streams.shape[-2] != self.num_streams:
       raise ValueError(
         f"{type(self).__name__} has num_streams={self.num_streams} and takes streams "

@@ -44,14 +44,17 @@ class HyperConnection(Connection):
   train_read_mix: bool = True
   train_write: bool = True
 
+  def check(self) -> None:
+    super().check()
+    if self.fractions != 1:
+      raise ValueError(f"HyperConnection has one fraction, not fractions={self.fractions}")
+    if self.norm is not None:
+      ops.check_norm(self.norm)
+    ops.check_implementation(self.implementation)
+
   @nn.compact
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
     n = self.num_streams
-    if n < 1 or self.fractions != 1:
-      raise ValueError(
-        f"HyperConnection takes num_streams >= 1 and fractions=1, not num_streams={n}, "
-        f"fractions={self.fractions}"
-      )
 
     def round_robin(key, shape):
       del key

@@ -15,12 +15,14 @@ class Residual(Connection):
 
   num_streams: int = 1
 
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    del streams, index
+  def check(self) -> None:
     if (self.num_streams, self.fractions) != (1, 1):
       raise ValueError(
         f"Residual has one stream and one fraction, not num_streams={self.num_streams}, "
-        f"fractions={self.fractions}; for more use HyperConnection"
+        f"fractions={self.fractions}; leave them unset, or use HyperConnection"
       )
+
+  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
+    del streams, index
     one = jnp.ones((1, 1), jnp.float32)
     return Coefs(read=one, write=one, mix=None)

@@ -1,6 +1,7 @@
 """Pure functions on arrays: no Flax modules, no state."""
 
 from hc_jax.ops.combine import IMPLEMENTATIONS as IMPLEMENTATIONS
+from hc_jax.ops.combine import check_implementation as check_implementation
 from hc_jax.ops.project import NORMS as NORMS
 from hc_jax.ops.project import check_norm as check_norm
 from hc_jax.ops.project import project as project

@@ -101,7 +101,11 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(
         os.path.join(workdir, FOLDER),
         options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy, cleanup_tmp_directories=True
+          preservation_policy=policy,
+          # The policy decides; only with best_fn are metrics kept for the next process's policy.
+          best_fn=lambda metrics: metrics["val/loss"],
+          best_mode="min",
+          cleanup_tmp_directories=True,
         ),
       )
 

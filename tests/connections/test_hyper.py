@@ -9,65 +9,81 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.connections import connection_factory
+from tests.compiled import jit, normal
 
 KEY = jax.random.key(0)
 STREAMS = (2, 3)
 
 
-def init(connection, index=0, w=8):
-  streams = jax.random.normal(jax.random.key(1), (*STREAMS, connection.num_streams, w))
-  return streams, connection.init(KEY, streams, index)
+def streams_of(connection, w=8):
+  return normal("streams", *STREAMS, connection.num_streams, w)
 
 
-def kick(variables, seed=2):
-  """Adds noise to every parameter: at init true gradients are zero and prove nothing."""
-  leaves, tree = jax.tree.flatten(variables)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return tree.unflatten(
-    [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-  )
+def shapes(connection):
+  """The parameters of a connection, as shapes: nothing compiles."""
+  variables = jax.eval_shape(connection.init, KEY, streams_of(connection))
+  assert set(variables) <= {"params", "intermediates"}
+  return nn.unbox(variables)["params"]
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+def kicked(connection):
+  """Parameters away from their initial values, where true gradients are zero and prove nothing."""
+  return {name: 1 + 0.3 * normal(name, *a.shape) for name, a in shapes(connection).items()}
+
+
+def site(connection):
+  """One site as a function of parameters and streams: branch input, coefs, next streams."""
+
+  def run(params, streams):
+    h, coefs = connection.apply({"params": params}, streams)
+    return (
+      h,
+      coefs,
+      connection.apply({"params": params}, streams, jnp.sin(h), coefs, method="write"),
+    )
+
+  return run
+
+
+@pytest.mark.parametrize(
+  "n, dynamic", [(1, True), (2, False), (3, True), (4, True), (4, False), (8, False)]
+)
 def test_starts_as_equation_14(n, dynamic):
-  for index in range(2 * n + 1):
-    connection = hc.HyperConnection(num_streams=n, dynamic=dynamic)
-    streams, variables = init(connection, index)
-    h, coefs = connection.apply(variables, streams, index)
+  connection = hc.HyperConnection(num_streams=n, dynamic=dynamic)
+  streams = streams_of(connection)
+
+  @jit
+  @jax.vmap
+  def at_init(index):
+    return connection.init_with_output(KEY, streams, index)[0]
+
+  indices = np.arange(2 * n + 1)
+  h, coefs = at_init(indices)
+  for index in indices:
     lead = STREAMS if dynamic else ()
     chex.assert_trees_all_equal(
-      coefs,
+      jax.tree.map(lambda a, i=index: np.asarray(a)[i], coefs),
       hc.Coefs(
-        read=jnp.broadcast_to(jnp.eye(n)[index % n][None], (*lead, 1, n)),
-        write=jnp.ones((*lead, n, 1)),
-        mix=jnp.broadcast_to(jnp.eye(n), (*lead, n, n)),
+        read=np.broadcast_to(np.eye(n, dtype=np.float32)[index % n][None], (*lead, 1, n)),
+        write=np.ones((*lead, n, 1), np.float32),
+        mix=np.broadcast_to(np.eye(n, dtype=np.float32), (*lead, n, n)),
       ),
     )
-    np.testing.assert_array_equal(h, streams[..., index % n, :])
-
-
-def test_index_may_be_traced():
-  connection = hc.HyperConnection(num_streams=4, dynamic=False)
-  streams = jnp.ones((4, 8))
-  reads = jax.jit(
-    jax.vmap(lambda i: nn.unbox(connection.init(KEY, streams, i))["params"]["static_read"])
-  )
-  np.testing.assert_array_equal(reads(jnp.arange(6))[:, 0].argmax(-1), [0, 1, 2, 3, 0, 1])
+    np.testing.assert_array_equal(np.asarray(h)[index], streams[..., index % n, :])
 
 
 def test_dynamic_part_by_hand():
   """Two streams of width two, rmsnorm with eps 0: row j of the projection belongs to stream j."""
   connection = hc.HyperConnection(num_streams=2, tanh=False, norm="rmsnorm", norm_eps=0.0)
-  streams = jnp.array([[1.0, 1.0], [2.0, -2.0]])  # normed: [1, 1] and [1, -1]
+  streams = np.float32([[1.0, 1.0], [2.0, -2.0]])  # normed: [1, 1] and [1, -1]
   params = {
-    "static_read": jnp.array([[0.5, 0.25]]),
-    "static_mix": jnp.zeros((2, 2)),
-    "static_write": jnp.array([[1.0], [2.0]]),
-    "dynamic_kernel": jnp.array([[1.0, 2, 3, 4], [10.0, 20, 30, 40]]),  # read | mix | write
-    "dynamic_scale": jnp.array([1.0, 100.0]),
+    "static_read": np.float32([[0.5, 0.25]]),
+    "static_mix": np.zeros((2, 2), np.float32),
+    "static_write": np.float32([[1.0], [2.0]]),
+    "dynamic_kernel": np.float32([[1.0, 2, 3, 4], [10.0, 20, 30, 40]]),  # read | mix | write
+    "dynamic_scale": np.float32([1.0, 100.0]),
   }
-  _, coefs = connection.apply({"params": params}, streams)
+  _, coefs = jit(connection.apply)({"params": params}, streams)
   # stream 0 gives 11 | 22 33 | 44, stream 1 gives -9 | -18 -27 | -36
   np.testing.assert_allclose(coefs.read, [[11.5, -8.75]], rtol=1e-6)
   np.testing.assert_allclose(coefs.write, [[4401.0], [-3598.0]], rtol=1e-6)
@@ -78,30 +94,25 @@ def test_dynamic_part_by_hand():
 def test_tanh_bounds_the_dynamic_part():
   for tanh, bound in ((True, 0.01), (False, 1.0)):
     connection = hc.HyperConnection(num_streams=2, tanh=tanh)
-    streams, variables = init(connection)
-    variables["params"]["dynamic_kernel"] = 100 * jnp.ones_like(
-      nn.unbox(variables["params"]["dynamic_kernel"])
-    ).at[0].set(-100.0)
-    _, coefs = connection.apply(variables, streams)
-    change = float(jnp.max(jnp.abs(coefs.write - 1)))
+    params = kicked(connection)
+    params["dynamic_kernel"] = np.full((8, 4), 100, np.float32)
+    params["dynamic_kernel"][0] = -100
+    params["dynamic_scale"] = np.full(2, 0.01, np.float32)
+    _, coefs, _ = jit(site(connection))(params, streams_of(connection))
+    change = float(np.max(np.abs(np.asarray(coefs.write) - params["static_write"])))
     assert (change <= bound * 1.001) == tanh, change
 
 
 def test_dynamic_with_zero_kernel_is_static():
-  streams, variables = init(hc.HyperConnection(num_streams=3, dynamic=False))
-  static = kick(nn.unbox(variables))
-  dynamic = {
-    "params": {
-      **static["params"],
-      "dynamic_kernel": jnp.zeros((8, 5)),
-      "dynamic_scale": jnp.full((2,), 0.7),
-    }
-  }
-  h, coefs = hc.HyperConnection(num_streams=3, dynamic=False).apply(static, streams)
-  h_dynamic, dynamic_coefs = hc.HyperConnection(num_streams=3).apply(dynamic, streams)
-  chex.assert_trees_all_equal(h, h_dynamic)
+  dynamic = hc.HyperConnection(num_streams=3)
+  params = {**kicked(dynamic), "dynamic_kernel": np.zeros((8, 5), np.float32)}
+  static = {name: value for name, value in params.items() if name.startswith("static")}
+  connection = hc.HyperConnection(num_streams=3, dynamic=False)
+  h, coefs, out = jit(site(connection))(static, streams_of(connection))
+  h_dynamic, dynamic_coefs, out_dynamic = jit(site(dynamic))(params, streams_of(connection))
+  chex.assert_trees_all_close((h, out), (h_dynamic, out_dynamic), rtol=1e-6, atol=1e-6)
   chex.assert_trees_all_equal(
-    jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), coefs, dynamic_coefs), dynamic_coefs
+    jax.tree.map(lambda a, b: np.broadcast_to(a, b.shape), coefs, dynamic_coefs), dynamic_coefs
   )
 
 
@@ -115,8 +126,8 @@ def test_dynamic_with_zero_kernel_is_static():
   ],
 )
 def test_parameter_count_is_the_papers(fields, extra):
-  _, variables = init(hc.HyperConnection(num_streams=4, **fields))
-  assert hc.param_count(variables["params"]).total == 4 * 6 + extra
+  params = shapes(hc.HyperConnection(num_streams=4, **fields))
+  assert hc.param_count(params).total == 4 * 6 + extra
 
 
 @pytest.mark.parametrize(
@@ -125,72 +136,68 @@ def test_parameter_count_is_the_papers(fields, extra):
 )
 def test_an_untrained_part_gets_no_gradient_and_keeps_its_value(frozen, names):
   connection = hc.HyperConnection(num_streams=3, **{frozen: False})
-  streams, variables = init(connection)
-  params = nn.unbox(variables)["params"]
-
-  def loss(params):
-    h, coefs = connection.apply({"params": params}, streams)
-    out = connection.apply({"params": params}, streams, jnp.sin(h), coefs, method="write")
-    return jnp.sum(jnp.sin(out * jnp.arange(1.0, 9.0).reshape(1, 1, 1, 8)))
-
-  grads = jax.grad(loss)(params)
+  grads = gradient(connection)
   columns = slice(0, 4) if frozen == "train_read_mix" else slice(4, 5)
   scale = 0 if frozen == "train_read_mix" else 1
   for name, grad in grads.items():
     if name in names:
-      assert not jnp.any(grad), name
+      assert not np.any(grad), name
     elif name.startswith("static"):
-      assert jnp.any(grad), name
-  assert not jnp.any(grads["dynamic_kernel"][:, columns])
-  assert jnp.any(grads["dynamic_kernel"])
-  assert grads["dynamic_scale"][scale] == 0
+      assert np.any(grad), name
+  assert not np.any(grads["dynamic_kernel"][:, columns])
+  assert np.any(grads["dynamic_kernel"])
+  assert grads["dynamic_scale"][scale] == 0 != grads["dynamic_scale"][1 - scale]
 
 
 def test_every_parameter_learns_after_a_kick():
-  connection = hc.HyperConnection(num_streams=3, norm_params=True)
-  streams, variables = init(connection)
-  params = kick(nn.unbox(variables)["params"])
+  for name, grad in gradient(hc.HyperConnection(num_streams=3, norm_params=True)).items():
+    assert np.all(np.isfinite(grad)) and np.any(np.abs(grad) > 1e-6), name
+
+
+def gradient(connection):
+  """Of a loss on the next streams, at kicked parameters."""
+  streams = streams_of(connection)
+  weights = normal("weights", *streams.shape)
 
   def loss(params):
-    h, coefs = connection.apply({"params": params}, streams)
-    out = connection.apply({"params": params}, streams, jnp.sin(h), coefs, method="write")
-    return jnp.sum(jnp.sin(out))
+    return jnp.sum(jnp.sin(weights * site(connection)(params, streams)[2]))
 
-  for name, grad in jax.grad(loss)(params).items():
-    assert jnp.all(jnp.isfinite(grad)) and jnp.any(jnp.abs(grad) > 1e-6), name
+  return jax.tree.map(np.asarray, jit(jax.grad(loss))(kicked(connection)))
 
 
 @pytest.mark.parametrize("stream_dtype", [jnp.bfloat16, jnp.float32])
-def test_coefs_are_float32_and_nothing_but_params_exists(stream_dtype):
+def test_coefs_are_float32_and_what_is_sown(stream_dtype):
   connection = hc.HyperConnection(num_streams=4)
-  streams, variables = init(connection)
-  assert set(variables) <= {"params", "intermediates"}
-  (h, coefs), sown = connection.apply(
-    variables, streams.astype(stream_dtype), dtype=jnp.bfloat16, mutable=["intermediates"]
-  )
+  streams = jnp.asarray(streams_of(connection), stream_dtype)
+
+  @jit
+  def run(params):
+    return connection.apply(
+      {"params": params}, streams, dtype=jnp.bfloat16, mutable=["intermediates"]
+    )
+
+  (h, coefs), sown = run(kicked(connection))
+  assert set(sown) == {"intermediates"}
   chex.assert_type(h, jnp.bfloat16)
   chex.assert_type(jax.tree.leaves(coefs), jnp.float32)
   chex.assert_trees_all_equal(sown["intermediates"]["coefs"][0], coefs)
 
 
-def test_any_leading_axes():
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3), (2, 3, 4)])
+def test_any_leading_axes(lead):
   connection = hc.HyperConnection(num_streams=2)
-  params = init(connection)[1]
-  for lead in ((), (5,), (2, 3), (2, 3, 4)):
-    h, coefs = connection.apply(params, jnp.ones((*lead, 2, 8)))
-    chex.assert_shape(h, (*lead, 8))
-    chex.assert_shape(coefs.mix, (*lead, 2, 2))
+  streams = jax.ShapeDtypeStruct((*lead, 2, 8), jnp.float32)
+  h, coefs, out = jax.eval_shape(site(connection), shapes(connection), streams)
+  chex.assert_shape(h, (*lead, 8))
+  chex.assert_shape(coefs.mix, (*lead, 2, 2))
+  chex.assert_equal_shape([out, streams])
 
 
 def test_residual_is_the_plain_addition():
-  connection = hc.Residual()
-  x = jax.random.normal(KEY, (2, 3, 8))
-  streams = hc.expand(x, 1)
-  h, coefs = connection.apply({}, streams)
+  x = normal("x", 2, 3, 8)
+  h, _, out = jit(site(hc.Residual()))({}, x[..., None, :])
   np.testing.assert_array_equal(h, x)
-  y = jnp.sin(x)
-  out = connection.apply({}, streams, y, coefs, method="write")
-  np.testing.assert_array_equal(hc.reduce(out), x + y)
+  np.testing.assert_allclose(out[..., 0, :], x + np.sin(x), rtol=1e-6)
 
 
 def test_a_model_fills_in_only_what_is_left_open():
@@ -206,15 +213,19 @@ def test_a_model_fills_in_only_what_is_left_open():
 @pytest.mark.parametrize(
   "call, error, words",
   [
-    (lambda: init(hc.HyperConnection(num_streams=0)), ValueError, "num_streams >= 1"),
-    (lambda: init(hc.HyperConnection(fractions=2)), ValueError, "fractions=1"),
-    (lambda: init(hc.HyperConnection(norm="batch")), ValueError, "layernorm"),
     (
-      lambda: hc.HyperConnection(num_streams=4).init(KEY, jnp.ones((2, 3, 8))),
+      lambda: shapes(hc.HyperConnection(num_streams=0)),
+      ValueError,
+      "num_streams=0 must be at least 1",
+    ),
+    (lambda: shapes(hc.HyperConnection(fractions=2)), ValueError, "one fraction"),
+    (lambda: shapes(hc.HyperConnection(norm="batch")), ValueError, "layernorm"),
+    (
+      lambda: hc.HyperConnection(num_streams=4).init(KEY, np.ones((2, 3, 8))),
       ValueError,
       "expand",
     ),
-    (lambda: hc.Residual(num_streams=2).init(KEY, jnp.ones((2, 8))), ValueError, "HyperConnection"),
+    (lambda: hc.Residual(num_streams=2).init(KEY, np.ones((2, 8))), ValueError, "HyperConnection"),
     (lambda: connection_factory(nn.Dense), TypeError, "no connection"),
     (lambda: hc.make_connection("hcc"), hc.UserError, "residual, hc"),
     (lambda: hc.make_connection("residual", {"tanh": True}), hc.UserError, "no field 'tanh'"),

@@ -1,0 +1,86 @@
+"""The commands, as a user calls them, on a tiny run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import hc_jax as hc
+from hc_jax import cli
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "train"))
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run of two steps."""
+  from hc_jax import train
+
+  workdir = tmp_path_factory.mktemp("cli") / "run"
+  with tiny.tiny_text():
+    train.train_and_evaluate(tiny.config(train__num_steps=2, train__batch_size=8), str(workdir))
+  return workdir
+
+
+def test_params_prints_counts_and_decay(capsys):
+  config = str(ROOT / "configs" / "olmo_1b.py")
+  assert cli.main(["params", config, "--config.model.connection.name=residual"]) == 0
+  assert "total               1,176,764,416" in capsys.readouterr().out
+  assert cli.main(["params", config]) == 0
+  out = capsys.readouterr().out
+  assert "hyper-connection          394,048" in out
+  decay = {line.split()[0].split("/")[-1]: line.split()[2] for line in out.splitlines()[1:19]}
+  assert decay["static_mix"] == decay["dynamic_scale"] == "no"
+  assert decay["dynamic_kernel"] == decay["embedding"] == "yes"
+
+
+def test_params_of_a_config_that_leaves_the_vocabulary_to_the_tokenizer(capsys):
+  assert cli.main(["params", str(ROOT / "configs" / "quickstart.py")]) == 0
+  assert "257x128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "argv, words",
+  [
+    (["params", "configs/none.py"], "no config file"),
+    (["params", str(ROOT / "configs/small.py"), "--config.model.d_modle=3"], "model.d_model"),
+    (["sample", "/nonexistent/run"], "no run"),
+    (["analyze", "/nonexistent/run"], "no run"),
+  ],
+)
+def test_what_is_wrong_exits_with_2(argv, words, capsys):
+  assert cli.main(argv) == 2
+  err = capsys.readouterr().err
+  assert words in err and "Traceback" not in err
+
+
+def test_an_unknown_argument_exits_with_2(capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(["sample", "run", "--promt=x"])
+  assert stop.value.code == 2
+  assert "--promt" in capsys.readouterr().err
+
+
+def test_sample_writes_the_prompt_and_more(run, capsys):
+  argv = ["sample", str(run), "--prompt=def ", "--tokens=12"]
+  assert cli.main([*argv, "--temperature=0"]) == 0
+  greedy = capsys.readouterr().out
+  assert greedy.startswith("def ")
+  assert cli.main([*argv, "--samples=3", "--seed=7"]) == 0
+  out = capsys.readouterr().out
+  assert out.count("--- ") == 3 and out.count("def ") >= 3
+  assert cli.main([*argv, "--samples=0"]) == 2
+
+
+def test_analyze_draws_two_pictures(run, capsys, tmp_path):
+  with tiny.tiny_text():
+    assert cli.main(["analyze", str(run), f"--out={tmp_path}"]) == 0
+  for name in ("loss.png", "connections.png"):
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / name) in capsys.readouterr().out or name == "connections.png"
+
+
+def test_the_version_is_the_packages():
+  assert hc.__version__ in (ROOT / "pyproject.toml").read_text()
