@@ -72,12 +72,11 @@ class Console:
     say(f"data    {data}")
     say(f"batch   {batch}")
 
-  def train(self, step: int, row: dict[str, Any], tokens_per_s: float, eta: float) -> None:
-    """A line of progress."""
-    rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else ""
-    left = f"eta {duration(eta)}" if tokens_per_s else ""
+  def train(self, step: int, row: dict[str, Any], eta: float) -> None:
+    """A line of progress; `eta` in seconds."""
+    rate = f"{row['perf/tokens_per_s']:,.0f} tokens/s"
     say(
-      f"{self._at(step)}  {left:<12} {rate:>18}  loss {row['train/loss']:.4f}  "
+      f"{self._at(step)}  eta {duration(eta):<8} {rate:>18}  loss {row['train/loss']:.4f}  "
       f"grad {row['train/grad_norm']:.3g}  lr {row['train/learning_rate']:.2e}"
     )
 

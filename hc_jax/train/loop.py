@@ -125,7 +125,8 @@ class Loop:
     self._tokens = config.train.batch_size * config.data.length
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._before: tuple[TrainState, Any] | None = None
-    self._done, self._laps, self._lap_step = 0, 0.0, 0
+    self._done, self._seconds = 0, 0.0  # steps of this process, and what they took
+    self._row_done, self._row_seconds = 0, 0.0  # the same, as of the last row
 
   def run(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
     """Takes the steps from `start` on."""
@@ -137,9 +138,9 @@ class Loop:
     batches = data.iterate(self._task.train, start, self._config.data.workers)
     batch = to_devices(next(batches), self._task.mesh)
     train_step, self._eval_step = self._compile(state, batch)
-    self._lap_step = start
     if start == 0 and train.eval_every and not stop.requested:
       self._metrics.write({"step": 0, **self._evaluate(state, 0)})
+    self._clock.lap()
 
     while step < train.num_steps and not stop.requested:
       self._profile.before(step + 1)
@@ -157,7 +158,7 @@ class Loop:
 
       ends = step == train.num_steps
       evaluates = ends or (train.eval_every and step % train.eval_every == 0)
-      saves = ends or step % train.checkpoint_every == 0 or stop.requested
+      saves = ends or step % train.checkpoint_every == 0
       if evaluates or saves or train.debug_nans:
         val = self._settle(state if evaluates else None)
       if saves:
@@ -165,7 +166,7 @@ class Loop:
         saved = step
 
     self._profile.close()
-    if step < train.num_steps and saved != step:
+    if step < train.num_steps and saved != step:  # asked to stop
       self._settle()
       self._save(state, step, None)
     self._checkpoints.wait()
@@ -174,7 +175,8 @@ class Loop:
         f"stopped by {stop.name} after step {step:,}, which is saved; "
         "run the same command to resume"
       )
-    self._finished(step)
+    apart = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._clock.apart.items())
+    say(f"finished step {step:,}: training {self._seconds:.1f} s, {apart}; {self._workdir}")
     return state
 
   def _compile(self, state: TrainState, batch: Any) -> tuple[Any, Any]:
@@ -209,25 +211,26 @@ class Loop:
     if bad:
       self._diverged(step, f"{bad[0]} is {values[bad[0]]}")
     self._done += 1
-    self._laps += self._clock.lap()
+    self._seconds += self._clock.lap()
     train, row = self._config.train, {}
     if step == 1 or step == train.num_steps or step % train.log_every == 0:
-      row = {**values, "train/tokens": step * self._tokens, **self._speed(step)}
-      left = (train.num_steps - step) * self._laps / self._done if self._done > 1 else 0.0
-      self._console.train(step, row, row.get("perf/tokens_per_s", 0.0), left)
+      row = {**values, "train/tokens": step * self._tokens, **self._speed()}
+      left = (train.num_steps - step) * self._seconds / self._done
+      self._console.train(step, row, left)
     val = {} if state is None else self._evaluate(state, step)
     if row or val:
       self._metrics.write({"step": step, **row, **val})
     return val
 
-  def _speed(self, step: int) -> dict[str, float]:
+  def _speed(self) -> dict[str, float]:
     """Rates since the last row, and the seconds so far of what is timed apart."""
-    out = {f"perf/{name}_s": seconds for name, seconds in self._clock.apart.items()}
-    seconds, self._interval = self._laps - getattr(self, "_interval", 0.0), self._laps
-    steps, self._lap_step = step - self._lap_step, step
-    out["perf/step_s"] = seconds / steps
-    out["perf/tokens_per_s"] = steps * self._tokens / seconds
-    return out
+    steps, seconds = self._done - self._row_done, self._seconds - self._row_seconds
+    self._row_done, self._row_seconds = self._done, self._seconds
+    return {
+      "perf/step_s": seconds / steps,
+      "perf/tokens_per_s": steps * self._tokens / seconds,
+      **{f"perf/{name}_s": spent for name, spent in self._clock.apart.items()},
+    }
 
   def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
     before = self._clock.apart["eval"]
@@ -261,7 +264,3 @@ class Loop:
         "or with a lower optim.learning_rate in another --workdir"
       )
     raise NonFiniteError(f"{what} at step {step:,}; {kept}, and nothing after it was saved. {hint}")
-
-  def _finished(self, step: int) -> None:
-    apart = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._clock.apart.items())
-    say(f"finished step {step:,}: training {self._laps:.1f} s, {apart}; all in {self._workdir}")

@@ -77,9 +77,9 @@ def test_a_folder_that_was_never_finished_is_no_checkpoint(tmp_path):
     checkpoints.save(state(3), 3, {})
   os.makedirs(tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp")
   assert steps_of(str(tmp_path)) == [3]
-  with Checkpoints(str(tmp_path), keep=1):
-    pass
-  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3"]
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(state(10), 10, {})
+  assert os.listdir(tmp_path / "checkpoints") == ["10"]
 
 
 def test_nothing_there_is_no_error(tmp_path):

@@ -39,15 +39,12 @@ def with_leaf(params, path, change):
 @pytest.mark.parametrize("scan", [True, False])
 def test_the_first_site_in_order_of_execution_is_named(scan):
   model, params, batch = setup_of(scan)
-  if scan:
-    path = "stack/layers/ffn/out_kernel"
-    huge = lambda x: x.at[1].set(3e38)  # noqa: E731
-    where = "layer 1, sublayer ffn, module stack/layers/ffn (output)"
-  else:
-    path, huge = "stack/layer_1/ffn/out_kernel", lambda x: jnp.full_like(x, 3e38)
-    where = "layer 1, sublayer ffn, module stack/layer_1/ffn (output)"
+  path = "stack/layers/ffn" if scan else "stack/layer_1/ffn"
+  huge = (lambda x: x.at[1].set(3e38)) if scan else (lambda x: jnp.full_like(x, 3e38))
+  where = f"layer 1, sublayer ffn, module {path} (output)"
   # Finite parameters whose product overflows in the last layer, and everywhere behind it.
-  poisoned = with_leaf(params, path, huge)
+  poisoned = with_leaf(params, f"{path}/out_kernel", huge)
+  poisoned = with_leaf(poisoned, f"{path}/in_kernel", lambda x: 1e10 * x)
   assert found(model, poisoned, batch) in (
     f"infinity first appears at {where}",
     f"NaN first appears at {where}",
@@ -72,7 +69,7 @@ def test_a_finite_forward_pass_with_a_gradient_that_is_not():
     @nn.compact
     def __call__(self, tokens, segment_ids=None, deterministic=True):
       kernel = self.param("kernel", nn.initializers.zeros, (8,))
-      return jnp.sqrt(kernel) + jnp.zeros((*tokens.shape, 1))
+      return jnp.broadcast_to(jnp.sqrt(kernel), (*tokens.shape, 8))
 
   _, _, batch = setup_of(True)
   said = found(Root(), {"kernel": jnp.zeros(8)}, batch)
