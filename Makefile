@@ -53,5 +53,5 @@ format: ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 clean: ## remove what make made, except runs/
-	rm -rf '$(VENV)' build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf '$(VENV)' build dist *.egg-info .cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
