@@ -54,7 +54,7 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
       state, start = _begin(config, task, restored, workdir)
       with (
         checkpoint.Checkpoints(workdir, config.train.keep) as checkpoints,
-        Metrics(workdir, start if restored else None, log=say) as metrics,
+        Metrics(workdir, start or None, log=say) as metrics,
       ):
         _header(config, task, workdir, start)
         loop = Loop(config, task, workdir, checkpoints, metrics, profile)
@@ -134,7 +134,7 @@ class Loop:
     if start >= train.num_steps:
       say(f"finished already, at step {start:,}; raise train.num_steps to go on")
       return state
-    saved = start if start else None
+    saved = max(checkpoint.steps_of(self._workdir), default=None)
     batches = data.iterate(self._task.train, start, self._config.data.workers)
     batch = to_devices(next(batches), self._task.mesh)
     train_step, self._eval_step = self._compile(state, batch)

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import pathlib
+import signal
+import time
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hc_jax import UserError
 from hc_jax.train import (
   NonFiniteError,
+  Stopped,
   StorageError,
   checkpoint,
   load_run,
@@ -67,8 +70,9 @@ def test_loss_falls_on_real_text_and_what_is_left_behind_can_be_opened(tmp_path,
   lines = capsys.readouterr().out.splitlines()
   # Per site n(n + 2) static, d(n + 2) dynamic and 2 scales, for 4 sites; 16 wide, 257 tokens.
   assert f"{4112} embedding, {4 * (8 + 64 + 2)} hyper".replace("4112", "4,112") in "\n".join(lines)
-  assert not any("\r" in line for line in lines) and max(map(len, lines)) < 120
-  assert any("eta" in line and "tokens/s" in line for line in lines)
+  progress = [line for line in lines if line.startswith("step")]
+  assert not any("\r" in line for line in lines) and max(map(len, progress)) < 120
+  assert len(progress) == 10 + 4 + 6 and "eta" in progress[1] and "tokens/s" in progress[1]
   assert list(pathlib.Path(tmp_path, "tensorboard").iterdir())
 
 
@@ -220,6 +224,26 @@ def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
   with pytest.raises(StorageError, match=r"metrics\.jsonl could not be written: No space left"):
     start(finished, train__num_steps=12, train__checkpoint_every=5)
   assert checkpoint.steps_of(str(finished)) == [5, 10]
+
+
+def test_stopped_before_the_first_step_twice(tmp_path, monkeypatch):
+  from hc_jax.train.metrics import Metrics
+
+  write = Metrics.write
+
+  def stopping(self, row):
+    write(self, row)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)  # a thread reads the signal
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Metrics, "write", stopping)
+    for _ in range(2):
+      with pytest.raises(Stopped, match="stopped by SIGTERM after step 0, which is saved"):
+        start(tmp_path, train__num_steps=3)
+      assert checkpoint.steps_of(str(tmp_path)) == [0]
+  start(tmp_path, train__num_steps=3)
+  assert [row["step"] for row in read_metrics(str(tmp_path))] == [0, 1, 2, 3]
 
 
 def test_the_profile_holds_the_named_scopes(tmp_path):
