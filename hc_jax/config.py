@@ -192,10 +192,18 @@ def _apply(config: ConfigDict, override: str) -> None:
   if isinstance(node[key], ConfigDict):
     raise UserError(f"config key {name!r} is a group; set one of {', '.join(node[key])} in it")
   kind = node.get_type(key)
+  if text.lower() == "none" and kind is not tuple and not _may_be_none(node, key):
+    raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
   try:
     node[key] = _parse(text, kind)
   except (ValueError, SyntaxError, TypeError) as e:
     raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
+
+
+def _may_be_none(node: ConfigDict, key: str) -> bool:
+  """Whether base.py made the key as a placeholder."""
+  fields = dict(node.items(preserve_field_references=True))
+  return isinstance(fields[key], config_dict.FieldReference)
 
 
 def _parse(text: str, kind: type) -> Any:
@@ -210,8 +218,10 @@ def _parse(text: str, kind: type) -> Any:
   if kind is float:
     return float(text)
   if kind is tuple:
-    value = ast.literal_eval(text) if text[:1] in "([" else tuple(filter(None, text.split(",")))
-    return tuple(value)
+    if not text.startswith(("(", "[")):
+      return tuple(filter(None, text.split(",")))
+    value = ast.literal_eval(text)
+    return (value,) if isinstance(value, str) else tuple(value)  # ('a') is no tuple in Python
   return kind(ast.literal_eval(text))
 
 
@@ -222,7 +232,14 @@ def _bool(text: str) -> bool:
 
 
 def _type_name(kind: type) -> str:
-  return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+  words = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list such as a,b or ('a','b')",
+  }
+  return words.get(kind, kind.__name__)
 
 
 def _divides(a_name: str, a: int, b_name: str, b: int) -> None:

@@ -1,0 +1,209 @@
+"""Configs load, are overridden, are compared, and say what is wrong with them."""
+
+import json
+import pathlib
+
+import pytest
+
+import hc_jax as hc
+from hc_jax.config import diff, from_json, load_config, to_json
+from hc_jax.connections import CONNECTIONS, connection_fields
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+BASE = str(CONFIGS / "base.py")
+
+
+def load(*overrides, name="base"):
+  return load_config(
+    str(CONFIGS / f"{name}.py"), [f"--config.{override}" for override in overrides]
+  )
+
+
+def test_the_configs_of_the_readme_are_there():
+  assert {"base", "large", "olmo_1b", "olmo_7b", "quickstart", "small"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_loads_and_makes_its_model(name):
+  config = load(name=name)
+  assert config.is_locked
+  model = hc.models.make_model(config.model, vocab_size=257)
+  assert model.d_model == config.model.d_model
+  # a delta sets no key that base.py does not have
+  assert _keys(config) == _keys(load())
+
+
+def flat(node, prefix=""):
+  """Dotted keys and values."""
+  out = {}
+  for key, value in node.items():
+    out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+  return out
+
+
+def _keys(config):
+  return set(flat(config.to_dict()))
+
+
+@pytest.mark.parametrize(
+  "override, key, value",
+  [
+    ("seed=7", "seed", 7),
+    ("train.num_steps=1_000", "train.num_steps", 1000),
+    ("optim.learning_rate=3", "optim.learning_rate", 3.0),
+    ("optim.learning_rate=1e-3", "optim.learning_rate", 1e-3),
+    ("model.scan=false", "model.scan", False),
+    ("model.scan=0", "model.scan", False),
+    ("model.qk_norm=True", "model.qk_norm", True),
+    ("model.vocab_size=none", "model.vocab_size", None),
+    ("model.num_kv_heads=4", "model.num_kv_heads", 4),
+    ("model.stream_dtype=float32", "model.stream_dtype", "float32"),
+    ("model.connection.num_streams=2", "model.connection.num_streams", 2),
+    ("model.connection.tanh=false", "model.connection.tanh", False),
+    ("model.connection.norm=rmsnorm", "model.connection.norm", "rmsnorm"),
+    ("model.connection.norm_eps=0.1", "model.connection.norm_eps", 0.1),
+    ("data.files=a.txt,notes/", "data.files", ("a.txt", "notes/")),
+    ("data.files=('a b.txt','c')", "data.files", ("a b.txt", "c")),
+    ("data.files=['a']", "data.files", ("a",)),
+    ("data.files=()", "data.files", ()),
+    ("data.files=", "data.files", ()),
+    ("data.files=('ab')", "data.files", ("ab",)),
+    ("data.dir=a=b", "data.dir", "a=b"),
+    ("train.profile=3:5", "train.profile", "3:5"),
+  ],
+)
+def test_overrides(override, key, value):
+  config = load(override)
+  found = flat(config.to_dict())[key]
+  assert (found, type(found)) == (value, type(value))
+  assert diff(config, load()) == ([] if value == () else [key])
+
+
+@pytest.mark.parametrize(
+  "override, words",
+  [
+    (
+      "model.connection.num_stream=2",
+      "'model.connection.num_stream'.*'model.connection.num_streams'",
+    ),
+    ("model.nmu_layers=2", "unknown config key 'model.nmu_layers'.*'model.num_layers'"),
+    ("num_layers=2", "unknown config key 'num_layers'.*'model.num_layers'"),
+    ("modle.num_layers=2", "unknown config key 'modle'.*'model.num_layers'"),
+    ("seed.x=2", "unknown config key 'seed.x'"),
+    ("model=2", "'model' is a group; set one of activation, .*d_model"),
+    ("train.num_steps=ten", "'train.num_steps' takes a whole number, not 'ten'"),
+    ("train.num_steps=1.5", "'train.num_steps' takes a whole number"),
+    ("train.num_steps=none", "'train.num_steps' takes a whole number"),
+    ("model.scan=none", "'model.scan' takes true or false"),
+    ("optim.learning_rate=fast", "'optim.learning_rate' takes a number"),
+    ("model.scan=yes", "'model.scan' takes true or false"),
+    ("model.connection.tanh=2", "'model.connection.tanh' takes true or false"),
+    ("data.files=('a'", "'data.files' takes a list"),
+    ("model.norm=none", "'model.norm' takes text; it cannot be unset"),
+    ("model.num_heads=7", "model.d_model=1024 is not divisible by model.num_heads=7"),
+    ("model.num_heads=0", "model.d_model=1024 is not divisible by model.num_heads=0"),
+    ("model.num_kv_heads=5", "model.num_heads=16 is not divisible by model.num_kv_heads=5"),
+    ("train.accumulation=3", "train.batch_size=256 is not divisible by train.accumulation=3"),
+    ("data.length=4096", "data.length=4096 exceeds model.max_length=2048"),
+    ("data.length=0", "data.length=0 must be at least 1"),
+    ("model.num_layers=0", "model.num_layers=0 must be at least 1"),
+    ("train.keep=0", "train.keep=0 must be at least 1"),
+    ("model.connection.num_streams=0", "num_streams=0 must be at least 1"),
+    ("model.connection.name=hcc", "connection 'hcc' is unknown; choose one of residual, hc"),
+    ("model.activation=relu", "model.activation='relu' is unknown; choose one of gelu, swiglu"),
+    ("model.norm=layernrom", "'layernrom' is unknown.*did you mean 'layernorm'"),
+    ("model.positions=alibi", "model.positions='alibi' is unknown"),
+    ("model.remat=ful", "model.remat='ful' is unknown.*did you mean 'full'"),
+    ("model.dtype=float8", "model.dtype='float8' is unknown"),
+    ("model.stream_dtype=int8", "model.stream_dtype='int8' is unknown"),
+    ("model.norm_position=mid", "model.norm_position='mid' is unknown"),
+    ("model.connection.norm=batch", "model.connection: norm='batch' is unknown"),
+  ],
+)
+def test_what_is_wrong_is_said(override, words):
+  with pytest.raises(hc.UserError, match=words):
+    load(override)
+
+
+def test_an_odd_head_cannot_turn():
+  with pytest.raises(hc.UserError, match=r"= 3 wide; choose an even width"):
+    load("model.d_model=48", "model.positions=rotary")
+
+
+def test_a_field_that_the_connection_lacks_is_refused():
+  for field in ("tanh=true", "dynamic=false", "norm=layernorm"):
+    with pytest.raises(hc.UserError, match=f"'residual' has no field '{field.split('=')[0]}'"):
+      load("model.connection.name=residual", f"model.connection.{field}")
+
+
+@pytest.mark.parametrize("text", ["model.scan=true", "--model.scan=true", "--config.model.scan"])
+def test_what_is_no_override_is_refused(text):
+  with pytest.raises(hc.UserError, match=r"write --config\.group\.key=value"):
+    load_config(BASE, [text])
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+  with pytest.raises(
+    hc.UserError, match=r"no config file .*quickstrat.py; did you mean 'quickstart"
+  ):
+    load_config(str(CONFIGS / "quickstrat.py"))
+  with pytest.raises(hc.UserError, match="no config file"):
+    load_config(str(tmp_path / "x.py"))
+
+
+def test_a_file_that_is_no_config_is_refused(tmp_path):
+  (tmp_path / "empty.py").write_text("")
+  with pytest.raises(hc.UserError, match=r"has no get_config\(\)"):
+    load_config(str(tmp_path / "empty.py"))
+  (tmp_path / "notes.txt").write_text("seed = 1")
+  with pytest.raises(hc.UserError, match=r"no Python file"):
+    load_config(str(tmp_path / "notes.txt"))
+
+
+def test_a_config_of_ones_own_is_a_delta_of_base(tmp_path):
+  text = """
+from configs import base
+
+def get_config():
+  c = base.get_config()
+  c.seed = 3
+  return c
+"""
+  (tmp_path / "mine.py").write_text(text)
+  config = load_config(str(tmp_path / "mine.py"), ["--config.train.num_steps=5"])
+  assert diff(config, load()) == ["seed", "train.num_steps"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_round_trip(name):
+  config = load("data.files=('a','b')", name=name)
+  values = json.loads(json.dumps(to_json(config)))
+  back = from_json(values)
+  assert back.to_dict() == config.to_dict()
+  assert diff(back, config) == diff(values, config) == []
+  assert back.is_locked and back.data.files == ("a", "b")
+
+
+def test_a_run_older_than_a_key_takes_its_default():
+  values = to_json(load("seed=5"))
+  del values["model"]["qk_norm"], values["mesh"]
+  config = from_json(values, defaults=load())
+  assert (config.model.qk_norm, config.mesh.preset, config.seed) == (False, "dp", 5)
+  assert diff(config, load()) == ["seed"]
+  assert "model.qk_norm" in diff(values, load())
+
+
+def test_the_fields_of_connections_are_keys():
+  fields = {field for cls in CONNECTIONS.values() for field in connection_fields(cls)}
+  assert set(load().model.connection) == {"name", *fields}
+
+
+def test_make_model_wants_a_vocabulary_that_fits():
+  config = load(name="quickstart").model
+  with pytest.raises(hc.UserError, match="vocab_size is unset"):
+    hc.models.make_model(config)
+  assert hc.models.make_model(config, vocab_size=257).vocab_size == 257
+  with pytest.raises(hc.UserError, match=r"model\.vocab_size=50257 is smaller than.*60000"):
+    hc.models.make_model(load().model, vocab_size=60000)
+  assert hc.models.make_model(load().model, vocab_size=257).vocab_size == 50257

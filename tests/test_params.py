@@ -1,0 +1,133 @@
+"""Counts of the paper's models, and which parameters decay: nothing here allocates a weight."""
+
+import functools
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax.config import load_config
+from tests.models import tiny
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@functools.cache
+def count(name, *overrides):
+  config = load_config(
+    str(CONFIGS / f"{name}.py"), [f"--config.model.{override}" for override in overrides]
+  )
+  model = hc.models.make_model(config.model, vocab_size=257)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+  return hc.param_count(params)
+
+
+@pytest.mark.parametrize(
+  "name, residual, connection",
+  [("olmo_1b", 1_176_764_416, 394_048), ("olmo_7b", 6_888_095_744, 1_574_528)],
+)
+def test_olmo_has_the_papers_counts(name, residual, connection):
+  plain = count(name, "connection.name=residual")
+  assert (plain.total, plain.connection) == (residual, 0)
+  dhc = count(name)
+  assert (dhc.total, dhc.connection) == (residual + connection, connection)
+
+
+def test_static_olmo_1b_has_768_more():
+  shc = count("olmo_1b", "connection.dynamic=false")
+  assert (shc.total, shc.connection) == (1_176_764_416 + 768, 768)
+
+
+@pytest.mark.parametrize(
+  "name, about", [("small", 125e6), ("base", 355e6), ("large", 1e9), ("quickstart", 0.8e6)]
+)
+def test_sizes_are_as_announced(name, about):
+  found = count(name)
+  np.testing.assert_allclose(found.total, about, rtol=0.06)
+  assert 0 < found.connection < 0.02 * found.total
+
+
+def test_embeddings_are_counted_with_positions_and_a_tied_output_once():
+  plain = count("small")
+  assert plain.embedding == 768 * (50257 + 2048)
+  untied = count("small", "tie_embeddings=false")
+  assert untied.total == plain.total + 768 * 50257
+  assert untied.embedding == plain.embedding
+
+
+class Mine(nn.Module):
+  """A user's own network: connections named by Flax, and one named by hand."""
+
+  @nn.compact
+  def __call__(self, x):
+    streams = hc.expand(nn.Dense(8)(x), 2)
+    for connection in (
+      hc.HyperConnection(num_streams=2),
+      hc.HyperConnection(num_streams=2, dynamic=False),
+      hc.HyperConnection(num_streams=2, dynamic=False, name="my_connection"),
+    ):
+      h, coefs = connection(streams)
+      streams = connection.write(streams, nn.Dense(8)(h), coefs)
+    return hc.reduce(streams)
+
+
+def test_connections_of_a_users_own_module_are_counted():
+  variables = jax.eval_shape(Mine().init, jax.random.key(0), np.ones((3, 8), np.float32))
+  assert {"HyperConnection_0", "HyperConnection_1", "my_connection"} < set(variables["params"])
+  found = hc.param_count(variables["params"])
+  static, dynamic = 2 * 4, 8 * 4 + 2
+  assert found.connection == 3 * static + dynamic
+  assert found.total == found.connection + 4 * (8 * 8 + 8)
+  assert found.embedding == 0
+
+
+# Every name of a parameter that there is, and whether it decays.
+DECAYS = {
+  "embedding": True,
+  "query_kernel": True,
+  "key_kernel": True,
+  "value_kernel": True,
+  "out_kernel": True,
+  "in_kernel": True,
+  "gate_kernel": True,
+  "output_kernel": True,
+  "dynamic_kernel": True,
+  "dynamic_scale": False,
+  "static_read": False,
+  "static_mix": False,
+  "static_write": False,
+  "norm_scale": False,
+  "norm_bias": False,
+  "scale": False,
+  "bias": False,
+}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_decays(scan):
+  model = tiny.model(
+    scan=scan, norm_params=True, qk_norm=True, activation="swiglu", tie_embeddings=False
+  )
+  model = model.clone(positions="learned")
+  params = tiny.shapes(model)
+  mask = hc.decay_mask(params)
+  jax.tree.map(lambda a, b: None, mask, nn.unbox(params))  # one bool for every leaf
+  found = {}
+  for path, decays in hc.params.named_leaves(mask):
+    assert isinstance(decays, bool), path
+    found.setdefault(path.rsplit("/", 1)[-1], set()).add(decays)
+  assert found == {name: {decays} for name, decays in DECAYS.items()}
+
+
+def test_a_name_that_no_rule_knows_is_refused():
+  with pytest.raises(hc.UserError, match=r"'a/gain' decays is undecided.*kernel or embedding"):
+    hc.decay_mask({"a": {"gain": np.ones(2)}})
+  # the last part of a path decides, not what holds it
+  assert hc.decay_mask({"static_": {"kernel": 1}, "kernel": {"bias": 1}}) == {
+    "static_": {"kernel": True},
+    "kernel": {"bias": False},
+  }
