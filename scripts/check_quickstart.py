@@ -17,7 +17,7 @@ def main(run: str) -> int:
     return 1
   pictures = sorted(folder.rglob("*.png"))
   if len(pictures) < 2:
-    print(f"error: {run} holds {len(pictures)} pictures; hc-jax plot draws two or more")
+    print(f"error: {run} holds {len(pictures)} pictures; hc-jax analyze draws two or more")
     return 1
   print(f"{run}: {values[0]:.2f} -> {values[-1]:.2f} bits per byte, {len(pictures)} pictures")
   return 0
