@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,3 +28,12 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
 def partitioned(init: nn.initializers.Initializer, *names: str | None):
   """An initializer whose parameter carries the logical names of its axes."""
   return nn.with_logical_partitioning(init, names)
+
+
+def unboxed(tree: Any) -> Any:
+  """Parameters without partitioning metadata, abstract ones too, and without constraining them.
+
+  (Flax's own `meta.unbox` applies a constraint under a mesh, which abstract values do not take.)
+  """
+  is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
+  return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, tree, is_leaf=is_box)

@@ -185,7 +185,7 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
   )
   for figure_name, figure in figures.items():
     path = out / f"{figure_name}.png"
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
     print(f"wrote {path}")
 
 

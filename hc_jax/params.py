@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.core import meta
 
+from hc_jax.axes import unboxed
 from hc_jax.connections import CONNECTIONS
 from hc_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def decay_mask(params: PyTree) -> PyTree:
   Raises:
     UserError: if a parameter's name fits no rule of `DECAY_RULES`.
   """
-  return jax.tree_util.tree_map_with_path(lambda path, _: decays(path_name(path)), unbox(params))
+  return jax.tree_util.tree_map_with_path(lambda path, _: decays(path_name(path)), unboxed(params))
 
 
 def decays(path: str) -> bool:
@@ -88,15 +88,10 @@ def is_connection(path: str) -> bool:
 
 def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
   """The leaves of a tree with their paths, as "a/b/name"; partitioning metadata is taken off."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(unbox(params)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(unboxed(params)):
     yield path_name(path), leaf
 
 
 def path_name(path: tuple) -> str:
   """A path of `jax.tree_util` as "a/b/name"."""
   return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-
-
-def unbox(params: PyTree) -> PyTree:
-  """The tree without Flax's partitioning metadata."""
-  return meta.unbox(params)

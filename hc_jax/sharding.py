@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from hc_jax import axes
 from hc_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -146,15 +147,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def unboxed(boxed: Any) -> Any:
-  """Parameters without partitioning metadata, abstract ones too, and without constraining them.
-
-  (Flax's own `meta.unbox` applies a constraint under a mesh, which abstract values do not take.)
-  """
-  is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-  return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, boxed, is_leaf=is_box)
-
-
 def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
   """Shardings of abstract parameters that carry logical axis names (`nn.LogicallyPartitioned`).
 
@@ -173,19 +165,19 @@ def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
 
   def fit(path, leaf: Any, names: PartitionSpec, sharding: NamedSharding) -> NamedSharding:
     spec = list(sharding.spec)
-    for i, axes in enumerate(spec):
-      if axes is None:
+    for i, split in enumerate(spec):
+      if split is None:
         continue
-      parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes))
+      parts = math.prod(mesh.shape[a] for a in ((split,) if isinstance(split, str) else split))
       if leaf.shape[i] % parts == 0:
         continue
       if names[i] != "vocab":
         raise UserError(
           f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: its "
-          f"axis {names[i]!r} of {leaf.shape[i]} does not divide over mesh.{axes}={parts}: "
+          f"axis {names[i]!r} of {leaf.shape[i]} does not divide over mesh.{split}={parts}: "
           f"{leaf.shape[i]} / {parts} = {leaf.shape[i] / parts:g}; choose one that divides it"
         )
       spec[i] = None
     return NamedSharding(mesh, PartitionSpec(*spec))
 
-  return jax.tree_util.tree_map_with_path(fit, unboxed(boxed), logical, wanted)
+  return jax.tree_util.tree_map_with_path(fit, axes.unboxed(boxed), logical, wanted)

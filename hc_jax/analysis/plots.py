@@ -29,19 +29,11 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
   if train:
     ax.plot(*zip(*train, strict=True), color=COLORS[0], lw=1.2, label="training")
   if val:
-    ax.plot(*zip(*val, strict=True), "o-", color=COLORS[1], lw=1.6, ms=5, label="validation")
     last = next(r for r in reversed(rows) if "val/loss" in r)
-    note = f"{last['val/loss']:.3f} nats"
+    label = f"validation, {last['val/loss']:.3f} at step {last['step']:,}"
     if np.isfinite(last.get("val/bpb", np.nan)):
-      note += f"\n{last['val/bpb']:.3f} bits per byte"
-    ax.annotate(
-      note,
-      (last["step"], last["val/loss"]),
-      xytext=(-6, 14),
-      textcoords="offset points",
-      ha="right",
-      color=COLORS[1],
-    )
+      label += f" ({last['val/bpb']:.3f} bits per byte)"
+    ax.plot(*zip(*val, strict=True), "o-", color=COLORS[1], lw=1.6, ms=5, label=label)
   ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title)
   ax.grid(alpha=0.3)
   if train or val:

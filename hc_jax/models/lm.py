@@ -197,6 +197,7 @@ class TransformerLM(nn.Module):
     if self.positions == "learned":
       x = x + self.position_embed(positions)
     connection = self._connection()(parent=None)
+    x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
     streams = ops.expand(x, connection.num_streams, connection.fractions)
     streams = self.stack(streams, context)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import data, models, sharding
+from hc_jax import axes, data, models
 from hc_jax.errors import UserError
 from hc_jax.train import checkpoint
 from hc_jax.train.workdir import saved_config, tokenizer_copy
@@ -61,7 +61,7 @@ def load_run(workdir: str, step: int | str | None = None) -> Run:
   boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
   try:
     card = checkpoint.read_card(workdir, chosen)
-    target = checkpoint.local_target(sharding.unboxed(boxed))
+    target = checkpoint.local_target(axes.unboxed(boxed))
     params = checkpoint.read_params(workdir, chosen, target)
   except Exception as error:  # whatever a damaged file makes of itself
     others = [str(s) for s in steps if s != chosen]

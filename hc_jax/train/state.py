@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from hc_jax import sharding
+from hc_jax import axes, sharding
 
 PyTree = Any
 
@@ -53,7 +53,7 @@ def abstract_state(
   """
   with sharding.use_mesh(mesh, preset):
     boxed = jax.eval_shape(lambda: _init_params(model, jax.random.key(0), length))
-  params = sharding.unboxed(boxed)
+  params = axes.unboxed(boxed)
   shardings = sharding.param_shardings(boxed, mesh, preset)
   whole = sharding.replicated(mesh)
 
@@ -94,7 +94,7 @@ def create_state(
 
   def init(key_data: jax.Array) -> TrainState:
     key = jax.random.wrap_key_data(key_data)
-    params = sharding.unboxed(_init_params(model, key, length))
+    params = axes.unboxed(_init_params(model, key, length))
     return TrainState(
       step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hc_jax import models
-from hc_jax.sharding import unboxed
+from hc_jax.axes import unboxed
 from hc_jax.train import TrainState
 from hc_jax.train.debug_nans import find_nonfinite
 from tests.train import tiny

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from hc_jax import UserError, models
+from hc_jax.axes import unboxed
 from hc_jax.params import decay_mask, named_leaves
-from hc_jax.sharding import unboxed
 from hc_jax.train import make_optimizer, make_schedule
 from tests.train import tiny
 
