@@ -25,7 +25,14 @@ def unrolled(model, params):
 @pytest.mark.parametrize(
   "fields",
   [
-    {**ROPE, "num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "rotary_theta": 50.0},
+    {
+      **ROPE,
+      "num_heads": 4,
+      "num_kv_heads": 2,
+      "qk_norm": True,
+      "rotary_theta": 50.0,
+      "norm_eps": 0.1,
+    },
     {**LEARNED, "norm": "rmsnorm", "norm_params": True, "tie_embeddings": False},
     {
       **ROPE,
@@ -165,6 +172,20 @@ def test_output_init_scale_multiplies_output_projections_alone():
     np.testing.assert_allclose(three, factor * np.asarray(one), rtol=1e-6, err_msg=path)
     if path.endswith("kernel") and not path.endswith("dynamic_kernel"):
       np.testing.assert_allclose(np.std(one), 0.02, rtol=0.25, err_msg=path)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_layer_starts_with_weights_of_its_own(scan):
+  model = tiny.model(scan=scan)
+
+  @jit
+  def kernels(key):
+    params = nn.unbox(model.init(key, tiny.TOKENS)["params"])
+    params = hc.models.unstack_layers(params) if scan else params
+    return [params["stack"][f"layer_{i}"]["ffn"]["in_kernel"] for i in range(2)]
+
+  one, two = kernels(jax.random.key(0))
+  assert np.all(np.asarray(one) != np.asarray(two))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ where a wrong map cannot hide, and the same for every variant that has a paramet
 
 import functools
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -56,7 +57,7 @@ def params(of, *, seed=0, kick=0.3):
       return 1 + kick * noise
     return kick * noise
 
-  return jax.tree_util.tree_map_with_path(value, hc_params.unbox(shapes(of)))
+  return jax.tree_util.tree_map_with_path(value, nn.unbox(shapes(of)))
 
 
 def at_init(of):
@@ -84,7 +85,7 @@ def at_init(of):
       return range(leaf.shape[0])
     return [int(key.key[6:]) for key in path if str(key.key).startswith("layer_")]
 
-  tree = hc_params.unbox(shapes(of))
+  tree = nn.unbox(shapes(of))
   return jax.tree_util.tree_map_with_path(value, tree, params(of))
 
 
