@@ -95,9 +95,9 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics = {
     "train/loss": loss,
-    "train/grad_norm": optax.global_norm(grads),
-    "train/param_norm": optax.global_norm(params),
-    "train/update_norm": optax.global_norm(updates),
+    "train/grad_norm": optax.tree.norm(grads),
+    "train/param_norm": optax.tree.norm(params),
+    "train/update_norm": optax.tree.norm(updates),
     "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
   }
   return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
