@@ -6,6 +6,8 @@
 PYTHON ?=
 VENV ?= .venv
 INSTALLER ?= uv
+# Test processes side by side, a file of tests in one of them: compiled code is shared within it.
+JOBS ?= 2
 PYTEST_ARGS ?=
 RUN ?= runs/quickstart
 
@@ -20,6 +22,7 @@ help: ## what there is to make
 	  awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
+	@echo "  JOBS=...         how many processes test side by side; default 2"
 	@echo "  PYTEST_ARGS=...  more arguments for pytest: make test PYTEST_ARGS='-k causality'"
 
 # Each step is a process of make's own: Ctrl-C and SIGTERM reach the training, make waits for it.
@@ -34,7 +37,7 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: ## only what `make test` leaves out: soaks, many processes, live peers
 	@$(SETUP) test
