@@ -52,3 +52,8 @@ def _keep_compiled_code() -> None:
 
 
 _keep_compiled_code()
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+  """Bytes go into a test's name by length: compressed ones hold the time, and ids must agree."""
+  return f"{len(val)}bytes" if isinstance(val, bytes) else None
