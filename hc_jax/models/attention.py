@@ -1,11 +1,13 @@
 """Multi-head and grouped-query attention, with a KV cache that runs the same lines."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hc_jax import axes
-from hc_jax.models.layers import Dtype, Norm, TokenContext, precision, rotary
+from hc_jax.models.layers import Dtype, TokenContext, precision, rotary
 
 
 class Attention(nn.Module):
@@ -20,7 +22,7 @@ class Attention(nn.Module):
     num_kv_heads: key and value heads (grouped-query attention); divides num_heads.
     causal: a token sees only itself and earlier ones.
     rotary_theta: base of rotary positions, or None for none.
-    qk_norm: None, or the norm of queries and keys (over each head's width, with parameters).
+    qk_norm: None, or makes the norm of queries and keys, over each head's width.
     max_length: slots of the KV cache.
     init_std: standard deviation of initial kernels.
     output_init_scale: multiplies it for the output projection.
@@ -31,7 +33,7 @@ class Attention(nn.Module):
   num_kv_heads: int | None = None
   causal: bool = True
   rotary_theta: float | None = 10000.0
-  qk_norm: str | None = None
+  qk_norm: Callable[..., nn.Module] | None = None
   max_length: int = 2048
   init_std: float = 0.02
   output_init_scale: float = 1.0
@@ -49,8 +51,8 @@ class Attention(nn.Module):
     key = self._project("key_kernel", x, kv_heads, width, axes.KV_HEADS)
     value = self._project("value_kernel", x, kv_heads, width, axes.KV_HEADS)
     if self.qk_norm:
-      query = Norm(self.qk_norm, params=True, dtype=self.dtype, name="query_norm")(query)
-      key = Norm(self.qk_norm, params=True, dtype=self.dtype, name="key_norm")(key)
+      query = self.qk_norm(name="query_norm")(query)
+      key = self.qk_norm(name="key_norm")(key)
     if self.rotary_theta is not None:
       query = rotary(query, context.positions, self.rotary_theta)
       key = rotary(key, context.positions, self.rotary_theta)

@@ -47,13 +47,14 @@ class TransformerLM(nn.Module):
     norm_position: "pre" or "post".
     positions: "rotary" or "learned".
     rotary_theta: base of the rotary wavelengths.
-    qk_norm: whether queries and keys are normed.
+    qk_norm: whether queries and keys are normed, with parameters.
     dropout: rate on branch outputs.
     tie_embeddings: whether the output layer is the token embedding.
     causal: false makes it an encoder.
     init_std: standard deviation of all initial weights.
     output_init_scale: multiplies it for every sublayer's output projection. The paper's own models
-      set sqrt(n) (2409.19606 section 3.1).
+      set sqrt(n) (2409.19606). It does not undo the sum over streams: n equal streams at
+      initialisation have n times the standard deviation of one, which the final norm takes out.
     dtype: of the matrix products; parameters are float32.
     stream_dtype: of the streams; dtype by default.
     scan: scan over stacked layers, or a Python loop.
@@ -105,7 +106,7 @@ class TransformerLM(nn.Module):
         num_kv_heads=self.num_kv_heads,
         causal=self.causal,
         rotary_theta=self.rotary_theta if is_rotary else None,
-        qk_norm=self.norm if self.qk_norm else None,
+        qk_norm=functools.partial(norm, params=True) if self.qk_norm else None,
         max_length=self.max_length,
         **outputs,
       ),
@@ -154,7 +155,8 @@ class TransformerLM(nn.Module):
       float32 `[B, L, V]`.
 
     Raises:
-      ValueError: if the tokens exceed max_length, or decode comes with a mask.
+      ValueError: if the tokens exceed max_length, or decode comes with a mask. Decoding past the
+        end of the cache, which a compiled step cannot raise for, gives NaN.
     """
     hidden = self.hidden(
       tokens,
@@ -200,8 +202,10 @@ class TransformerLM(nn.Module):
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
     streams = ops.expand(x, connection.num_streams, connection.fractions)
-    streams = self.stack(streams, context)
-    return ops.reduce(streams, connection.fractions)
+    hidden = ops.reduce(self.stack(streams, context), connection.fractions)
+    if decode:  # a full cache would be written over in silence
+      hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
+    return hidden
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """float32 `[B, L, d]` -> float32 `[B, L, V]`."""

@@ -24,8 +24,8 @@ def attention(p, x, positions, model, visible):
     np.einsum("bld,dhk->blhk", x, p[f"{n}_kernel"]) for n in ("query", "key", "value")
   )
   if model.qk_norm:
-    query = norm(query, model.norm, **p["query_norm"])
-    key = norm(key, model.norm, **p["key_norm"])
+    query = norm(query, model.norm, eps=model.norm_eps, **p["query_norm"])
+    key = norm(key, model.norm, eps=model.norm_eps, **p["key_norm"])
   if model.positions == "rotary":
     query = rotate_half(query, positions, model.rotary_theta)
     key = rotate_half(key, positions, model.rotary_theta)

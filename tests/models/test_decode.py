@@ -62,6 +62,15 @@ def test_cached_greedy_decoding_equals_uncached(name):
   assert list(index.values()) == [PROMPT + NEW]
 
 
+def test_past_the_end_of_the_cache_is_nan_and_not_nonsense():
+  name = "hc-gqa-rotary"
+  logits, cache = step(name)(parameters(name), None, tiny.TOKENS[:, :PROMPT])
+  for position in range(PROMPT, MAX + 1):
+    logits, cache = step(name)(parameters(name), cache, tiny.TOKENS[:, :1])
+    assert np.all(np.isnan(logits)) == (position >= MAX), position
+
+
+
 def test_a_cache_that_init_made_is_the_same():
   """`init(..., decode=True)` shapes the cache that the first call of `step` makes."""
   name = "hc-gqa-rotary"
