@@ -169,14 +169,7 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
   title = f"{Path(run.workdir).name}: {name}, step {run.step}"
   figures = {"loss": plots.loss_curve(train.read_metrics(run.workdir), title)}
   config = run.config.data
-  text = data.load_text(
-    config.name,
-    files=config.files,
-    field=config.field,
-    tokenizer=config.tokenizer,
-    data_dir=config.dir,
-    val_fraction=config.val_fraction,
-  )
+  text = train.open_text(config)
   batch = data.eval_batches(text.val, length=config.length, batch_size=8, num_batches=1)[0]
   sites = collect_coefs(run.model, run.params, batch["inputs"])
   means = {site: token_mean(coefs) for site, coefs in sites.items()}

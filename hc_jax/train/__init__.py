@@ -14,3 +14,4 @@ from hc_jax.train.state import abstract_state as abstract_state
 from hc_jax.train.state import create_state as create_state
 from hc_jax.train.step import eval_step as eval_step
 from hc_jax.train.step import train_step as train_step
+from hc_jax.train.task import open_text as open_text

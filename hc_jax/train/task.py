@@ -50,15 +50,7 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
   sharding.check_batch(mesh, config.mesh.preset, batch_size=rows, accumulation=parts, length=length)
   optimizer, schedule = make_optimizer(config.optim, config.train.num_steps)
 
-  text = data.load_text(
-    config.data.name,
-    files=config.data.files,
-    field=config.data.field,
-    tokenizer=config.data.tokenizer,
-    data_dir=config.data.dir,
-    val_fraction=config.data.val_fraction,
-    log=log,
-  )
+  text = open_text(config.data, log)
   windows = {"length": length, "document_mask": config.data.document_mask}
   train = data.train_batches(text.train, batch_size=rows, seed=config.seed, **windows)
   # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
@@ -72,3 +64,20 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
   model = models.make_model(config.model, vocab_size=text.tokenizer.vocab_size)
   abstract = abstract_state(model, optimizer, mesh=mesh, preset=config.mesh.preset, length=length)
   return Task(mesh, text, train, val, model, optimizer, schedule, abstract)
+
+
+def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
+  """The text that the group `data` of a config names; prepared first, if that is still to do.
+
+  Raises:
+    UserError: whatever is wrong with the text or the tokenizer.
+  """
+  return data.load_text(
+    config.name,
+    files=config.files,
+    field=config.field,
+    tokenizer=config.tokenizer,
+    data_dir=config.dir,
+    val_fraction=config.val_fraction,
+    log=log,
+  )
