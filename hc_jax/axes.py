@@ -3,7 +3,7 @@
 `hc_jax.sharding.RULES` maps these names to mesh axes. A name without a rule is replicated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +25,9 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   return nn.with_logical_constraint(x, tuple(names))
 
 
-def partitioned(init: nn.initializers.Initializer, *names: str | None):
+def partitioned(
+  init: nn.initializers.Initializer, *names: str | None
+) -> Callable[..., nn.LogicallyPartitioned]:
   """An initializer whose parameter carries the logical names of its axes."""
   return nn.with_logical_partitioning(init, names)
 

@@ -15,7 +15,7 @@ def read(path, field="text"):
 
 def write(path, content, zipped):
   content = content.encode() if isinstance(content, str) else content
-  path.write_bytes(gzip.compress(content) if zipped else content)
+  path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
   return path
 
 
@@ -57,8 +57,8 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
   [
     ("a.txt", b"ok\n\xff\xfe", "not UTF-8"),
     ("a.txt.gz", b"no gzip", "not a whole gzip file"),
-    ("a.txt.gz", gzip.compress(b"text" * 99)[:-12], "not a whole gzip file"),
-    ("a.txt.gz", gzip.compress(b"caf\xe9\n"), "not UTF-8"),
+    ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-12], "not a whole gzip file"),
+    ("a.txt.gz", gzip.compress(b"caf\xe9\n", mtime=0), "not UTF-8"),
     ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not JSON"),
     ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 holds no JSON object"),
     ("a.jsonl", b'{"body": "a", "n": 1}\n', "line 1.*no field 'text'.*body.*data.field"),
