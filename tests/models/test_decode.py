@@ -70,7 +70,6 @@ def test_past_the_end_of_the_cache_is_nan_and_not_nonsense():
     assert np.all(np.isnan(logits)) == (position >= MAX), position
 
 
-
 def test_a_cache_that_init_made_is_the_same():
   """`init(..., decode=True)` shapes the cache that the first call of `step` makes."""
   name = "hc-gqa-rotary"
