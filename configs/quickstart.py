@@ -19,9 +19,9 @@ def get_config():
   c.data.length = 128
   c.optim.learning_rate = 4e-3
   c.optim.warmup_steps = 30
-  c.train.num_steps = 300
+  c.train.num_steps = 250
   c.train.batch_size = 16
-  c.train.eval_every = 100
+  c.train.eval_every = 50
   c.train.eval_batches = 10
   c.train.checkpoint_every = 100
   return c
