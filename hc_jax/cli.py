@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if unknown:
     parser.error(f"{args.command} does not take {unknown[0]}; see hc-jax {args.command} --help")
   try:
-    {"params": params, "sample": sample, "analyze": analyze}[args.command](args, rest)
+    return COMMANDS[args.command](args, rest) or 0
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument("run", help="the workdir of a run")
   command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
   command.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
+
+  add("selftest", "Runs into the twenty traps of hyper-connection code; exit code 1 if one bites.")
   return parser
 
 
@@ -180,6 +182,17 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
     path = out / f"{figure_name}.png"
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
     print(f"wrote {path}")
+
+
+def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  """`hc-jax selftest`: is the wiring right, on this machine, as installed."""
+  del args, rest
+  from hc_jax.testing.selftest import selftest
+
+  return selftest()
+
+
+COMMANDS = {"params": params, "sample": sample, "analyze": analyze, "selftest": selftest}
 
 
 if __name__ == "__main__":

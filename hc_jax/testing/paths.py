@@ -1,0 +1,129 @@
+"""The trap of many paths: every way to run a network against one float64 reference."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import params as hc_params
+from hc_jax.models import unstack_layers
+from hc_jax.testing import reference, transformer
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.subject import (
+  EPS,
+  LAYERS,
+  SCANNED,
+  STREAMS,
+  TOKENS,
+  Subject,
+  distance,
+  exact,
+  forward,
+  initial,
+  kicked,
+  network,
+  residual,
+  site,
+  site_params,
+  site_streams,
+  value_and_grad,
+)
+from hc_jax.testing.wiring import FORWARD, GRADIENT, Y, check
+
+
+def all_paths_agree(subject: Subject) -> None:
+  """T19. Every way to run a network gives the float64 reference, forward and gradients."""
+  params, streams = site_params(), site_streams()
+  H = streams.astype(np.float64)
+  connection = subject.connection(num_streams=STREAMS)
+  h, coefs = connection.apply({"params": params}, streams)
+  out = connection.apply({"params": params}, streams, Y, coefs, method="write")
+  m = reference.from_params(params)(H)
+  check(
+    distance(out, reference.sublayer(H, m, lambda h: Y)) < FORWARD,
+    "one connection, run eagerly, is not the float64 reference",
+  )
+  logits, gradients = exact(STREAMS)
+  for path in GRADIENT_PATHS:
+    model = network(subject, **path)
+    (_, found), grads = value_and_grad(subject, **path)(kicked(model), TOKENS)
+    words = ", ".join(f"{name}={value}" for name, value in path.items())
+    check(
+      distance(found, logits) < FORWARD,
+      f"logits with {words} are not those of the float64 reference",
+    )
+    grads = unstack_layers(grads) if model.scan else grads
+    check(
+      distance(dict(hc_params.named_leaves(grads)), dict(gradients)) < GRADIENT,
+      f"gradients with {words} are not those of the float64 reference",
+    )
+  check(
+    distance(_decoded(subject), logits) < FORWARD,
+    "decoding token by token does not give the logits of the float64 reference",
+  )
+  _bfloat16(subject)
+
+
+GRADIENT_PATHS = (
+  SCANNED,
+  {"scan": True, "remat": "branches", "implementation": "auto"},
+  {"scan": False, "remat": "full", "implementation": "autodiff"},
+)
+
+
+def _decoded(subject: Subject) -> np.ndarray:
+  """Logits of one token after another, from an empty cache."""
+  model = network(subject)
+  params = kicked(model)
+  empty = jax.eval_shape(
+    functools.partial(model.init, decode=True), jax.random.key(0), TOKENS[:, :1]
+  )["cache"]
+  cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
+
+  @jit
+  def step(params, cache, tokens):
+    variables = {"params": params, "cache": cache}
+    return model.apply(variables, tokens, decode=True, mutable=["cache"])
+
+  out = []
+  for t in range(TOKENS.shape[1]):
+    logits, state = step(params, cache, TOKENS[:, t : t + 1])
+    cache = state["cache"]
+    out.append(logits)
+  return np.concatenate(out, axis=1)
+
+
+def _bfloat16(subject: Subject) -> None:
+  """Streams and products in bf16: a site within 6e-3, a network within 1.5 of the residual's.
+
+  The networks have the same branches, and connections a little away from their initial values:
+  a network of quite random maps amplifies any rounding, whatever its dtype.
+  """
+  streams, y = (jnp.asarray(a, jnp.bfloat16) for a in (site_streams(), Y))
+  m = reference.from_params(site_params())(np.asarray(streams, np.float64))
+  H, branch = np.asarray(streams, np.float64), np.asarray(y, np.float64)
+  found = site(subject)(site_params(), streams, y)[2]
+  check(
+    distance(found, reference.sublayer(H, m, lambda h: branch)) < 6e-3,
+    "one connection with bf16 streams is farther than 6e-3 from float64",
+  )
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: (
+      leaf + 0.05 * normal(hc_params.path_name(path), *leaf.shape)
+      if hc_params.is_connection(hc_params.path_name(path))
+      else leaf
+    ),
+    initial(subject),
+  )
+  errors = {}
+  for n, of in ((0, residual(subject, params)), (STREAMS, params)):
+    flat = dict(hc_params.named_leaves(unstack_layers(of)))
+    flat = {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
+    want = transformer.logits(flat, TOKENS, LAYERS, EPS)
+    errors[n] = distance(forward(subject, n=n, dtype=jnp.bfloat16)(of).logits, want)
+  check(
+    errors[STREAMS] < 1.5 * errors[0],
+    f"in bf16 the network is {errors[STREAMS]:.1e} from float64, the residual one {errors[0]:.1e}: "
+    "more than 1.5 times as far",
+  )

@@ -1,0 +1,48 @@
+"""`hc-jax selftest`: the traps, one after the other, on what is installed."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+
+from hc_jax.testing.traps import TRAPS, NotApplicable, Subject, Trap
+
+
+def selftest(
+  subject: Subject | None = None,
+  traps: Sequence[Trap] = TRAPS,
+  log: Callable[[str], None] = print,
+) -> int:
+  """Runs the traps and prints a line for each.
+
+  Returns:
+    1 if one failed, else 0.
+  """
+  subject = Subject() if subject is None else subject
+  device = jax.devices()[0].device_kind
+  log(f"{subject.name} on JAX {jax.__version__}, {device}: is the wiring right?")
+  counts = {"pass": 0, "FAIL": 0, "skip": 0}
+  start = time.perf_counter()
+  for trap in traps:
+    began = time.perf_counter()
+    state, why = examine(trap, subject)
+    counts[state] += 1
+    seconds = time.perf_counter() - began
+    log(f"{trap.name:<4}{state}  {seconds:5.1f} s  {trap.title}{why and f': {why}'}")
+  total = ", ".join(f"{count} {state}" for state, count in counts.items())
+  log(f"{total} in {time.perf_counter() - start:.0f} s")
+  return 1 if counts["FAIL"] else 0
+
+
+def examine(trap: Trap, subject: Subject) -> tuple[str, str]:
+  """("pass" | "FAIL" | "skip", why); a trap that crashes has failed, and says what it met."""
+  try:
+    trap.run(subject)
+  except NotApplicable as reason:
+    return "skip", f"not applicable, {reason}"
+  except AssertionError as error:
+    return "FAIL", str(error)
+  except Exception as error:  # a broken subject may raise anything
+    first = (str(error).strip().splitlines() or [""])[0]
+    return "FAIL", f"it raised {type(error).__name__}: {first}"
+  return "pass", ""

@@ -1,0 +1,53 @@
+"""The twenty traps of hyper-connection code, each seen in some implementation, as functions.
+
+for trap in TRAPS:
+  trap.run(Subject())        # AssertionError: one line, the convention that is broken
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from hc_jax.testing import networks, paths, wiring
+from hc_jax.testing.subject import Subject as Subject
+from hc_jax.testing.wiring import NotApplicable as NotApplicable
+
+
+@dataclasses.dataclass(frozen=True)
+class Trap:
+  """A mistake, and the function that finds it.
+
+  Attributes:
+    name: "T1" and so on.
+    title: the mistake, in words.
+    run: raises AssertionError with one line if the subject makes it, and `NotApplicable` where the
+      question does not arise.
+  """
+
+  name: str
+  title: str
+  run: Callable[[Subject], None]
+
+
+_TRAPS = (
+  ("mix computed and never used", wiring.mix_is_used),
+  ("mix transposed", wiring.mix_is_oriented),
+  ("streams collapsed per block", networks.streams_cross_blocks),
+  ("Sinkhorn over the wrong axes", wiring.no_sinkhorn),
+  ("final norm before reduce", networks.reduce_comes_before_the_final_norm),
+  ("reduce by the mean, not the sum", networks.reduce_is_the_sum),
+  ("initial index constant, random or per block", networks.init_counts_sublayers),
+  ("sigmoid or softmax over plain initial values", wiring.starts_as_equation_14),
+  ("dynamic part not zero at init, or scaled wrongly", networks.dynamic_part_starts_at_zero),
+  ("another norm than the one asked for", wiring.norm_is_the_one_asked_for),
+  ("tanh missing, or there unasked", wiring.tanh_is_what_is_asked_for),
+  ("weight decay by rank", networks.decay_goes_by_name),
+  ("coefficients in bf16", wiring.coefs_are_float32),
+  ("parameters not initialised", wiring.init_is_finite_and_stable),
+  ("dropout on all streams", networks.dropout_spares_the_streams),
+  ("parameters without a gradient", networks.everything_learns),
+  ("option ignored", wiring.options_are_heard),
+  ("leaks from future tokens or other sequences", networks.nothing_leaks),
+  ("one path differs: jit, scan, remat, decode, bf16", paths.all_paths_agree),
+  ("one stream is not the residual", networks.one_stream_is_the_residual),
+)
+TRAPS = tuple(Trap(f"T{i}", title, run) for i, (title, run) in enumerate(_TRAPS, 1))
