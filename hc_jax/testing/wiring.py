@@ -22,7 +22,6 @@ from hc_jax.testing.subject import (
   forward,
   initial,
   network,
-  shapes,
   site,
   site_params,
   site_streams,
@@ -207,7 +206,7 @@ def options_are_heard(subject: Subject) -> None:
   for scan in (True, False):
     plain = _program(subject, scan=scan)
     check(plain == _program(subject, scan=scan), "one model has two programs: T17 sees nothing")
-    for fields in CONNECTION_OPTIONS + (MODEL_OPTIONS if scan else ()):
+    for fields in CONNECTION_OPTIONS + (() if scan else MODEL_OPTIONS):
       check(
         _program(subject, scan=scan, **fields) != plain,
         f"the model's option {_show(fields)} is ignored (scan={scan})",
@@ -223,6 +222,7 @@ MODEL_OPTIONS = (
   {"causal": False},
   {"tie_embeddings": False},
   {"stream_dtype": jnp.bfloat16},
+  {"output_init_scale": 0.5},
   {"remat": "branches"},
 )
 
@@ -241,9 +241,9 @@ def _site_gradients(subject: Subject, **fields) -> dict:
 
 
 def _program(subject: Subject, **fields) -> int:
-  """A hash of a model's program; nothing compiles."""
+  """A hash of a model's program, its initial values' included; nothing compiles."""
   model = network(subject, num_layers=1, **fields)
-  jaxpr = jax.make_jaxpr(model.apply)({"params": shapes(model)}, TOKENS)
+  jaxpr = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), TOKENS)
   return hash(_without_addresses(str(jaxpr)))
 
 

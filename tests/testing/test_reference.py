@@ -1,13 +1,17 @@
 """Every path of hyper-connections against the float64 reference, forward and gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hc_jax as hc
 from hc_jax.testing import reference
+from tests.compiled import jit
 
 FORWARD, GRADIENT, BFLOAT16 = 2e-6, 1e-5, 6e-3  # relative norms over all of it; see README
 
@@ -77,6 +81,158 @@ def both(streams, params, weights, stream_dtype=jnp.float32, **fields):
     {k: got_grads[k].astype(jnp.float32) for k in sorted(got_grads)},
     {k: want_grads[k] for k in sorted(want_grads)},
   )
+
+
+MATRIX = np.random.RandomState(5).randn(5, 5).astype(np.float32)
+
+
+def branches(np):
+  """Four layers T with their norms, in NumPy or in JAX."""
+
+  def normed(h):
+    h = h - np.mean(h, axis=-1, keepdims=True)
+    return h / np.sqrt(np.mean(h * h, axis=-1, keepdims=True) + 1e-5)
+
+  return [
+    lambda h: np.sin(normed(h)) + 0.3 * h,
+    lambda h: normed(h) * np.cos(normed(h)),
+    lambda h: np.tanh(normed(h) @ MATRIX),
+    lambda h: np.sin(normed(h)),
+  ]
+
+
+BRANCHES, OURS = branches(np), branches(jnp)
+
+
+def chain(n, dynamic, orient=lambda mix: mix):
+  """Algorithm 1 with ours: (output, branch inputs, branch outputs) from parameters and x.
+
+  `orient` changes the mix on its way into write, to make mistakes with.
+  """
+  connection = hc.HyperConnection(num_streams=n, dynamic=dynamic)
+
+  def run(inputs):
+    streams, reads, writes = hc.expand(inputs["x"], n), [], []
+    for k, branch in enumerate(OURS):
+      variables = {"params": inputs[f"site{k}"]}
+      h, coefs = connection.apply(variables, streams, k)
+      y = branch(h)
+      coefs = coefs.replace(mix=orient(coefs.mix))
+      streams = connection.apply(variables, streams, y, coefs, method="write")
+      reads.append(h)
+      writes.append(y)
+    return hc.reduce(streams), reads, writes
+
+  return run
+
+
+def chain_inputs(n, dynamic, seed=3):
+  """Parameters of every site, and x."""
+  sites = [
+    random_case(seed + k, n, 5, (), dynamic, "layernorm", False)[1] for k in range(len(OURS))
+  ]
+  inputs = {
+    **{f"site{k}": site for k, site in enumerate(sites)},
+    "x": np.random.RandomState(seed).randn(2, 3, 5),
+  }
+  return jax.tree.map(lambda a: np.asarray(a, np.float32), inputs)
+
+
+def chain_distances(n, dynamic, orient=lambda mix: mix, seed=3):
+  """How far ours is from Algorithm 1 in float64: (forward, gradients)."""
+  inputs = chain_inputs(n, dynamic, seed)
+  weights = np.random.RandomState(9).randn(2, 3, 5).astype(np.float32)
+
+  def loss(inputs):
+    out = chain(n, dynamic, orient)(inputs)[0]
+    return jnp.sum(out * weights), out
+
+  (_, got), grads = jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+  flat = {
+    jax.tree_util.keystr(path): np.asarray(leaf, np.float64)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)
+  }
+
+  def exact(flat):
+    sites = [
+      {name: flat[f"['site{k}']['{name}']"] for name in inputs[f"site{k}"]}
+      for k in range(len(BRANCHES))
+    ]
+    matrices = [reference.from_params(site) for site in sites]
+    return reference.network(flat["['x']"], n, matrices, BRANCHES)
+
+  want_grads = reference.gradient(lambda f: np.sum(exact(f) * weights), flat)
+  got_grads = {
+    jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+  }
+  return distance(got, exact(flat)), distance(got_grads, {k: want_grads[k] for k in got_grads})
+
+
+@pytest.mark.parametrize("n, dynamic", [(1, True), (2, False), (3, True), (4, True)])
+def test_a_whole_network_is_algorithm_1(n, dynamic):
+  forward, grads = chain_distances(n, dynamic)
+  assert forward < FORWARD
+  assert grads < GRADIENT
+
+
+def test_a_transposed_or_detached_mix_is_not_algorithm_1():
+  forward, grads = chain_distances(3, True, lambda mix: mix.swapaxes(-1, -2))
+  assert forward > 100 * FORWARD and grads > 100 * GRADIENT
+  forward, grads = chain_distances(3, True, jax.lax.stop_gradient)  # a mistake of gradients alone
+  assert forward < FORWARD and grads > 100 * GRADIENT
+
+
+def unfolded_distance(change=lambda c: c):
+  """How far the inputs that `unfold` makes of branch outputs are from the actual ones."""
+  n = 3
+  inputs = chain_inputs(n, dynamic=False)
+  out, reads, writes = jit(chain(n, dynamic=False))(inputs)
+  matrices = [reference.from_params(inputs[f"site{k}"])(None) for k in range(len(OURS))]
+  made_of = np.stack([inputs["x"], *writes]).astype(np.float64)
+  found = np.einsum("kj,j...->k...", change(reference.unfold(matrices)), made_of)
+  return distance(list(found), [np.asarray(a, np.float64) for a in (*reads, out)])
+
+
+def test_unfold_rebuilds_every_layers_input():
+  assert unfolded_distance() < FORWARD
+  assert unfolded_distance(np.transpose) > 0.1
+  assert unfolded_distance(lambda c: c - np.diag(np.diag(c))) > 0.1
+
+
+def of(text):
+  """Matrices from the rows of `[[0, B], [A_m, A_r]]`, written "0BB/mrr/mrr"."""
+  rows = np.array([[float(c) for c in row] for row in text.split("/")])
+  return reference.Matrices(A_m=rows[1:, :1], A_r=rows[1:, 1:], B=rows[:1, 1:])
+
+
+def test_unfold_of_known_networks():
+  ones = np.tril(np.ones((4, 4)))
+  # Pre-Norm (Eq. 15): every layer sees the embedding and all outputs before it, once.
+  np.testing.assert_array_equal(reference.unfold([of("01/11")] * 3), ones)
+  # Eq. 14 with n streams is the same, and the sum at the end counts all of it n times.
+  initial = reference.unfold([reference.initial(2, k) for k in range(3)])
+  np.testing.assert_array_equal(initial, ones * [[1], [1], [1], [2]])
+  # Layer 1 writes to stream 1, which layer 2 does not read and layer 3 does.
+  sites = [of("001/110/001"), of("010/110/001"), of("010/010/101")]
+  want = [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [2, 1, 1, 1]]
+  np.testing.assert_array_equal(reference.unfold(sites), want)
+  # A_r is not symmetric: layer 1's mix carries stream 0 into stream 1 (A_r[0, 1]), not back.
+  sites = [of("000/111/001"), of("000/010/101"), of("000/110/001")]
+  want = [[1, 0, 0, 0], [2, 0, 0, 0], [1, 0, 0, 0], [3, 0, 0, 0]]
+  np.testing.assert_array_equal(reference.unfold(sites), want)
+  flipped = [dataclasses.replace(m, A_r=m.A_r.T) for m in sites]
+  assert not np.array_equal(reference.unfold(flipped), want)
+
+
+@pytest.mark.parametrize("n, dynamic", [(1, True), (3, False), (4, True), (8, True)])
+def test_one_connection_with_bfloat16_streams(n, dynamic):
+  streams, params, weights = random_case(n, n, 16, (2, 5), dynamic, "layernorm", False)
+  forward, _ = both(streams, params, weights, stream_dtype=jnp.bfloat16)
+  assert distance(*forward) < BFLOAT16
+  # Rounded twice as coarsely (seven bits to six), it is past the bound.
+  coarse = [np.asarray(a, np.float64) for a in forward[0]]
+  coarse = [a - np.sign(a) * np.exp2(np.floor(np.log2(np.abs(a) + 1e-30)) - 6) for a in coarse]
+  assert distance(coarse, forward[1]) > BFLOAT16
 
 
 CASES = st.fixed_dictionaries(

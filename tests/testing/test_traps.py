@@ -1,0 +1,62 @@
+"""The package falls into no trap, and selftest says what it found."""
+
+import dataclasses
+
+import pytest
+
+from hc_jax import cli
+from hc_jax.connections import CONNECTIONS
+from hc_jax.testing import selftest
+from hc_jax.testing.mutants import MUTANTS
+from hc_jax.testing.traps import TRAPS, NotApplicable, Subject
+
+SKIPPED = {"T4"}
+
+
+def test_there_are_twenty_in_order():
+  assert [trap.name for trap in TRAPS] == [f"T{i}" for i in range(1, 21)]
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.name)
+def test_the_package_does_not_fall_in(trap):
+  if trap.name in SKIPPED:
+    with pytest.raises(NotApplicable, match="no variant with Sinkhorn"):
+      trap.run(Subject())
+  else:
+    trap.run(Subject())
+
+
+def test_a_new_variant_answers_for_t4_and_t8():
+  """Does its mix come from Sinkhorn, and does it start as Eq. 14? Then change these traps."""
+  assert set(CONNECTIONS) == {"residual", "hc"}
+
+
+def crash(subject):
+  raise TypeError("no such thing\nand a second line")
+
+
+def test_selftest_prints_a_line_for_each_and_fails_if_one_does():
+  mutant = next(m for m in MUTANTS if m.trap == "T12")
+  crashing = dataclasses.replace(TRAPS[2], run=crash)
+  lines = []
+  code = selftest.selftest(mutant.subject, [TRAPS[0], crashing, TRAPS[3], TRAPS[11]], lines.append)
+  assert code == 1
+  assert lines[0].startswith(f"{mutant.name} on JAX ")
+  assert [line.split()[:2] for line in lines[1:-1]] == [
+    ["T1", "pass"],
+    ["T3", "FAIL"],
+    ["T4", "skip"],
+    ["T12", "FAIL"],
+  ]
+  assert lines[2].endswith("streams collapsed per block: it raised TypeError: no such thing")
+  assert "no variant with Sinkhorn" in lines[3] and "go by name, not by rank" in lines[4]
+  assert lines[-1].startswith("1 pass, 2 FAIL, 1 skip in ")
+
+
+@pytest.mark.parametrize(
+  "trap, code", [(TRAPS[0], 0), (dataclasses.replace(TRAPS[0], run=crash), 1)]
+)
+def test_the_command_exits_with_what_was_found(trap, code, capsys, monkeypatch):
+  monkeypatch.setattr(selftest.selftest, "__defaults__", (None, (trap,), print))
+  assert cli.main(["selftest"]) == code
+  assert f"T1  {'FAIL' if code else 'pass'}" in capsys.readouterr().out
