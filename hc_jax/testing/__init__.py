@@ -1,3 +1,7 @@
 """What the package proves itself with, open to users' own models and variants."""
 
 from hc_jax.testing import reference as reference
+from hc_jax.testing.traps import TRAPS as TRAPS
+from hc_jax.testing.traps import NotApplicable as NotApplicable
+from hc_jax.testing.traps import Subject as Subject
+from hc_jax.testing.traps import Trap as Trap

@@ -120,7 +120,7 @@ def deaf_model(**fields: Any) -> Callable[..., TransformerLM]:
   return lambda **given: TransformerLM(**{**given, **fields})
 
 
-class CollapsingBlock(Block):
+class _CollapsingBlock(Block):
   """Ends in the mean of its streams."""
 
   @nn.compact
@@ -129,7 +129,7 @@ class CollapsingBlock(Block):
     return _mean(streams)
 
 
-class DroppingBlock(Block):
+class _DroppingBlock(Block):
   """Drops streams, not branch outputs."""
 
   @nn.compact
@@ -138,7 +138,7 @@ class DroppingBlock(Block):
     return nn.Dropout(self.dropout)(streams, deterministic=context.deterministic)
 
 
-class NormBeforeReduce(TransformerLM):
+class _NormBeforeReduce(TransformerLM):
   """Norms every stream, then reduces: by the sum, or by the mean."""
 
   mean: bool = False
@@ -154,7 +154,7 @@ class NormBeforeReduce(TransformerLM):
     return self.token_embed.attend(hidden)
 
 
-class MeanForSum(TransformerLM):
+class _MeanForSum(TransformerLM):
   """Reduces by the mean."""
 
   def hidden(self, tokens, **kwargs):
@@ -163,7 +163,7 @@ class MeanForSum(TransformerLM):
     )
 
 
-class ForgetfulDecoder(TransformerLM):
+class _ForgetfulDecoder(TransformerLM):
   """Decodes as if each token were the first."""
 
   def hidden(self, tokens, *, decode=False, positions=None, **kwargs):
@@ -286,15 +286,15 @@ _CONNECTIONS = (
   ("T20", "half a residual with one stream", changed_coefs(_gated)),
 )
 _MODELS = (
-  ("T3", "blocks end in a mean", of_block(CollapsingBlock)),
-  ("T5", "norm, then sum", NormBeforeReduce),
-  ("T5", "norm, then mean", lambda **f: NormBeforeReduce(**f, mean=True)),
-  ("T6", "mean of the streams", MeanForSum),
-  ("T15", "dropout on streams", of_block(DroppingBlock)),
+  ("T3", "blocks end in a mean", of_block(_CollapsingBlock)),
+  ("T5", "norm, then sum", _NormBeforeReduce),
+  ("T5", "norm, then mean", lambda **f: _NormBeforeReduce(**f, mean=True)),
+  ("T6", "mean of the streams", _MeanForSum),
+  ("T15", "dropout on streams", of_block(_DroppingBlock)),
   ("T15", "no dropout", deaf_model(dropout=0.0)),
   ("T17", "qk_norm ignored", deaf_model(qk_norm=False)),
   ("T18", "not causal", deaf_model(causal=False)),
-  ("T19", "decoding forgets positions", ForgetfulDecoder),
+  ("T19", "decoding forgets positions", _ForgetfulDecoder),
 )
 MUTANTS = (
   *(Mutant(trap, Subject(name, connection=cls)) for trap, name, cls in _CONNECTIONS),

@@ -131,6 +131,10 @@ def chain_inputs(n, dynamic, seed=3):
   sites = [
     random_case(seed + k, n, 5, (), dynamic, "layernorm", False)[1] for k in range(len(OURS))
   ]
+  for site in sites:
+    # Of one sign: the first site reads n equal streams, and where the weights almost cancel, the
+    # derivative of the norm that follows magnifies every rounding.
+    site["static_read"] = np.abs(site["static_read"]) + 0.5
   inputs = {
     **{f"site{k}": site for k, site in enumerate(sites)},
     "x": np.random.RandomState(seed).randn(2, 3, 5),
