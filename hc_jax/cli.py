@@ -189,7 +189,7 @@ def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del args, rest
   from hc_jax.testing.selftest import selftest
 
-  return selftest()
+  return selftest(log=lambda line: print(line, flush=True))
 
 
 COMMANDS = {"params": params, "sample": sample, "analyze": analyze, "selftest": selftest}
