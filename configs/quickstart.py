@@ -19,7 +19,7 @@ def get_config():
   c.data.length = 128
   c.optim.learning_rate = 4e-3
   c.optim.warmup_steps = 30
-  c.train.num_steps = 250
+  c.train.num_steps = 200
   c.train.batch_size = 16
   c.train.eval_every = 50
   c.train.eval_batches = 10
