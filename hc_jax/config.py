@@ -121,6 +121,10 @@ def check(config: ConfigDict) -> None:
   for key in ("num_steps", "batch_size", "log_every", "keep", "eval_batches", "checkpoint_every"):
     _at_least("train." + key, train[key], 1)
   _at_least("data.length", config.data.length, 1)
+  for key in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+    _at_least("optim." + key, config.optim[key], 0)
+  for key in ("init_std", "output_init_scale", "norm_eps", "dropout"):
+    _at_least("model." + key, model[key], 0)
   for key, known in _choices().items():
     value = config
     for part in key.split("."):
@@ -247,7 +251,7 @@ def _divides(a_name: str, a: int, b_name: str, b: int) -> None:
     raise UserError(f"{b_name}={b} is not divisible by {a_name}={a}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: float, least: float) -> None:
   if value < least:
     raise UserError(f"{name}={value} must be at least {least}")
 

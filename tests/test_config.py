@@ -109,6 +109,8 @@ def test_overrides(override, key, value):
     ("data.length=0", "data.length=0 must be at least 1"),
     ("model.num_layers=0", "model.num_layers=0 must be at least 1"),
     ("train.keep=0", "train.keep=0 must be at least 1"),
+    ("optim.warmup_steps=-1", "optim.warmup_steps=-1 must be at least 0"),
+    ("model.init_std=-1", "model.init_std=-1.0 must be at least 0"),
     ("model.connection.num_streams=0", "num_streams=0 must be at least 1"),
     ("model.connection.name=hcc", "connection 'hcc' is unknown; choose one of residual, hc"),
     ("model.activation=relu", "model.activation='relu' is unknown; choose one of gelu, swiglu"),

@@ -41,8 +41,11 @@ def train_batches(
   import grain  # a second to import; a tokenizer alone can do without
 
   _check_batch_size(batch_size)
-  windows = grain.MapDataset.source(Windows(split, length, document_mask))
-  return windows.seed(seed % 2**63).shuffle().repeat(None).batch(batch_size)
+  windows = Windows(split, length, document_mask)
+  # Endless by any measure; repeat(None) is as long as an index can be, and slicing overflows it.
+  epochs = 2**62 // len(windows)
+  source = grain.MapDataset.source(windows).seed(seed % 2**63)
+  return source.shuffle().repeat(epochs).batch(batch_size)
 
 
 def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> Iterator[Batch]:

@@ -28,6 +28,13 @@ def test_the_last_window_has_its_last_target(size, count):
   chex.assert_shape(windows[count - 1]["targets"], (4,))
 
 
+def test_batches_of_one_window():
+  batches = train_batches(make_split(21), length=4, batch_size=1, seed=0)
+  for workers in (0, 2):
+    batch = next(iterate(batches, 3, workers))
+    np.testing.assert_array_equal(batch["inputs"], batches[3]["inputs"])
+
+
 @pytest.mark.parametrize(("name", "remedy"), [("train", "lower"), ("val", "raise")])
 def test_too_short_a_split_says_how_much_is_needed(name, remedy):
   split = make_split(4, name=name)
