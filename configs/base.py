@@ -1,6 +1,6 @@
 """Every key there is, with its default and its meaning. Other configs are short deltas of this one.
 
-As it stands it is the "base" model of about 355M parameters with DHC x 4: 24 layers, 1024 wide,
+As it stands it is the "base" model of about 356M parameters with DHC x 4: 24 layers, 1024 wide,
 GELU, learned positions, vocabulary 50257. Change a key on the command line with
 --config.group.key=value. Keys without a default (None) take what their comment says.
 """

@@ -9,7 +9,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.connections import connection_factory
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 
 KEY = jax.random.key(0)
 STREAMS = (2, 3)

@@ -8,7 +8,7 @@ import pytest
 
 from hc_jax.models import Attention, TokenContext
 from hc_jax.models.layers import rotary
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 from tests.models import reference, tiny
 
 # One compiled forward each, always called with every mask, so that no test compiles its own.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hc_jax import params as hc_params
-from tests.compiled import jit
+from hc_jax.testing.compiled import jit
 from tests.models import tiny
 
 MODELS = {

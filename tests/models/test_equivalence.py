@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 from tests.models import tiny
 
 EPS = 1e-12

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 from tests.models import reference, tiny
 
 ROPE = {"positions": "rotary", "activation": "swiglu"}

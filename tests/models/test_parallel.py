@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.compiled import jit, normal, options
+from hc_jax.testing.compiled import jit, normal, options
 from tests.models import tiny
 
 SEEDS = 3

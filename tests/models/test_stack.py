@@ -13,7 +13,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.models import Block, Norm, TokenContext, stack_layers, unstack_layers
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 from tests.models import tiny
 
 # One model for all gradients here: everything that has parameters.

@@ -12,7 +12,7 @@ import numpy as np
 
 import hc_jax as hc
 from hc_jax import params as hc_params
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 
 VOCAB, BATCH, LENGTH = 17, 2, 8
 RESIDUAL = hc.Residual

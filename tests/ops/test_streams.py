@@ -10,7 +10,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax import ops
-from tests.compiled import jit, normal
+from hc_jax.testing.compiled import jit, normal
 
 
 def random_coefs(n, v=1, lead=(), with_mix=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import hc_jax as hc
 from hc_jax.testing import reference
-from tests.compiled import jit
+from hc_jax.testing.compiled import jit
 
 FORWARD, GRADIENT, BFLOAT16 = 2e-6, 1e-5, 6e-3  # relative norms over all of it; see README
 
