@@ -4,11 +4,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from hc_jax.connections.altup import AltUp as AltUp
 from hc_jax.connections.base import INHERITED as INHERITED
 from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
 from hc_jax.connections.base import connection_factory as connection_factory
 from hc_jax.connections.base import connection_fields as connection_fields
+from hc_jax.connections.facts import Facts as Facts
+from hc_jax.connections.frac import FracConnection as FracConnection
+from hc_jax.connections.generalized import (
+  GeneralizedHyperConnection as GeneralizedHyperConnection,
+)
 from hc_jax.connections.hyper import HyperConnection as HyperConnection
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.errors import UserError
@@ -17,6 +23,9 @@ from hc_jax.errors import UserError
 CONNECTIONS: dict[str, type[Connection]] = {
   "residual": Residual,
   "hc": HyperConnection,
+  "frac": FracConnection,
+  "ghc": GeneralizedHyperConnection,
+  "altup": AltUp,
 }
 
 

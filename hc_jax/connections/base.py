@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Union
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hc_jax import ops
 from hc_jax.coefs import Coefs
+from hc_jax.connections.facts import Facts
 
 # What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
 # fields are copied to every site (its parameters never are).
@@ -29,19 +30,29 @@ class Connection(nn.Module):
       h, c = connection(streams, index)              # [..., n, w] -> [..., d]
       streams = connection.write(streams, branch(h), c)
 
-  A variant is a subclass with one method, `coefs`. It owns parameters and nothing else, works on
-  any leading axes, and is the same in training and in decoding.
+  A variant is a subclass with one method, `coefs`; `facts` says what it claims. It owns parameters
+  and nothing else, works on any leading axes, and is the same in training and in decoding.
+  Parameters that make one map alone begin with its name ("read_", "mix_", "write_"), after
+  "static_" if they are static; `parts` needs overriding where they do not.
 
   Attributes:
     num_streams: n, the paper's expansion rate.
     fractions: m, the number of parts into which the width is cut; d = m * w.
+    num_views: how many inputs the branch reads, each with weights of its own (queries, keys and
+      values, say). With more than one the branch input is `[..., num_views, m * w]`.
     implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX; they are
       equal to rounding, and forward-mode differentiation needs "autodiff".
   """
 
   num_streams: int = 4
   fractions: int = 1
+  num_views: int = 1
   implementation: str = "auto"
+
+  @property
+  def slots(self) -> int:
+    """Rows of `read`: one for each fraction of each view."""
+    return self.num_views * self.fractions
 
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
     """The maps of this site; `@nn.compact` in a subclass.
@@ -49,13 +60,40 @@ class Connection(nn.Module):
     Args:
       streams: `[..., n, w]`.
       index: which sublayer of the network this is, from 0; traced under `nn.scan`.
+
+    Returns:
+      `read` `[..., slots, n]`, `write` `[..., n, fractions]`, `mix` `[..., n, n]` or None.
     """
     raise NotImplementedError(f"{type(self).__name__} must define coefs(streams, index)")
 
   def check(self) -> None:
     """Raises ValueError, with the remedy, if the fields do not go together."""
-    if self.num_streams < 1:
-      raise ValueError(f"num_streams={self.num_streams} must be at least 1")
+    for name in ("num_streams", "fractions", "num_views"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+    if self.num_streams < self.fractions:
+      raise ValueError(
+        f"num_streams={self.num_streams} streams cannot hold fractions={self.fractions}: "
+        "num_streams must be at least fractions"
+      )
+    ops.check_implementation(self.implementation)
+
+  def facts(self, d_model: int) -> Facts:
+    """What this connection claims in a model of that width; nothing by default."""
+    del d_model
+    return Facts()
+
+  def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+    """This site's parameters, or their gradients, by the map they make.
+
+    Returns:
+      "read", "mix" and "write", and "all" for what serves several maps.
+    """
+    found = {"read": {}, "mix": {}, "write": {}, "all": {}}
+    for name, leaf in params.items():
+      head = name.removeprefix("static_").split("_")[0]
+      found[head if head in found else "all"][name] = leaf
+    return found
 
   def __call__(
     self,
@@ -73,17 +111,19 @@ class Connection(nn.Module):
       dtype: of the branch input; the streams' own by default.
 
     Returns:
-      The branch input `[..., v * w]` and the float32 coefficients, which go into `write`.
+      The branch input `[..., m * w]` (`[..., num_views, m * w]` with several views) and the float32
+      coefficients, which go into `write`.
 
     Raises:
       ValueError: if the streams do not have `num_streams` streams, or by `check`.
     """
     self.check()
     if streams.ndim < 2 or streams.shape[-2] != self.num_streams:
+      fractions = f", {self.fractions}" if self.fractions > 1 else ""
       raise ValueError(
         f"{type(self).__name__} has num_streams={self.num_streams} and takes streams "
         f"[..., {self.num_streams}, w], but got {streams.shape}; make them with "
-        f"hc_jax.expand(x, {self.num_streams})"
+        f"hc_jax.expand(x, {self.num_streams}{fractions})"
       )
     with jax.named_scope("hc/coefs"):
       coefs = self.coefs(streams, index)
@@ -91,10 +131,12 @@ class Connection(nn.Module):
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
       branch_input = ops.read(streams, coefs, dtype, implementation=self.implementation)
+      if self.num_views > 1:
+        branch_input = branch_input.reshape(*streams.shape[:-2], self.num_views, -1)
     return checkpoint_name(branch_input, "branch_input"), coefs
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
-    """Writes the branch output `[..., v * w]` and mixes: the next streams, in the streams' dtype.
+    """Writes the branch output `[..., m * w]` and mixes: the next streams, in the streams' dtype.
 
     Raises:
       ValueError: if the branch output has another shape than the branch input.

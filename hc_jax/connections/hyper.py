@@ -1,15 +1,16 @@
 """Hyper-connections, static and dynamic."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from hc_jax import axes, ops
-from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection
+from hc_jax import axes
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.per_stream import PerStreamConnection
 
 
-class HyperConnection(Connection):
+class HyperConnection(PerStreamConnection):
   """Static (SHC) and dynamic (DHC) hyper-connections, arXiv 2409.19606.
 
   Static: `read`, `write` and `mix` are parameters. They start as Eq. 14: the sublayer of index k
@@ -18,92 +19,42 @@ class HyperConnection(Connection):
   `scale * tanh(norm(X) @ dynamic_kernel)` (Eq. 10-13), where row j of the result comes from stream
   j alone; the kernel starts at zero.
 
-  Parameters: `n(n+2)` static; `|norm| + w(n+2) + n(n+2) + 2` dynamic.
+  Parameters: `n(n+2)` static; `|norm| + d(n+2) + n(n+2) + 2` dynamic.
 
   Attributes:
     num_streams: n >= 1, the expansion rate.
     dynamic: DHC if true, SHC if false.
-    tanh: squash the dynamic part (the paper's default).
-    norm: "layernorm" or "rmsnorm" before the projection; None is the model's norm inside a model of
-      this package, and "layernorm" elsewhere.
-    norm_params: whether that norm has a scale (and layernorm a bias); None is the model's choice
-      inside a model, and no elsewhere.
-    norm_eps: added to the variance; None is the model's inside a model, and 1e-5 elsewhere.
     dynamic_scale_init: initial value of both dynamic scales (of read and mix; of write).
-    train_read_mix: whether read and mix learn (the paper's width connection, Table 3). If not they
-      keep their initial value and get no gradient.
-    train_write: likewise for write (the paper's depth connection).
   """
 
-  dynamic: bool = True
-  tanh: bool = True
-  norm: str | None = None
-  norm_params: bool | None = None
-  norm_eps: float | None = None
   dynamic_scale_init: float = 0.01
-  train_read_mix: bool = True
-  train_write: bool = True
 
   def check(self) -> None:
-    super().check()
     if self.fractions != 1:
-      raise ValueError(f"HyperConnection has one fraction, not fractions={self.fractions}")
-    if self.norm is not None:
-      ops.check_norm(self.norm)
-    ops.check_implementation(self.implementation)
-
-  @nn.compact
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    n = self.num_streams
-
-    def round_robin(key, shape):
-      del key
-      return jax.nn.one_hot(jnp.asarray(index) % n, n, dtype=jnp.float32).reshape(shape)
-
-    def identity(key, shape):
-      del key
-      return jnp.eye(shape[0], dtype=jnp.float32)
-
-    ones = nn.initializers.ones
-    read = self.param("static_read", axes.partitioned(round_robin, None, None), (1, n))
-    mix = self.param("static_mix", axes.partitioned(identity, None, None), (n, n))
-    write = self.param("static_write", axes.partitioned(ones, None, None), (n, 1))
-    if self.dynamic:
-      read_part, mix_part, write_part = self._dynamic(streams)
-      read, mix, write = (
-        static.reshape((1,) * (part.ndim - 2) + static.shape) + part
-        for static, part in ((read, read_part), (mix, mix_part), (write, write_part))
+      raise ValueError(
+        f"{type(self).__name__} has one fraction, not fractions={self.fractions}; "
+        "FracConnection cuts the width"
       )
-    if not self.train_read_mix:
-      read, mix = jax.lax.stop_gradient((read, mix))
-    if not self.train_write:
-      write = jax.lax.stop_gradient(write)
-    return Coefs(read=read, write=write, mix=mix)
+    super().check()
 
-  def _dynamic(self, streams: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What each token adds: read `[..., 1, n]`, mix `[..., n, n]`, write `[..., n, 1]`."""
-    n, w = streams.shape[-2:]
-    norm = "layernorm" if self.norm is None else self.norm
-    norm_scale = norm_bias = None
-    if self.norm_params:
-      ones, zeros = nn.initializers.ones, nn.initializers.zeros
-      norm_scale = self.param("norm_scale", axes.partitioned(ones, "embed"), (w,))
-      if norm == "layernorm":
-        norm_bias = self.param("norm_bias", axes.partitioned(zeros, "embed"), (w,))
-    zeros, constant = nn.initializers.zeros, nn.initializers.constant(self.dynamic_scale_init)
-    kernel = self.param("dynamic_kernel", axes.partitioned(zeros, "embed", None), (w, n + 2))
-    scale = self.param("dynamic_scale", axes.partitioned(constant, None), (2,))
-    eps = 1e-5 if self.norm_eps is None else self.norm_eps
-    parts = ops.project(
-      streams,
-      kernel,
-      norm=norm,
-      scale=norm_scale,
-      bias=norm_bias,
-      eps=eps,
-      implementation=self.implementation,
-    )  # [..., n, n + 2], row j from stream j; columns read | mix | write
-    if self.tanh:
-      parts = jnp.tanh(parts)
-    read_mix = scale[0] * parts[..., : n + 1].swapaxes(-1, -2)
-    return read_mix[..., :1, :], read_mix[..., 1:, :], scale[1] * parts[..., n + 1 :]
+  def scales(self) -> tuple[jax.Array, jax.Array]:
+    init = axes.partitioned(nn.initializers.constant(self.dynamic_scale_init), None)
+    scale = self.param("dynamic_scale", init, (2,))
+    return scale[0], scale[1]
+
+  def num_scales(self) -> int:
+    return 2
+
+  def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+    found = super().parts({k: v for k, v in params.items() if k != "dynamic_scale"})
+    if "dynamic_scale" in params:
+      found["all"]["dynamic_scale"] = params["dynamic_scale"][..., :1]
+      found["write"]["dynamic_scale"] = params["dynamic_scale"][..., 1:]
+    return found
+
+  def facts(self, d_model: int) -> Facts:
+    return Facts(
+      source="arXiv 2409.19606, Eq. 1-14 and Algorithm 2",
+      num_params=self.num_params(d_model),
+      residual_at_init=1e-5,
+    )

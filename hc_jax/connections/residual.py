@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
+from hc_jax.connections.facts import Facts
 
 
 class Residual(Connection):
@@ -21,8 +22,13 @@ class Residual(Connection):
         f"Residual has one stream and one fraction, not num_streams={self.num_streams}, "
         f"fractions={self.fractions}; leave them unset, or use HyperConnection"
       )
+    super().check()
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    return Facts(source="arXiv 2409.19606, Eq. 15", num_params=0, residual_at_init=1e-5)
 
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
     del streams, index
-    one = jnp.ones((1, 1), jnp.float32)
-    return Coefs(read=one, write=one, mix=None)
+    ones = jnp.ones((self.num_views, 1), jnp.float32)
+    return Coefs(read=ones, write=ones[:1], mix=None)

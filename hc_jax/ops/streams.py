@@ -18,14 +18,14 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1) -> jax.Array:
 
   Args:
     x: `[..., d]`.
-    num_streams: n, a multiple of `fractions`.
+    num_streams: n, at least `fractions`.
     fractions: m; each stream holds one m-th of the width. 1 copies the whole.
 
   Returns:
     `[..., n, d // m]` in x's dtype; stream j holds fraction `j % m`.
 
   Raises:
-    ValueError: if m does not divide d or n.
+    ValueError: if m does not divide d, or n < m.
   """
   d = x.shape[-1]
   _check_fractions(num_streams, fractions)
@@ -35,12 +35,15 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1) -> jax.Array:
       f"choose fractions that divide {d}"
     )
   x = x.reshape(*x.shape[:-1], fractions, d // fractions)
-  repeats = (1,) * (x.ndim - 2) + (num_streams // fractions, 1)
-  return _constrain(jnp.tile(x, repeats))
+  repeats = (1,) * (x.ndim - 2) + (-(-num_streams // fractions), 1)
+  return _constrain(jnp.tile(x, repeats)[..., :num_streams, :])
 
 
 def reduce(streams: jax.Array, fractions: int = 1) -> jax.Array:
   """Sums the copies of each fraction (Algorithm 1, last line) and lays the fractions side by side.
+
+  Where m does not divide n, some fractions have one copy more; their sums are scaled down to
+  n / m copies each, so that copies of x come back as `n / m * x` for every n and m.
 
   Args:
     streams: `[..., n, w]`.
@@ -50,12 +53,19 @@ def reduce(streams: jax.Array, fractions: int = 1) -> jax.Array:
     `[..., m * w]`, float32: it goes into the final norm unrounded.
 
   Raises:
-    ValueError: if m does not divide n.
+    ValueError: if n < m.
   """
   *lead, n, w = streams.shape
   _check_fractions(n, fractions)
-  copies = streams.reshape(*lead, n // fractions, fractions, w)
-  return jnp.sum(copies, axis=-3, dtype=jnp.float32).reshape(*lead, fractions * w)
+  if n % fractions == 0:
+    copies = streams.reshape(*lead, n // fractions, fractions, w)
+    return jnp.sum(copies, axis=-3, dtype=jnp.float32).reshape(*lead, fractions * w)
+  sums = [
+    jnp.sum(streams[..., k::fractions, :], axis=-2, dtype=jnp.float32)
+    * (n / fractions / len(range(k, n, fractions)))
+    for k in range(fractions)
+  ]
+  return jnp.stack(sums, axis=-2).reshape(*lead, fractions * w)
 
 
 def read(
@@ -114,8 +124,8 @@ def _constrain(streams: jax.Array) -> jax.Array:
 
 
 def _check_fractions(num_streams: int, fractions: int) -> None:
-  if fractions < 1 or num_streams < 1 or num_streams % fractions:
+  if not 1 <= fractions <= num_streams:
     raise ValueError(
-      f"{num_streams} streams cannot hold {fractions} fractions: num_streams must be at least 1 "
-      "and a multiple of fractions"
+      f"{num_streams} streams cannot hold {fractions} fractions: fractions must be at least 1 "
+      "and at most num_streams"
     )

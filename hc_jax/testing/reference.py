@@ -1,7 +1,7 @@
 """Hyper-connections in float64 NumPy, written from the paper and from nothing else.
 
 arXiv 2409.19606, in its own letters and orientation: `H [..., n, d]`, `A_m [..., n, 1]`,
-`A_r [..., n, n]`, `B [..., 1, n]`. It shares no code with the JAX implementation and is slow on
+`A_r [..., n, n]`, `B [..., 1, n]`; `hc_jax.testing.references` has the other variants. It shares no code with the JAX implementation and is slow on
 purpose. Complex numbers pass through, so that derivatives can be taken by complex steps: exact to
 rounding, without writing one.
 """
@@ -17,7 +17,10 @@ Branch = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Matrices:
-  """The parts of `HC = [[0, B], [A_m, A_r]]` (Eq. 1), per token or static."""
+  """The parts of `HC = [[0, B], [A_m, A_r]]` (Eq. 1), per token or static.
+
+  `A_m [..., n, v]`, `A_r [..., n, n]`, `B [..., v, n]`; v is 1 but for fractions (2511.11238).
+  """
 
   A_m: np.ndarray
   A_r: np.ndarray
@@ -105,10 +108,11 @@ def normalise(
 
 
 def sublayer(H: np.ndarray, m: Matrices, branch: Branch) -> np.ndarray:
-  """`B^T T(H^T A_m)^T + A_r^T H` (Eq. 2), token by token."""
-  h = np.einsum("...ij,...id->...jd", m.A_m, H)[..., 0, :]
+  """`B^T T(A_m^T H) + A_r^T H` (Eq. 2; 2511.11238 Eq. 6), token by token."""
+  h = np.einsum("...ij,...id->...jd", m.A_m, H)
   mixed = np.einsum("...ij,...id->...jd", m.A_r, H)
-  return np.einsum("...oi,...d->...id", m.B, branch(h)) + mixed
+  y = branch(h.reshape(*h.shape[:-2], -1)).reshape(h.shape)
+  return np.einsum("...oi,...od->...id", m.B, y) + mixed
 
 
 def network(
@@ -116,6 +120,7 @@ def network(
   n: int,
   matrices: Sequence[Callable[[np.ndarray], Matrices]],
   branches: Sequence[Branch],
+  fractions: int = 1,
 ) -> np.ndarray:
   """Algorithm 1: copy the embedding n times, run the sublayers, sum the rows.
 
@@ -124,14 +129,19 @@ def network(
     n: expansion rate.
     matrices: each sublayer's matrices as a function of H.
     branches: each sublayer's layer T, its norm included.
+    fractions: m; stream j holds fraction j mod m of the width, and each fraction's copies are
+      summed, as if there were n / m of each.
 
   Returns:
     `[..., d]`, before the final norm.
   """
-  H = np.repeat(_number(x)[..., None, :], n, axis=-2)
+  x = _number(x)
+  parts = np.split(x, fractions, axis=-1)
+  H = np.stack([parts[j % fractions] for j in range(n)], axis=-2)
   for get, branch in zip(matrices, branches, strict=True):
     H = sublayer(H, get(H), branch)
-  return np.sum(H, axis=-2)
+  means = [np.mean(H[..., k::fractions, :], axis=-2) for k in range(fractions)]
+  return n / fractions * np.concatenate(means, axis=-1)
 
 
 def unfold(matrices: Sequence[Matrices]) -> np.ndarray:

@@ -215,9 +215,9 @@ def ones(shape):
   "call, words",
   [
     (lambda: hc.expand(ones((2, 10)), 4, 4), "10"),
-    (lambda: hc.expand(ones((2, 10)), 3, 2), "multiple of fractions"),
+    (lambda: hc.expand(ones((2, 10)), 1, 2), "at most num_streams"),
     (lambda: hc.expand(ones((2, 10)), 0), "at least 1"),
-    (lambda: hc.reduce(ones((2, 3, 4)), 2), "multiple of fractions"),
+    (lambda: hc.reduce(ones((2, 3, 4)), 4), "at most num_streams"),
     (
       lambda: hc.write(ones((2, 4, 8)), ones((2, 7)), random_coefs(4)),
       "shape of its input",

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from hc_jax import cli
-from hc_jax.connections import CONNECTIONS
 from hc_jax.testing import selftest
 from hc_jax.testing.mutants import MUTANTS
 from hc_jax.testing.traps import TRAPS, NotApplicable, Subject
@@ -24,11 +23,6 @@ def test_the_package_does_not_fall_in(trap):
       trap.run(Subject())
   else:
     trap.run(Subject())
-
-
-def test_a_new_variant_answers_for_t4_and_t8():
-  """Does its mix come from Sinkhorn, and does it start as Eq. 14? Then change these traps."""
-  assert set(CONNECTIONS) == {"residual", "hc"}
 
 
 def crash(subject):

@@ -1,0 +1,103 @@
+"""Every variant's matrices in float64 NumPy, each written from its paper; see `reference`.
+
+`matrices_of(connection, params, index)` gives a site's matrices as a function of its streams.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from hc_jax.connections import AltUp, Connection, GeneralizedHyperConnection, Residual
+from hc_jax.connections.per_stream import PerStreamConnection
+from hc_jax.testing.reference import Matrices, initial, normalise
+
+Params = Mapping[str, np.ndarray]
+Site = Callable[[np.ndarray], Matrices]
+
+
+def residual(connection: Residual, params: Params, index: int) -> Site:
+  """`x + T(x)` (2409.19606 Eq. 15)."""
+  del connection, params, index
+  return lambda H: initial(1, 0)
+
+
+def per_stream(connection: PerStreamConnection, params: Params, index: int) -> Site:
+  """HC (2409.19606 Eq. 10-13), Frac (2503.14125 Eq. 11-14) and GHC (2511.11238 Eq. 6)."""
+  del index
+  n, m = connection.num_streams, connection.fractions
+  general = isinstance(connection, GeneralizedHyperConnection)
+  own = np.array([[float(j % m == k) for j in range(n)] for k in range(m)])  # [m, n], as B
+  A_m, A_r, B = (params[f"static_{name}"].T for name in ("read", "mix", "write"))
+  v = A_m.shape[-1]
+  norm = connection.norm or "layernorm"
+  eps = 1e-5 if connection.norm_eps is None else connection.norm_eps
+
+  def site(H: np.ndarray) -> Matrices:
+    if not connection.dynamic:
+      return Matrices(A_m=A_m, A_r=A_r, B=B if general else B * own)
+    W = params["dynamic_kernel"]
+    W_m, W_r, W_beta = W[:, :v], W[:, v : v + n], W[:, v + n :]
+    if general:
+      s_m, s_r, s_beta = (params[f"{name}_scale"].T for name in ("read", "mix", "write"))
+      tau = np.sqrt(H.shape[-1])
+    else:
+      s_m = s_r = params["dynamic_scale"][0]
+      s_beta, tau = params["dynamic_scale"][1], 1.0
+    normed = normalise(H, norm, eps, params.get("norm_scale"), params.get("norm_bias"))
+    squash = np.tanh if connection.tanh else lambda x: x
+    dynamic_B = B + s_beta * np.swapaxes(squash(normed @ W_beta / tau), -1, -2)
+    return Matrices(
+      A_m=s_m * squash(normed @ W_m / tau) + A_m,
+      A_r=s_r * squash(normed @ W_r / tau) + A_r,
+      B=dynamic_B if general else dynamic_B * own,
+    )
+
+  return site
+
+
+def altup(connection: AltUp, params: Params, index: int) -> Site:
+  """Predict, compute and correct (2301.13310), read off what they do to each block."""
+  n = connection.num_streams
+  j = index % n
+  P, g = params["static_predict"], params["static_gate"][:, 0]
+
+  def next_blocks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    predicted = P @ x
+    computed = x[j] + y
+    return predicted + g[:, None] * (computed - predicted[j])[None, :]
+
+  A_m = np.eye(n)[:, [j]]
+  A_r = next_blocks(np.eye(n), np.zeros(n)).T
+  B = next_blocks(np.zeros((n, 1)), np.ones(1)).T
+  return lambda H: Matrices(A_m=A_m, A_r=A_r, B=B)
+
+
+# The nearest class of a connection's own decides, so that subclasses inherit.
+REFERENCES: dict[type[Connection], Callable[..., Site]] = {
+  Residual: residual,
+  PerStreamConnection: per_stream,
+  AltUp: altup,
+}
+
+
+def matrices_of(connection: Connection, params: Params, index: int = 0) -> Site:
+  """A site's matrices as a function of its streams, from this package's parameters.
+
+  Args:
+    connection: with its fields as they are.
+    params: of that site; numbers may be complex.
+    index: of the sublayer.
+
+  Raises:
+    KeyError: if its class has no reference.
+  """
+  for cls in type(connection).__mro__:
+    if cls in REFERENCES:
+      params = {name: _number(value) for name, value in params.items()}
+      return REFERENCES[cls](connection, params, index)
+  raise KeyError(f"{type(connection).__name__} has no float64 reference")
+
+
+def _number(x) -> np.ndarray:
+  x = np.asarray(x)
+  return x if np.iscomplexobj(x) else x.astype(np.float64)
