@@ -26,7 +26,7 @@ TABLE = {
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),
-  "connections": (_L0, _ARRAYS),
+  "connections": (_L0, _ARRAYS | {"numpy"}),
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),

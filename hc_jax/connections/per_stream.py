@@ -1,4 +1,4 @@
-"""Static maps, and what each stream adds to them by itself: what HC, Frac and GHC have in common."""
+"""Static maps, and what each stream adds to them by itself: common to HC, Frac and GHC."""
 
 from collections.abc import Mapping
 
@@ -48,7 +48,7 @@ class PerStreamConnection(Connection):
     return 1
 
   def scales(self) -> tuple[jax.Array, jax.Array]:
-    """Of the dynamic parts: read and mix, broadcast to `[slots + n, n]`; write, to `[n, columns]`."""
+    """Of the dynamic parts: of read and mix `[slots + n, n]`, of write `[n, columns]`."""
     raise NotImplementedError(f"{type(self).__name__} must define scales()")
 
   def num_scales(self) -> int:
@@ -123,7 +123,7 @@ class PerStreamConnection(Connection):
     return np.eye(self.fractions, dtype=np.float32)[np.arange(self.num_streams) % self.fractions]
 
   def _dynamic(self, streams: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What each token adds: read `[..., slots, n]`, mix `[..., n, n]`, write `[..., n, columns]`."""
+    """What each token adds to read `[slots, n]`, mix `[n, n]` and write `[n, columns]`."""
     n, w = streams.shape[-2:]
     norm = "layernorm" if self.norm is None else self.norm
     norm_scale = norm_bias = None
