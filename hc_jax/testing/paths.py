@@ -11,8 +11,6 @@ from hc_jax.models import unstack_layers
 from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.subject import (
-  EPS,
-  LAYERS,
   SCANNED,
   STREAMS,
   TOKENS,
@@ -120,7 +118,7 @@ def _bfloat16(subject: Subject) -> None:
   for n, of in ((0, residual(subject, params)), (STREAMS, params)):
     flat = dict(hc_params.named_leaves(unstack_layers(of)))
     flat = {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
-    want = transformer.logits(flat, TOKENS, LAYERS, EPS)
+    want = transformer.logits(network(Subject(), n=n), flat, TOKENS)
     errors[n] = distance(forward(subject, n=n, dtype=jnp.bfloat16)(of).logits, want)
   check(
     errors[STREAMS] < 1.5 * errors[0],

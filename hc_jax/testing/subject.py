@@ -235,9 +235,10 @@ def exact(num_streams: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
   Args:
     num_streams: n; 0 for the residual network (no gradients are taken).
   """
-  params = kicked(network(Subject(), n=num_streams, scan=False))
-  flat = {path: np.asarray(a, np.float64) for path, a in hc_params.named_leaves(params)}
-  run = functools.partial(transformer.logits, tokens=TOKENS, num_layers=LAYERS, eps=EPS)
+  model = network(Subject(), n=num_streams, scan=False)
+  flat = hc_params.named_leaves(kicked(model))
+  flat = {path: np.asarray(leaf, np.float64) for path, leaf in flat}
+  run = functools.partial(transformer.logits, model, tokens=TOKENS)
   if not num_streams:
     return run(flat), {}
   return run(flat), reference.gradient(lambda p: np.sum(run(p) * WEIGHTS), flat)

@@ -1,78 +1,125 @@
-"""The language model of the traps in float64 NumPy: Algorithm 1 with attention and feed-forward.
+"""The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
 
-Pre-Norm without norm parameters, rotary positions, GELU, tied embeddings. Complex numbers pass
-through, so that `reference.gradient` differentiates it.
+It knows every option of `TransformerLM` but dropout and decoding, reads its fields and shares no
+arithmetic with it. Complex numbers pass through, so that `reference.gradient` differentiates it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from hc_jax.connections import Connection, connection_factory
+from hc_jax.models import TransformerLM
 from hc_jax.testing import reference
 
 Params = Mapping[str, np.ndarray]
 
 
-def logits(params: Params, tokens: np.ndarray, num_layers: int, eps: float) -> np.ndarray:
+def logits(
+  model: TransformerLM, params: Params, tokens: np.ndarray, visible: np.ndarray | None = None
+) -> np.ndarray:
   """The logits of the next token.
 
   Args:
-    params: by path ("stack/layer_0/attn/query_kernel"), of unrolled layers.
+    model: whose fields say what to compute.
+    params: by path ("stack/layer_0/attn/query_kernel"), of unrolled layers; may be complex.
     tokens: int `[B, L]`.
-    num_layers: blocks.
-    eps: of all norms but the final one, which has 1e-12.
+    visible: bool `[B | 1, L, L]`, which keys (last axis) a query sees; the causal mask for a causal
+      model, or all.
 
   Returns:
     `[B, L, V]`.
   """
-  embedding = params["token_embed/embedding"]
-  matrices, branches = [], []
-  for layer in range(num_layers):
-    for name, run in (("attn", attention), ("ffn", feed_forward)):
-      p = _below(params, f"stack/layer_{layer}/{name}/")
-      connection = _below(params, f"stack/layer_{layer}/{name}_connection/")
-      matrices.append(_matrices(connection, eps))
-      branches.append(lambda h, p=p, run=run: run(p, reference.normalise(h, "layernorm", eps)))
-  n = connection["static_read"].shape[-1] if connection else 1
-  hidden = reference.network(embedding[tokens], n, matrices, branches)
-  return reference.normalise(hidden, "layernorm", 1e-12) @ embedding.T
+  embedding, length = params["token_embed/embedding"], tokens.shape[-1]
+  if visible is None:
+    visible = np.ones((1, length, length), bool)
+    visible = np.tril(visible) if model.causal else visible
+  connection = connection_factory(
+    model.connection, norm=model.norm, norm_params=model.norm_params, norm_eps=model.norm_eps
+  )(parent=None)
+  x = embedding[tokens]
+  if model.positions == "learned":
+    x = x + params["position_embed/embedding"][:length]
+  H = np.repeat(x[..., None, :], connection.num_streams, axis=-2)
+  for layer in range(model.num_layers):
+    p = below(params, f"stack/layer_{layer}")
+    for name in ("attn", "ffn"):
+      matrices = _matrices(connection, below(p, f"{name}_connection"))
+      H = reference.sublayer(H, matrices(H), _branch(model, p, name, visible))
+      if model.norm_position == "post":
+        H = norm(below(p, f"{name}_norm"), H, model)
+  eps = model.norm_eps if model.final_norm_eps is None else model.final_norm_eps
+  hidden = norm(below(params, "final_norm"), np.sum(H, axis=-2), model, eps)
+  return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 
 
-def attention(p: Params, x: np.ndarray) -> np.ndarray:
-  """Causal softmax attention, `[B, L, d]` -> `[B, L, d]`."""
+def attention(p: Params, x: np.ndarray, model: TransformerLM, visible: np.ndarray) -> np.ndarray:
+  """Softmax attention, `[B, L, d]` -> `[B, L, d]`; `visible` bool `[B | 1, L, L]`."""
   query, key, value = (
-    np.einsum("bld,dhk->bhlk", x, p[f"{name}_kernel"]) for name in ("query", "key", "value")
+    np.einsum("bld,dhk->blhk", x, p[f"{name}_kernel"]) for name in ("query", "key", "value")
   )
-  scores = rotate(query) @ rotate(key).swapaxes(-1, -2) / np.sqrt(query.shape[-1])
-  visible = np.tril(np.ones(scores.shape[-2:]))
+  if model.qk_norm:
+    query, key = norm(below(p, "query_norm"), query, model), norm(below(p, "key_norm"), key, model)
+  if model.positions == "rotary":
+    positions = np.arange(x.shape[1])[None]
+    query, key = (rotate(a, positions, model.rotary_theta) for a in (query, key))
+  heads = np.arange(query.shape[2]) // (query.shape[2] // key.shape[2])  # whose keys each head uses
+  scores = np.einsum("blhk,bmhk->bhlm", query, key[:, :, heads]) / np.sqrt(query.shape[-1])
+  scores = np.where(visible[:, None], scores, -np.inf)
   # The largest is taken off as a constant: softmax does not see it, nor do derivatives.
-  weights = np.exp(scores - np.max(scores.real, axis=-1, keepdims=True)) * visible
-  out = weights / np.sum(weights, axis=-1, keepdims=True) @ value
-  return np.einsum("bhlk,hkd->bld", out, p["out_kernel"])
+  weights = np.exp(scores - np.max(scores.real, axis=-1, keepdims=True))
+  weights = weights / np.sum(weights, axis=-1, keepdims=True)
+  out = np.einsum("bhlm,bmhk->blhk", weights, value[:, :, heads])
+  return np.einsum("blhk,hkd->bld", out, p["out_kernel"])
 
 
-def rotate(x: np.ndarray, theta: float = 10000.0) -> np.ndarray:
-  """Rotary positions of `[B, h, L, k]`: pairs (i, i + k/2) turn by position * theta^(-2i/k)."""
-  length, k = x.shape[-2:]
-  angle = np.arange(length)[:, None] * theta ** (-2 * np.arange(k // 2) / k)
+def rotate(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
+  """Rotary positions of `[B, L, h, k]`: pairs (i, i + k/2) turn by position * theta^(-2i/k)."""
+  k = x.shape[-1]
+  angle = positions[..., None, None] * theta ** (-2 * np.arange(k // 2) / k)  # [B | 1, L, 1, k/2]
   a, b = x[..., : k // 2], x[..., k // 2 :]
   turned = [a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)]
   return np.concatenate(turned, axis=-1)
 
 
-def feed_forward(p: Params, x: np.ndarray) -> np.ndarray:
-  """`[B, L, d]` -> `[B, L, d]`; GELU by its tanh approximation."""
+def feed_forward(p: Params, x: np.ndarray, model: TransformerLM) -> np.ndarray:
+  """`[B, L, d]` -> `[B, L, d]`; GELU by its tanh approximation, or SwiGLU."""
   hidden = x @ p["in_kernel"]
+  if model.activation == "swiglu":
+    gate = x @ p["gate_kernel"]
+    return (gate / (1 + np.exp(-gate)) * hidden) @ p["out_kernel"]
   inner = np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)
   return 0.5 * hidden * (1 + np.tanh(inner)) @ p["out_kernel"]
 
 
-def _matrices(connection: Params, eps: float):
-  """Of one sublayer; a model without parameters of connections is the Pre-Norm residual."""
-  if connection:
-    return reference.from_params(connection, eps=eps)
-  return lambda H: reference.initial(1, 0)
+def norm(p: Params, x: np.ndarray, model: TransformerLM, eps: float | None = None) -> np.ndarray:
+  """The model's norm over the last axis, with the parameters that `p` has."""
+  eps = model.norm_eps if eps is None else eps
+  return reference.normalise(x, model.norm, eps, p.get("scale"), p.get("bias"))
 
 
-def _below(params: Params, prefix: str) -> Params:
-  return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+def below(params: Params, path: str) -> Params:
+  """The parameters under a path, by what follows it."""
+  return {k.removeprefix(f"{path}/"): v for k, v in params.items() if k.startswith(f"{path}/")}
+
+
+def _branch(model: TransformerLM, p: Params, name: str, visible: np.ndarray) -> reference.Branch:
+  """A sublayer's layer T, its own norm included when that comes first."""
+
+  def run(h: np.ndarray) -> np.ndarray:
+    h = norm(below(p, f"{name}_norm"), h, model) if model.norm_position == "pre" else h
+    weights = below(p, name)
+    if name == "attn":
+      return attention(weights, h, model, visible)
+    return feed_forward(weights, h, model)
+
+  return run
+
+
+def _matrices(connection: Connection, p: Params) -> Callable[[np.ndarray], reference.Matrices]:
+  """Of one sublayer, as a function of H; a connection without parameters is the residual."""
+  if not p:
+    return lambda H: reference.initial(1, 0)
+  return reference.from_params(
+    p, tanh=connection.tanh, norm=connection.norm, eps=connection.norm_eps
+  )

@@ -8,8 +8,9 @@ import pytest
 
 from hc_jax.models import Attention, TokenContext
 from hc_jax.models.layers import rotary
+from hc_jax.testing import transformer
 from hc_jax.testing.compiled import jit, normal
-from tests.models import reference, tiny
+from tests.models import tiny
 
 # One compiled forward each, always called with every mask, so that no test compiles its own.
 MODELS = {
@@ -125,7 +126,7 @@ def test_rotary_turns_halves_and_is_relative():
   query, key = normal("q", 2, 5, 3, 8), normal("k", 2, 5, 3, 8)
   turn = jit(lambda x, positions: rotary(x, positions, 100.0))
   positions = np.array([[0, 1, 2, 3, 4], [7, 5, 0, 1, 100]])
-  expected = reference.rotate_half(query.astype(np.float64), positions, 100.0)
+  expected = transformer.rotate(query.astype(np.float64), positions, 100.0)
   np.testing.assert_allclose(turn(query, positions), expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(turn(query, 0 * positions), query, rtol=1e-6)
   # a unit vector along the first axis of pair 0 turns towards axis k / 2

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
+from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import jit, normal
-from tests.models import reference, tiny
+from tests.models import tiny
 
 ROPE = {"positions": "rotary", "activation": "swiglu"}
 LEARNED = {"positions": "learned", "activation": "gelu"}
 
 
 def unrolled(model, params):
-  params = jax.tree.map(np.asarray, params)
-  return hc.models.unstack_layers(params) if model.scan else params
+  """Float64 parameters by path, of unrolled layers."""
+  params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+  params = hc.models.unstack_layers(params) if model.scan else params
+  return dict(hc.params.named_leaves(params))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,13 @@ def unrolled(model, params):
       "rotary_theta": 50.0,
       "norm_eps": 0.1,
     },
-    {**LEARNED, "norm": "rmsnorm", "norm_params": True, "tie_embeddings": False},
+    {
+      **LEARNED,
+      "norm": "rmsnorm",
+      "norm_params": True,
+      "tie_embeddings": False,
+      "connection": functools.partial(tiny.DHC2, tanh=False, norm_eps=0.5),
+    },
     {
       **ROPE,
       "norm_params": True,
@@ -50,8 +59,7 @@ def test_equals_the_float64_reference(fields):
   model = tiny.model(**fields)
   params = tiny.params(model)
   found = tiny.forward(**fields)(params, tiny.TOKENS)
-  visible = None if model.causal else np.ones((1, tiny.LENGTH, tiny.LENGTH), bool)
-  expected = reference.forward(model, unrolled(model, params), tiny.TOKENS, visible)
+  expected = transformer.logits(model, unrolled(model, params), tiny.TOKENS)
   chex.assert_type(found, jnp.float32)
   assert np.std(expected) > 0.1
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
@@ -64,12 +72,12 @@ def test_post_norm_by_hand():
   params = tiny.params(model)
   x = params["token_embed"]["embedding"][tiny.TOKENS]
   x = x.astype(np.float64) + params["position_embed"]["embedding"][: tiny.LENGTH][None]
-  block, positions = params["stack"]["layer_0"], np.arange(tiny.LENGTH)[None]
+  block = params["stack"]["layer_0"]
   causal = np.tril(np.ones((1, tiny.LENGTH, tiny.LENGTH), bool))
-  x = reference.norm(
-    x + reference.attention(block["attn"], x, positions, model, causal), "layernorm"
-  )
-  x = reference.norm(x + reference.feed_forward(block["ffn"], x, model), "layernorm")
+  x = x + transformer.attention(block["attn"], x, model, causal)
+  x = reference.normalise(x, "layernorm", 1e-5)
+  x = x + transformer.feed_forward(block["ffn"], x, model)
+  x = reference.normalise(x, "layernorm", 1e-5)
   hidden = jit(functools.partial(model.apply, method="hidden"))({"params": params}, tiny.TOKENS)
   np.testing.assert_allclose(hidden, x, rtol=1e-4, atol=1e-5)
 
