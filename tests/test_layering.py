@@ -15,7 +15,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
 
 _ARRAYS = {"jax", "flax"}
-_L0 = {"axes", "coefs", "errors", "ops"}
+_L0 = {"axes", "coefs", "costs", "errors", "ops"}
 _L1 = _L0 | {"connections", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
 _TOP = _L2 | {"analysis", "sample", "train"}
@@ -23,6 +23,7 @@ _TOP = _L2 | {"analysis", "sample", "train"}
 # unit: (what of hc_jax it may import, what of other packages)
 TABLE = {
   "errors": (set(), set()),
+  "costs": (set(), set()),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),

@@ -26,20 +26,61 @@ def count(name, *overrides):
   return hc.param_count(params)
 
 
+OLMO_1B, OLMO_7B = 1_176_764_416, 6_888_095_744
+STATIC = ("connection.dynamic=false",)
+TWO = ("connection.num_streams=2",)
+
+# Table 7 of 2409.19606: of the connections and in all, in billions; change in percent. As printed,
+# but for three cells of the first column, which are in test_table_7_slips.
+TABLE_7 = [
+  ("olmo_1b", STATIC + TWO, OLMO_1B, 256, ("0.0000003", "1.17676467", "0.00002")),
+  ("olmo_1b", STATIC, OLMO_1B, 768, ("0.0000008", "1.17676518", "0.00007")),
+  ("olmo_1b", TWO, OLMO_1B, 262_464, ("0.0002625", "1.17702688", "0.02230")),
+  ("olmo_1b", (), OLMO_1B, 394_048, ("0.0003940", "1.17715846", "0.03349")),
+  ("olmo_7b", (), OLMO_7B, 1_574_528, ("0.0015745", "6.88967027", "0.02286")),
+]
+
+
+@pytest.mark.parametrize("name, overrides, baseline, connection, printed", TABLE_7)
+def test_table_7(name, overrides, baseline, connection, printed):
+  found = count(name, *overrides)
+  assert (found.total - found.connection, found.connection) == (baseline, connection)
+  cells = (
+    f"{connection / 1e9:.7f}",
+    f"{found.total / 1e9:.8f}",
+    f"{100 * connection / baseline:.5f}",
+  )
+  assert cells == printed
+
+
 @pytest.mark.parametrize(
-  "name, residual, connection",
-  [("olmo_1b", 1_176_764_416, 394_048), ("olmo_7b", 6_888_095_744, 1_574_528)],
+  "name, baseline, printed",
+  [("olmo_1b", OLMO_1B, "1.17676442"), ("olmo_7b", OLMO_7B, "6.88809574")],
 )
-def test_olmo_has_the_papers_counts(name, residual, connection):
+def test_table_7_baselines(name, baseline, printed):
   plain = count(name, "connection.name=residual")
-  assert (plain.total, plain.connection) == (residual, 0)
-  dhc = count(name)
-  assert (dhc.total, dhc.connection) == (residual + connection, connection)
+  assert (plain.total, plain.connection) == (baseline, 0)
+  assert f"{baseline / 1e9:.8f}" == printed
 
 
-def test_static_olmo_1b_has_768_more():
-  shc = count("olmo_1b", "connection.dynamic=false")
-  assert (shc.total, shc.connection) == (1_176_764_416 + 768, 768)
+def test_table_7_slips():
+  """Three cells of the first column are not what the totals beside them differ by."""
+  # SHC: ten times as much.
+  for overrides, printed in ((STATIC + TWO, 0.0000026), (STATIC, 0.0000077)):
+    found = count("olmo_1b", *overrides).connection
+    np.testing.assert_allclose(10 * found / 1e9, printed, atol=0.5e-7)
+  # OLMo-7B: without the d weights of every site that make the dynamic write.
+  assert f"{(count('olmo_7b').connection - 64 * 4096) / 1e9:.7f}" == "0.0013124"
+
+
+def test_table_7_olmoe():
+  """Its connections are those of OLMo-1B, d = 2048 at 32 sites; no norm weights are counted."""
+  plain, dhc = 6.91909427, count("olmo_1b").connection
+  assert f"{plain + dhc / 1e9:.8f}" == "6.91948832"
+  assert f"{100 * dhc / (plain * 1e9):.5f}" == "0.00570"
+  affine = count("olmo_1b", "norm=rmsnorm", "norm_params=true").connection
+  assert affine == 459_584 == dhc + 32 * 2048
+  assert f"{plain + affine / 1e9:.8f}" != "6.91948832"
 
 
 @pytest.mark.parametrize(
