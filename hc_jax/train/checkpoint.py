@@ -1,29 +1,32 @@
-"""Checkpoints: written by Orbax in the background, whole or absent, read back onto any mesh.
+"""Checkpoints: written by Orbax in the background, whole or absent.
 
-A checkpoint is a folder `checkpoints/<step>` of three items: `params`, `train` (optimizer state,
-step, rng), and `card`, JSON that says what the numbers are: config, versions, conventions, data.
+A checkpoint is a folder `checkpoints/<step>` of three items, `params`, `train` (optimizer state,
+step, rng) and `card`, JSON that says what the numbers are (config, versions, conventions, data),
+and of their manifest, written last. `restore` reads them back.
 """
 
 import contextlib
 import json
-import logging
 import os
 import platform
-from collections.abc import Callable
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import TracebackType
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from hc_jax import config as config_lib
-from hc_jax.errors import UserError
+from hc_jax.train import manifest
 from hc_jax.train.errors import writing
+from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
 
-FOLDER, REJECTED = "checkpoints", "rejected"
+FOLDER = "checkpoints"
+Saved = Callable[[int, float, float], None]
 CONVENTIONS = {
   "equation": "X' = mix @ X + write @ F(read @ X)",
   "orientation": "read [v, n], write [n, v], mix [n, n]; mix[i, j] carries stream j into stream i",
@@ -56,20 +59,31 @@ def make_card(config: Any, data: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def steps_of(workdir: str) -> list[int]:
-  """Steps of the complete checkpoints of a run, ascending: a folder gets its name when whole."""
+def folders_of(workdir: str) -> list[int]:
+  """Steps of the folders of checkpoints, ascending, whole or not."""
   folder = os.path.join(workdir, FOLDER)
   names = os.listdir(folder) if os.path.isdir(folder) else []
   return sorted(int(name) for name in names if name.isdecimal())
 
 
+def steps_of(workdir: str) -> list[int]:
+  """Steps of the complete checkpoints of a run, ascending: those that have their manifest."""
+  return [step for step in folders_of(workdir) if manifest.exists(path_of(workdir, step))]
+
+
 def best_step(workdir: str) -> int | None:
-  """The step of the kept checkpoint with the lowest val/loss; None if none was evaluated."""
+  """The step of the complete checkpoint with the lowest val/loss; None if none was evaluated."""
+  found = by_loss(workdir)
+  return found[0] if found else None
+
+
+def by_loss(workdir: str) -> list[int]:
+  """Steps of the complete checkpoints that were evaluated, from the best to the worst."""
   found = []
   for step in steps_of(workdir):
-    with contextlib.suppress(OSError, ValueError, KeyError, UserError):
-      found.append((read_card(workdir, step)["val/loss"], step))
-  return min(found)[1] if found else None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      found.append((float(read_card(workdir, step)["val/loss"]), step))
+  return [step for _, step in sorted(found)]
 
 
 def path_of(workdir: str, step: int, item: str = "") -> str:
@@ -78,36 +92,29 @@ def path_of(workdir: str, step: int, item: str = "") -> str:
 
 
 class Checkpoints:
-  """Saves the state of a run; keeps the last `keep` checkpoints and the best by val/loss."""
+  """Saves the state of a run in the background; keeps the last `keep` and the best by val/loss.
 
-  def __init__(self, workdir: str, keep: int) -> None:
-    # Orbax explains itself at length, on every save; what goes wrong it raises.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    managers = ocp.checkpoint_managers
-    self._workdir = workdir
-    self._failed = False
-    policy = managers.AnyPreservationPolicy(
-      [
-        managers.LatestN(keep),
-        managers.BestN(
-          get_metric_fn=lambda metrics: metrics["val/loss"],
-          reverse=True,
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        ),
-      ]
-    )
+  Orbax's own manager is not used: it removes old checkpoints before the new one has its manifest.
+  """
+
+  def __init__(self, workdir: str, keep: int, saved: Saved = lambda *_: None) -> None:
+    """Makes the folder, and removes what a save that was killed left in it.
+
+    Args:
+      workdir: of the run.
+      keep: newest complete checkpoints to keep, besides the best.
+      saved: called with step, seconds it took and seconds of those that the caller waited, once a
+        checkpoint is durable; in another thread.
+    """
+    self._workdir, self._keep, self._saved = workdir, keep, saved
+    self._thread: threading.Thread | None = None
+    self._error: BaseException | None = None
+    self._failed = self._faulty = False
     with writing(os.path.join(workdir, FOLDER)):
-      self._manager = ocp.CheckpointManager(
-        os.path.join(workdir, FOLDER),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy,
-          # The policy decides; only with best_fn are metrics kept for the next process's policy.
-          best_fn=lambda metrics: metrics["val/loss"],
-          best_mode="min",
-          cleanup_tmp_directories=True,
-        ),
-      )
+      os.makedirs(os.path.join(workdir, FOLDER), exist_ok=True)
+      self._sweep()
+    self._quiet = Quiet().install()
+    self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
   def save(
     self, state: TrainState, step: int, card: dict[str, Any], val_loss: float | None = None
@@ -117,36 +124,75 @@ class Checkpoints:
     Raises:
       StorageError: this save or the one before could not be written.
     """
+    self.wait()
+    start = time.perf_counter()
     metrics = {} if val_loss is None else {"val/loss": val_loss}
     with self._writing(step):
-      self._manager.save(
-        step,
+      self._writer.save(
+        path_of(self._workdir, step),
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
-          train=ocp.args.StandardSave(_rest(state)),
+          train=ocp.args.StandardSave(rest_of(state)),
           card=ocp.args.JsonSave({**card, "step": step, **metrics}),
         ),
-        metrics=metrics or None,
-        force=True,
       )
+    times = (start, time.perf_counter())
+    self._step = step
+    self._thread = threading.Thread(target=self._finish, args=(step, *times), name="checkpoint")
+    self._thread.start()
+
+  def _finish(self, step: int, start: float, returned: float) -> None:
+    try:
+      self._writer.wait_until_finished()
+      try:
+        manifest.write(path_of(self._workdir, step), step)
+      except OSError:
+        shutil.rmtree(path_of(self._workdir, step), ignore_errors=True)  # the disk may be full
+        raise
+      self._saved(step, time.perf_counter() - start, returned - start)
+      self._prune()
+    except BaseException as error:
+      self._error = error
+
+  def _prune(self) -> None:
+    """Removes what is not to be kept, once the newest is complete."""
+    steps = steps_of(self._workdir)
+    kept = {*steps[-self._keep :], best_step(self._workdir)}
+    for step in folders_of(self._workdir):
+      if step not in kept and step < steps[-1]:
+        path = path_of(self._workdir, step)
+        with contextlib.suppress(FileNotFoundError):
+          os.unlink(os.path.join(path, manifest.FILE))  # from here on it is no checkpoint
+        shutil.rmtree(path)
+
+  def _sweep(self) -> None:
+    """Removes what saves that did not end have left."""
+    folder = os.path.join(self._workdir, FOLDER)
+    for name in os.listdir(folder):
+      if ocp.utils.TMP_DIR_SUFFIX in name:
+        shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
   def wait(self) -> None:
-    """Returns when the last save is whole on disk.
+    """Returns when the last save is whole on disk, manifest included.
 
     Raises:
       StorageError: it could not be written.
     """
-    with self._writing(None):
-      self._manager.wait_until_finished()
+    if self._thread is None:
+      return
+    self._thread.join()
+    self._thread, error, self._error = None, self._error, None
+    if error is not None:
+      with self._writing(self._step):
+        raise error
 
   @contextlib.contextmanager
-  def _writing(self, step: int | None) -> Any:
-    name = "the last one" if step is None else step
+  def _writing(self, step: int) -> Iterator[None]:
     try:
-      with writing(f"checkpoint {name} in {os.path.join(self._workdir, FOLDER)}"):
+      with writing(f"checkpoint {step} in {os.path.join(self._workdir, FOLDER)}"):
         yield
     except BaseException:
-      self._failed = True
+      self._failed = self._faulty = True
       raise
 
   def close(self) -> None:
@@ -154,10 +200,13 @@ class Checkpoints:
     known = self._failed
     try:
       self.wait()
-      self._manager.close()
+      self._writer.close()
     except Exception:
       if not known:
         raise
+    finally:
+      if not self._faulty:  # its aftermath may come later
+        self._quiet.remove()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -172,7 +221,8 @@ class Checkpoints:
     self.close()
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def rest_of(state: TrainState) -> dict[str, Any]:
+  """What the item `train` holds: all of a state but its parameters."""
   return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
 
 
@@ -184,72 +234,3 @@ def read_card(workdir: str, step: int) -> dict[str, Any]:
   """
   with open(path_of(workdir, step, "card/metadata"), encoding="utf-8") as file:
     return json.load(file)
-
-
-def read_params(workdir: str, step: int, target: Any) -> Any:
-  """The parameters alone, placed as `target` (a tree of ShapeDtypeStructs with shardings) says."""
-  return _read(path_of(workdir, step, "params"), target)
-
-
-def _read(path: str, target: Any) -> Any:
-  with ocp.StandardCheckpointer() as reader:
-    return reader.restore(epath.Path(path), target)
-
-
-def restore_newest(
-  workdir: str, target: TrainState, log: Callable[[str], None] = print
-) -> tuple[TrainState, dict[str, Any]] | None:
-  """State and card of the newest checkpoint that can be read, or None when there is none at all.
-
-  A damaged one is reported with the reason and moved aside, to `rejected/`, once an older one is
-  known to be good; the steps after that are taken again.
-
-  Args:
-    workdir: of the run.
-    target: of `abstract_state`; its shardings need not be those that the checkpoint was saved with.
-    log: takes lines.
-
-  Raises:
-    UserError: there are checkpoints, and none can be read.
-  """
-  bad: dict[int, str] = {}
-  for step in reversed(steps_of(workdir)):
-    try:
-      card = read_card(workdir, step)
-      params = _read(path_of(workdir, step, "params"), target.params)
-      rest = _read(path_of(workdir, step, "train"), _rest(target))
-      state = TrainState(params=params, **rest)
-      if int(state.step) != step or card["step"] != step:
-        raise ValueError(f"it says it is of step {int(state.step)}")
-    except Exception as error:  # whatever a damaged file makes of itself
-      bad[step] = f"{type(error).__name__}: {str(error).strip()[:200]}".splitlines()[0]
-      log(f"checkpoint {step} cannot be read ({bad[step]}); trying the one before")
-      continue
-    for damaged in bad:
-      log(f"moved the damaged checkpoint {damaged} to {_set_aside(workdir, damaged)}")
-    return state, card
-  if bad:
-    raise UserError(
-      f"none of the checkpoints in {os.path.join(workdir, FOLDER)} can be read: "
-      + "; ".join(f"{step}: {reason}" for step, reason in bad.items())
-      + ". Restore the folder from a copy, or start again with another --workdir"
-    )
-  return None
-
-
-def _set_aside(workdir: str, step: int) -> str:
-  os.makedirs(os.path.join(workdir, REJECTED), exist_ok=True)
-  for i in range(1000):
-    place = os.path.join(workdir, REJECTED, f"{step}" + (f"-{i}" if i else ""))
-    if not os.path.exists(place):
-      os.rename(path_of(workdir, step), place)
-      return place
-  raise UserError(f"{os.path.join(workdir, REJECTED)} is full of damaged checkpoints; empty it")
-
-
-def local_target(abstract: Any) -> Any:
-  """A tree of shapes, placed on this process's first device: for reading without the run's mesh."""
-  where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract
-  )

@@ -1,5 +1,6 @@
 """What a run says while it runs: plain lines, aligned, as good in a file as on a terminal."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from hc_jax.params import ParamCount
 
 
 def say(line: str) -> None:
-  """Prints a line at once, also into a pipe."""
-  print(line, flush=True)
+  """Prints a line at once, also into a pipe, and whole, also from a thread."""
+  sys.stdout.write(line + "\n")
+  sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:
@@ -88,9 +90,11 @@ class Console:
       f"perplexity {values['val/ppl']:.4g}  ({seconds:.1f} s)"
     )
 
-  def saved(self, step: int, seconds: float) -> None:
-    """A line for a checkpoint that is being written in the background."""
-    say(f"{self._at(step)}  checkpoint  ({seconds:.2f} s)")
+  def saved(self, step: int, seconds: float, waited: float) -> None:
+    """A line for a checkpoint that is durable, `seconds` after training began to wait for it."""
+    say(
+      f"{self._at(step)}  checkpoint on disk after {seconds:.2f} s, training waited {waited:.2f} s"
+    )
 
   def _at(self, step: int) -> str:
     total = f"{self._total:,}"

@@ -41,7 +41,7 @@ _WORDS = (
 )
 
 
-def _storage_cause(error: BaseException | None) -> str | None:
+def storage_cause(error: BaseException | None) -> str | None:
   """The reason when `error`, or what caused it, is that files cannot be written."""
   while error is not None:
     if isinstance(error, OSError) and error.errno in _ERRNOS:
@@ -65,7 +65,7 @@ def writing(what: str) -> Iterator[None]:
   except (Stopped, NonFiniteError, StorageError):
     raise
   except Exception as error:
-    reason = _storage_cause(error)
+    reason = storage_cause(error)
     if reason is None:
       raise
     raise StorageError(

@@ -9,7 +9,7 @@ import jax
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
-from hc_jax.train import checkpoint
+from hc_jax.train import checkpoint, restore
 from hc_jax.train import workdir as workdirs
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
@@ -46,18 +46,19 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
   with workdirs.open_workdir(workdir, config, log=say) as workdir:
     task = make_task(config, log=say)
     profile = Profile(config.train.profile, workdir)
+    console = Console(config.train.num_steps)
     with writing(f"the config in {workdir}"):
       workdirs.save_config(workdir, config)
       workdirs.keep_tokenizer(workdir, config.data.tokenizer)
     with sharding.use_mesh(task.mesh, config.mesh.preset), StopSignal() as stop:
-      restored = checkpoint.restore_newest(workdir, task.abstract, log=say)
+      restored = restore.restore_newest(workdir, task.abstract, log=say)
       state, start = _begin(config, task, restored, workdir)
       with (
-        checkpoint.Checkpoints(workdir, config.train.keep) as checkpoints,
+        checkpoint.Checkpoints(workdir, config.train.keep, console.saved) as checkpoints,
         Metrics(workdir, start or None, log=say) as metrics,
       ):
-        _header(config, task, workdir, start)
-        loop = Loop(config, task, workdir, checkpoints, metrics, profile)
+        _header(config, task, workdir, start, console)
+        loop = Loop(config, task, workdir, checkpoints, metrics, profile, console)
         return loop.run(state, start, stop)
 
 
@@ -84,9 +85,9 @@ def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainS
   return state, int(state.step)
 
 
-def _header(config: Any, task: Task, workdir: str, start: int) -> None:
+def _header(config: Any, task: Task, workdir: str, start: int, console: Console) -> None:
   text, rows, length = task.text, config.train.batch_size, config.data.length
-  Console(config.train.num_steps).header(
+  console.header(
     mesh=task.mesh,
     preset=config.mesh.preset,
     count=param_count(task.abstract.params),
@@ -109,10 +110,11 @@ class Loop:
     checkpoints: checkpoint.Checkpoints,
     metrics: Metrics,
     profile: Profile,
+    console: Console,
   ) -> None:
     self._config, self._task, self._workdir = config, task, workdir
     self._checkpoints, self._metrics, self._profile = checkpoints, metrics, profile
-    self._console, self._clock = Console(config.train.num_steps), Clock()
+    self._console, self._clock = console, Clock()
     text = task.text
     self._card = checkpoint.make_card(
       config,
@@ -242,11 +244,9 @@ class Loop:
     return values
 
   def _save(self, state: TrainState, step: int, val_loss: float | None) -> None:
-    before = self._clock.apart["checkpoint"]
     with self._clock.paused("checkpoint"):
       self._metrics.sync()
-      self._checkpoints.save(state, step, self._card, val_loss)
-    self._console.saved(step, self._clock.apart["checkpoint"] - before)
+      self._checkpoints.save(state, step, self._card, val_loss)  # says so when it is durable
 
   def _diverged(self, step: int, what: str) -> None:
     self._checkpoints.wait()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from hc_jax.train.durable import write_atomically
 from hc_jax.train.errors import writing
-from hc_jax.train.workdir import write_atomically
+from hc_jax.train.events import Events
 
 FILE = "metrics.jsonl"
 
@@ -50,7 +51,7 @@ class Metrics:
     self._path = os.path.join(workdir, FILE)
     self._workdir = workdir
     self._restored = restored
-    self._events = None
+    self._events: Events | None = None
     with writing(self._path):
       self._trim(-1 if restored is None else restored, log)
       self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
@@ -79,10 +80,7 @@ class Metrics:
     with writing(self._path):
       self._file.write(_line(row))
       self._file.flush()
-      events = self._open_events()
-      for name, value in row.items():
-        if name != "step":
-          events.add_scalar(name, value, row["step"])
+      self._open_events().write(row)
 
   def sync(self) -> None:
     """Forces the rows to the disk, so that a checkpoint never outlives the rows before it."""
@@ -92,13 +90,11 @@ class Metrics:
       if self._events is not None:
         self._events.flush()
 
-  def _open_events(self) -> Any:
+  def _open_events(self) -> Events:
     if self._events is None:
-      from tensorboardX import SummaryWriter  # slow to import, and only a run needs it
-
       # Events of steps that are taken again are hidden by the first event's purge mark.
       purge = None if self._restored is None else self._restored + 1
-      self._events = SummaryWriter(os.path.join(self._workdir, "tensorboard"), purge_step=purge)
+      self._events = Events(os.path.join(self._workdir, "tensorboard"), purge)
     return self._events
 
   def close(self) -> None:

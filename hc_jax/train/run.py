@@ -1,7 +1,10 @@
 """A finished or interrupted run, opened to sample from, analyse or evaluate."""
 
 import dataclasses
+import functools
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 
 from hc_jax import axes, data, models
 from hc_jax.errors import UserError
-from hc_jax.train import checkpoint
+from hc_jax.train import checkpoint, restore
 from hc_jax.train.workdir import saved_config, tokenizer_copy
 
 
@@ -37,36 +40,50 @@ class Run:
   workdir: str
 
 
-def load_run(workdir: str, step: int | str | None = None) -> Run:
+def load_run(
+  workdir: str, step: int | str | None = None, log: Callable[[str], None] | None = None
+) -> Run:
   """Opens a run; needs neither its training data nor its mesh, and executes nothing from it.
 
   Args:
     workdir: of the run.
-    step: of the checkpoint; None is the newest, "best" the one with the lowest val/loss.
+    step: of the checkpoint; None is the newest, "best" the one with the lowest val/loss. One that
+      does not agree with its manifest is passed over for the next in that order.
+    log: gets a line for each that is passed over; None prints it to stderr.
 
   Raises:
-    UserError: no run, no such checkpoint, or a damaged one.
+    UserError: no run, no such checkpoint, or none of them good.
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
   config = saved_config(workdir)
-  steps = checkpoint.steps_of(workdir)
-  if not steps:
-    raise UserError(f"{workdir} holds no checkpoint yet; train it first")
-  chosen = checkpoint.best_step(workdir) if step == "best" else steps[-1] if step is None else step
-  if chosen not in steps:
-    raise UserError(f"{workdir} holds no checkpoint {step}; there are {', '.join(map(str, steps))}")
+  chosen = _choose(workdir, step, log or functools.partial(print, file=sys.stderr))
   tokenizer = data.load_tokenizer(tokenizer_copy(workdir, config.data.tokenizer))
   model = models.make_model(config.model, vocab_size=tokenizer.vocab_size)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  try:
-    card = checkpoint.read_card(workdir, chosen)
-    target = checkpoint.local_target(axes.unboxed(boxed))
-    params = checkpoint.read_params(workdir, chosen, target)
-  except Exception as error:  # whatever a damaged file makes of itself
-    others = [str(s) for s in steps if s != chosen]
-    raise UserError(
-      f"checkpoint {chosen} of {workdir} cannot be read ({type(error).__name__}: {error})"
-      + (f"; give another step: {', '.join(others)}" if others else "")
-    ) from error
-  return Run(config, model, params, tokenizer, int(chosen), card, workdir)
+  target = restore.local_target(axes.unboxed(boxed))
+  params = restore.read_params(workdir, chosen, target)
+  card = checkpoint.read_card(workdir, chosen)
+  return Run(config, model, params, tokenizer, chosen, card, workdir)
+
+
+def _choose(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:
+  """The checkpoint to read: the first good one of those that `step` stands for."""
+  steps = checkpoint.folders_of(workdir)
+  if not steps:
+    raise UserError(f"{workdir} holds no checkpoint yet; train it first")
+  there = ", ".join(map(str, steps))
+  if step == "best":
+    order = checkpoint.by_loss(workdir)
+  else:
+    order = steps[::-1] if step is None else [s for s in steps if s == step]
+  if not order:
+    missing = "with a val/loss" if step == "best" else step
+    raise UserError(f"{workdir} holds no checkpoint {missing}; there are {there}")
+  good, faults = restore.first_good(workdir, order)
+  if good is None:
+    reasons = "; ".join(f"{bad}: {reason}" for bad, reason in faults.items())
+    raise UserError(f"no good checkpoint in {workdir} ({reasons}); there are {there}")
+  for bad, reason in faults.items():
+    log(f"checkpoint {bad} is passed over: {reason}")
+  return good

@@ -18,6 +18,7 @@ from typing import Any
 
 from hc_jax import config as config_lib
 from hc_jax.errors import UserError
+from hc_jax.train.durable import write_atomically
 
 CONFIG, LOCK = "config.json", "lock"
 FORMAT = "hc_jax run 1"
@@ -38,26 +39,6 @@ MAY_CHANGE = (
   "data.workers",
   "data.dir",
 )
-
-
-def write_atomically(path: str, text: str) -> None:
-  """Writes a file that is, at every moment and after a power cut, either the old or the new one."""
-  temporary = f"{path}.tmp"
-  try:
-    with open(temporary, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError:
-    with contextlib.suppress(OSError):
-      os.unlink(temporary)
-    raise
-  folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Tiny runs, in this process on one device or in processes of their own, compiled once."""
 
+import functools
 import os
+import resource
 import subprocess
 import sys
 
@@ -43,9 +45,12 @@ def one_device(cache, monkeypatch):
 
 @pytest.fixture
 def process(cache):
-  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`."""
+  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`.
 
-  def run(workdir, *flags, send=None):
+  With `file_limit` no file of it grows past that many bytes, as on a disk that is full.
+  """
+
+  def run(workdir, *flags, send=None, file_limit=None):
     env = os.environ | {
       "XLA_FLAGS": "",
       "JAX_COMPILATION_CACHE_DIR": cache,
@@ -55,6 +60,12 @@ def process(cache):
     if send:
       env["TINY_SIGNAL"] = send
     command = [sys.executable, tiny.__file__, str(workdir), *flags]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    limit = None
+    if file_limit:
+      limits = (file_limit, file_limit)
+      limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+    return subprocess.run(
+      command, env=env, capture_output=True, text=True, timeout=300, preexec_fn=limit
+    )
 
   return run

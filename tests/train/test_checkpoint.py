@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, and that any mesh reads what another wrote."""
 
 import contextlib
+import gc
 import os
 
 import chex
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hc_jax import sharding
-from hc_jax.train import StorageError, TrainState, checkpoint
-from hc_jax.train.checkpoint import Checkpoints, best_step, restore_newest, steps_of
+from hc_jax import UserError, sharding
+from hc_jax.train import StorageError, TrainState, checkpoint, manifest
+from hc_jax.train.checkpoint import Checkpoints, best_step, folders_of, steps_of
+from hc_jax.train.restore import restore_newest
 
 
 def state(step=0, where=None):
@@ -88,7 +90,7 @@ def test_nothing_there_is_no_error(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")
-def test_a_real_write_that_fails_is_a_storage_error(tmp_path):
+def test_a_real_write_that_fails_is_a_storage_error(tmp_path, caplog, capfd, recwarn):
   """A limit on file size makes TensorStore's own writes fail, as a full disk does."""
   import resource
 
@@ -107,7 +109,87 @@ def test_a_real_write_that_fails_is_a_storage_error(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with contextlib.suppress(Exception):
       broken.close()
-  assert steps_of(str(tmp_path)) == [1]
-  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  assert int(restore_newest(str(tmp_path), target(lambda x: one))[0].step) == 1
+  assert folders_of(str(tmp_path)) == [1]
+  assert int(restore_newest(str(tmp_path), one())[0].step) == 1
+  gc.collect()  # coroutines that nobody awaited speak when they go
+  noise = [*caplog.records, *recwarn, *capfd.readouterr()]
+  assert not [item for item in noise if item], noise
   assert checkpoint.read_card(str(tmp_path), 1)["step"] == 1
+
+
+def one():
+  return target(lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def test_saved_is_said_when_the_manifest_is_there_and_only_then_older_ones_go(
+  tmp_path, monkeypatch
+):
+  events = []
+  write = manifest.write
+
+  def writing(folder, step):
+    events.append(("manifest", step, folders_of(str(tmp_path)), steps_of(str(tmp_path))))
+    write(folder, step)
+
+  def saved(step, seconds, waited):
+    events.append(("saved", step, folders_of(str(tmp_path)), steps_of(str(tmp_path))))
+    assert seconds >= waited > 0
+
+  monkeypatch.setattr(manifest, "write", writing)
+  with Checkpoints(str(tmp_path), keep=1, saved=saved) as checkpoints:
+    checkpoints.save(state(1), 1, {})
+    checkpoints.save(state(2), 2, {})
+  assert events == [
+    ("manifest", 1, [1], []),
+    ("saved", 1, [1], [1]),
+    ("manifest", 2, [1, 2], [1]),
+    ("saved", 2, [1, 2], [1, 2]),
+  ]
+  assert folders_of(str(tmp_path)) == [2]
+
+
+def test_a_first_save_that_was_killed_before_its_manifest_means_to_begin_anew(tmp_path):
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(state(1), 1, {})
+  os.unlink(tmp_path / "checkpoints/1/manifest.json")
+  said = []
+  assert steps_of(str(tmp_path)) == []
+  assert restore_newest(str(tmp_path), one(), said.append) is None
+  assert said == [
+    "checkpoint 1 is passed over: no manifest.json: its save did not come to an end",
+    f"checkpoint 1 is moved to {tmp_path}/rejected/1",
+  ]
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(state(1), 1, {})
+  assert int(restore_newest(str(tmp_path), one())[0].step) == 1
+
+
+def test_several_without_a_manifest_are_no_killed_first_save(tmp_path):
+  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(state(step), step, {})
+  for step in (1, 2):
+    os.unlink(tmp_path / f"checkpoints/{step}/manifest.json")
+  with pytest.raises(UserError, match=r"none of the checkpoints .* is good: 2: no manifest"):
+    restore_newest(str(tmp_path), one())
+  assert folders_of(str(tmp_path)) == [1, 2]
+
+
+def test_a_good_checkpoint_of_another_shape_is_not_called_damaged(tmp_path):
+  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
+    checkpoints.save(state(1), 1, {})
+  other = one()
+  other = other.replace(params={"another": other.params["kernel"]})
+  with pytest.raises(UserError, match=r"as it was written, but does not fit") as caught:
+    restore_newest(str(tmp_path), other)
+  assert "\n" not in str(caught.value)
+  assert folders_of(str(tmp_path)) == [1]
+
+
+def test_what_a_killed_removal_left_is_removed(tmp_path):
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(state(2), 2, {})
+  os.makedirs(tmp_path / "checkpoints/1/params")
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(state(3), 3, {})
+  assert folders_of(str(tmp_path)) == [3]

@@ -1,10 +1,12 @@
 """Whole tiny runs in this process: what they leave behind, and how they end when they fail."""
 
 import errno
+import gc
 import json
 import math
 import os
 import pathlib
+import re
 import signal
 import time
 
@@ -131,23 +133,44 @@ def truncate(folder):
   os.truncate(file, file.stat().st_size // 2)
 
 
-DAMAGE = {
-  "truncated": truncate,
-  "a file is missing": lambda folder: largest(folder).unlink(),
-  "card torn": lambda folder: truncate(folder / "card"),
-  "metadata torn": lambda folder: os.truncate(folder / "params/_METADATA", 10),
+def flip(folder):
+  file = largest(folder)
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  file.write_bytes(data)
+
+
+DAMAGE = {  # what is done to checkpoint 10, and what is said of it
+  "truncated": (truncate, r"d/\w+ has [\d,]+ bytes in place of"),
+  "a bit flipped": (flip, r"d/\w+ has changed: its SHA-256 is another"),
+  "a file is missing": (lambda folder: largest(folder).unlink(), r"d/\w+ is missing"),
+  "card torn": (lambda folder: truncate(folder / "card"), r"card/metadata has [\d,]+ bytes"),
+  "metadata torn": (
+    lambda folder: os.truncate(folder / "params/_METADATA", 10),
+    "params/_METADATA has 10 bytes",
+  ),
+  "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capsys, damage):
+def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capfd, recwarn, damage):
   before = {r["step"]: r for r in read_metrics(str(finished))}
-  DAMAGE[damage](finished / "checkpoints" / "10")
+  act, reason = DAMAGE[damage]
+  act(finished / "checkpoints" / "10")
+  capfd.readouterr()
+  assert load_run(str(finished)).step == 5  # what hc-jax sample and analyze open
+  assert re.fullmatch(f"checkpoint 10 is passed over: .*{reason}.*\n", capfd.readouterr().err)
+  with pytest.raises(UserError, match=rf"no good checkpoint in .* \(10: .*{reason}"):
+    load_run(str(finished), 10)
+
   start(finished, train__num_steps=10, train__checkpoint_every=5)
-  said = capsys.readouterr().out
-  assert "checkpoint 10 cannot be read (" in said
-  assert f"moved the damaged checkpoint 10 to {finished}/rejected/10" in said
-  assert "resumed at step 5" in said
+  out, err = capfd.readouterr()
+  assert re.search(f"^checkpoint 10 is passed over: .*{reason}.*$", out, re.MULTILINE)
+  assert f"checkpoint 10 is moved to {finished}/rejected/10" in out
+  assert "resumed at step 5" in out
+  gc.collect()
+  assert (err, list(recwarn)) == ("", [])
   assert checkpoint.steps_of(str(finished)) == [5, 10]
   for row in read_metrics(str(finished)):
     for name in ("train/loss", "val/loss"):
@@ -157,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capsys, damage):
 def test_when_all_are_damaged_nothing_is_moved(finished):
   for step in ("5", "10"):
     truncate(finished / "checkpoints" / step / "params")
-  with pytest.raises(UserError, match=r"none of the checkpoints .* can be read: 10: .*; 5: "):
+  with pytest.raises(UserError, match=r"none of the checkpoints .* is good: 10: .*; 5: "):
     start(finished, train__checkpoint_every=5)
   assert checkpoint.steps_of(str(finished)) == [5, 10]
 
@@ -197,7 +220,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished, monkeypatch
   def full(*_, **__):
     raise ValueError("write failed: No space left on device")  # as TensorStore puts it
 
-  monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+  monkeypatch.setattr(ocp.AsyncCheckpointer, "save", full)
   with pytest.raises(StorageError, match=r"checkpoint 12 .*: No space left on device\. Older"):
     start(finished, train__num_steps=12, train__checkpoint_every=5)
   assert checkpoint.steps_of(str(finished)) == [5, 10]

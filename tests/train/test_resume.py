@@ -65,6 +65,21 @@ def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(process, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bytes_left", [1_000, 20_000])
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(process, tmp_path, bytes_left):
+  """The smaller limit is met by the rows of metrics.jsonl or events, the other by a checkpoint."""
+  assert process(tmp_path, "--config.train.num_steps=5").returncode == 0
+  full = process(tmp_path, file_limit=bytes_left)
+  assert full.returncode == 4, full.stderr
+  assert full.stderr.startswith("error: ") and full.stderr.count("\n") == 1, full.stderr
+  assert "could not be written: File too large. Older checkpoints are untouched" in full.stderr
+  assert steps_of(tmp_path) == [5]
+  again = process(tmp_path)
+  assert (again.returncode, again.stderr) == (0, "")
+  assert "resumed at step 5" in again.stdout
+
+
+@pytest.mark.slow
 def test_accumulation_and_another_compilation_change_nothing_about_resume(tmp_path, process):
   flags = ("--config.train.accumulation=2", "--config.model.scan=false", "--config.seed=3")
   straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -101,7 +101,7 @@ def _signal_at(number, step):
   def signalling(self, row):
     write(self, row)
     if row["step"] == step:
-      due = pathlib.Path(self._workdir, "checkpoints", str(step - step % 10))
+      due = pathlib.Path(self._workdir, "checkpoints", str(step - step % 10), "manifest.json")
       while number == signal.SIGKILL and step > 10 and not due.exists():
         time.sleep(0.01)  # saved in the background; a kill before that is another test
       os.kill(os.getpid(), number)

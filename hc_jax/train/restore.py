@@ -1,0 +1,109 @@
+"""Checkpoints read back, onto any mesh: the newest one that is as it was written."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from hc_jax.errors import UserError
+from hc_jax.train import manifest
+from hc_jax.train.checkpoint import FOLDER, folders_of, path_of, read_card, rest_of
+from hc_jax.train.state import TrainState
+
+REJECTED = "rejected"
+
+
+def restore_newest(
+  workdir: str, target: TrainState, log: Callable[[str], None] = print
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """State and card of the newest good checkpoint, or None when there is none to go on from.
+
+  Good is what agrees with its manifest; the others are named with the reason, a line each, and
+  moved aside, to `rejected/`, once an older one is known to be good; the steps after that are taken
+  again. A single one without a manifest is a run's first save, interrupted: the run begins anew.
+
+  Args:
+    workdir: of the run.
+    target: of `abstract_state`; its shardings need not be those that the checkpoint was saved with.
+    log: takes lines.
+
+  Raises:
+    UserError: there are checkpoints and none is good, or a good one cannot be read.
+  """
+  steps = folders_of(workdir)
+  good, faults = first_good(workdir, reversed(steps))
+  for step, reason in faults.items():
+    log(f"checkpoint {step} is passed over: {reason}")
+  first_save = len(steps) == 1 and not manifest.exists(path_of(workdir, steps[0]))
+  if good is None and faults and not first_save:
+    raise UserError(
+      f"none of the checkpoints in {os.path.join(workdir, FOLDER)} is good: "
+      + "; ".join(f"{step}: {reason}" for step, reason in faults.items())
+      + ". Restore the folder from a copy, or start again with another --workdir"
+    )
+  state = None if good is None else _restore(workdir, good, target)
+  for step in faults:
+    log(f"checkpoint {step} is moved to {_set_aside(workdir, step)}")
+  return None if good is None else (state, read_card(workdir, good))
+
+
+def first_good(workdir: str, steps: Iterable[int]) -> tuple[int | None, dict[int, str]]:
+  """The first of `steps` that agrees with its manifest, and what is wrong with those before it.
+
+  Reads the checkpoint's files once, to hash them.
+  """
+  faults: dict[int, str] = {}
+  for step in steps:
+    reason = manifest.fault(path_of(workdir, step), step)
+    if reason is None:
+      return step, faults
+    faults[step] = reason
+  return None, faults
+
+
+def _restore(workdir: str, step: int, target: TrainState) -> TrainState:
+  params = read_params(workdir, step, target.params)
+  return TrainState(params=params, **_read(workdir, step, "train", rest_of(target)))
+
+
+def read_params(workdir: str, step: int, target: Any) -> Any:
+  """The parameters alone, placed as `target` (a tree of ShapeDtypeStructs with shardings) says.
+
+  Raises:
+    UserError: they are not of the shapes of `target`, or were written by another version.
+  """
+  return _read(workdir, step, "params", target)
+
+
+def _read(workdir: str, step: int, item: str, target: Any) -> Any:
+  path = path_of(workdir, step, item)
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      return reader.restore(epath.Path(path), target)
+  except (ValueError, KeyError, TypeError) as error:
+    reason = str(error).strip().splitlines()
+    raise UserError(
+      f"{path} is as it was written, but does not fit this model or this version of the packages "
+      f"({type(error).__name__}: {(reason or [''])[0][:200]}); its card names the versions"
+    ) from error
+
+
+def _set_aside(workdir: str, step: int) -> str:
+  os.makedirs(os.path.join(workdir, REJECTED), exist_ok=True)
+  for i in range(1000):
+    place = os.path.join(workdir, REJECTED, f"{step}" + (f"-{i}" if i else ""))
+    if not os.path.exists(place):
+      os.rename(path_of(workdir, step), place)
+      return place
+  raise UserError(f"{os.path.join(workdir, REJECTED)} is full of damaged checkpoints; empty it")
+
+
+def local_target(abstract: Any) -> Any:
+  """A tree of shapes, placed on this process's first device: for reading without the run's mesh."""
+  where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract
+  )

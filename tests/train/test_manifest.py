@@ -1,0 +1,92 @@
+"""A manifest finds whatever has changed in a checkpoint since it was written."""
+
+import json
+import os
+import random
+
+import pytest
+
+from hc_jax.train import manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Four files in two folders, and their manifest."""
+  made = tmp_path / "10"
+  (made / "params").mkdir(parents=True)
+  for name, size in (("params/a", 5000), ("params/b", 64), ("card", 300), ("empty", 0)):
+    (made / name).write_bytes(random.Random(name).randbytes(size))
+  manifest.write(str(made), 10)
+  return made
+
+
+def flip(path, bit):
+  data = bytearray(path.read_bytes())
+  data[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(data)
+
+
+def test_nothing_has_changed(folder):
+  assert manifest.exists(str(folder)) and manifest.fault(str(folder), 10) is None
+  files = json.loads((folder / manifest.FILE).read_text())["files"]
+  assert sorted(files) == ["card", "empty", "params/a", "params/b"]
+  assert files["params/a"]["bytes"] == 5000 and len(files["card"]["sha256"]) == 64
+
+
+def test_every_single_bit_counts(folder):
+  rng = random.Random(0)
+  for name in ("params/a", "params/b", "card"):
+    bits = 8 * (folder / name).stat().st_size
+    for bit in (0, bits - 1, *(rng.randrange(bits) for _ in range(20))):
+      flip(folder / name, bit)
+      assert manifest.fault(str(folder), 10) == f"{name} has changed: its SHA-256 is another"
+      flip(folder / name, bit)
+  assert manifest.fault(str(folder), 10) is None
+
+
+def test_a_bit_of_the_manifest_itself(folder):
+  """Whatever it does, the checkpoint is refused and nothing is raised."""
+  path = folder / manifest.FILE
+  for bit in range(0, 8 * path.stat().st_size, 7):
+    before = json.loads(path.read_text())
+    flip(path, bit)
+    reason = manifest.fault(str(folder), 10)
+    try:
+      same = json.loads(path.read_text()) == before  # one kind of white space for another
+    except ValueError:
+      same = False
+    assert same or (reason and "\n" not in reason), bit
+    flip(path, bit)
+
+
+@pytest.mark.parametrize(
+  ("damage", "reason"),
+  [
+    (lambda f: os.truncate(f / "params/a", 4999), "params/a has 4,999 bytes in place of 5,000"),
+    (lambda f: (f / "params/b").unlink(), "params/b is missing"),
+    (lambda f: os.truncate(f / manifest.FILE, 100), "manifest.json is damaged"),
+    (lambda f: os.truncate(f / manifest.FILE, 0), "manifest.json is damaged"),
+    (lambda f: (f / manifest.FILE).write_text("[]"), "manifest.json is damaged"),
+    (lambda f: (f / manifest.FILE).unlink(), "no manifest.json: its save did not come to an end"),
+    (lambda f: manifest.write(str(f), 9), "manifest.json is that of step 9"),
+  ],
+)
+def test_the_reason_is_said_in_a_few_words(folder, damage, reason):
+  damage(folder)
+  assert manifest.fault(str(folder), 10) == reason
+
+
+def test_a_file_that_cannot_be_read(folder, monkeypatch):
+  def broken(*_):
+    raise OSError(5, "Input/output error", str(folder / "params/a"))
+
+  monkeypatch.setattr(manifest, "_entry", broken)
+  assert manifest.fault(str(folder), 10) == "params/a cannot be read: Input/output error"
+
+
+def test_another_format_is_named(folder):
+  text = (folder / manifest.FILE).read_text().replace("manifest 1", "manifest 2")
+  (folder / manifest.FILE).write_text(text)
+  assert manifest.fault(str(folder), 10).startswith(
+    "manifest.json is of format 'hc_jax manifest 2'"
+  )
