@@ -6,9 +6,13 @@ from hc_jax.connections import CONNECTIONS as CONNECTIONS
 from hc_jax.connections import Connection as Connection
 from hc_jax.connections import HyperConnection as HyperConnection
 from hc_jax.connections import Residual as Residual
+from hc_jax.connections import as_residual as as_residual
+from hc_jax.connections import connected as connected
 from hc_jax.connections import make_connection as make_connection
+from hc_jax.connections import wrap as wrap
 from hc_jax.errors import UserError as UserError
 from hc_jax.ops import expand as expand
+from hc_jax.ops import plain_residual as plain_residual
 from hc_jax.ops import read as read
 from hc_jax.ops import reduce as reduce
 from hc_jax.ops import write as write

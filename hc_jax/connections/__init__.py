@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hc_jax.connections.altup import AltUp as AltUp
+from hc_jax.connections.as_residual import AsResidual as AsResidual
+from hc_jax.connections.as_residual import as_residual as as_residual
 from hc_jax.connections.base import INHERITED as INHERITED
 from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
@@ -17,6 +19,9 @@ from hc_jax.connections.generalized import (
 )
 from hc_jax.connections.hyper import HyperConnection as HyperConnection
 from hc_jax.connections.residual import Residual as Residual
+from hc_jax.connections.wrap import Wrapped as Wrapped
+from hc_jax.connections.wrap import connected as connected
+from hc_jax.connections.wrap import wrap as wrap
 from hc_jax.errors import UserError
 
 # Every variant, by the name that configs use.

@@ -118,7 +118,13 @@ class Connection(nn.Module):
       ValueError: if the streams do not have `num_streams` streams, or by `check`.
     """
     self.check()
-    if streams.ndim < 2 or streams.shape[-2] != self.num_streams:
+    if is_plain := ops.is_plain():
+      if streams.ndim < 2 or streams.shape[-2] != 1:
+        raise ValueError(
+          f"{type(self).__name__}: plain_residual() is on, but there are streams {streams.shape} "
+          "in place of [..., 1, d]; make them with hc_jax.expand within it too"
+        )
+    elif streams.ndim < 2 or streams.shape[-2] != self.num_streams:
       fractions = f", {self.fractions}" if self.fractions > 1 else ""
       raise ValueError(
         f"{type(self).__name__} has num_streams={self.num_streams} and takes streams "
@@ -126,7 +132,7 @@ class Connection(nn.Module):
         f"hc_jax.expand(x, {self.num_streams}{fractions})"
       )
     with jax.named_scope("hc/coefs"):
-      coefs = self.coefs(streams, index)
+      coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
       coefs = jax.tree.map(lambda a: checkpoint_name(a.astype(jnp.float32), "coefs"), coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
@@ -144,6 +150,12 @@ class Connection(nn.Module):
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")
       return ops.write(streams, branch_output, coefs, implementation=self.implementation)
+
+
+def plain_coefs(num_views: int = 1) -> Coefs:
+  """Those of `x' = x + F(x)`: one stream, all weights one."""
+  ones = jnp.ones((num_views, 1), jnp.float32)
+  return Coefs(read=ones, write=ones[:1], mix=None)
 
 
 def connection_factory(connection: ConnectionLike, **inherited: Any) -> functools.partial:

@@ -1,10 +1,9 @@
 """The plain residual connection, as the connection that learns nothing."""
 
 import jax
-import jax.numpy as jnp
 
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection
+from hc_jax.connections.base import Connection, plain_coefs
 from hc_jax.connections.facts import Facts
 
 
@@ -30,5 +29,4 @@ class Residual(Connection):
 
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
     del streams, index
-    ones = jnp.ones((self.num_views, 1), jnp.float32)
-    return Coefs(read=ones, write=ones[:1], mix=None)
+    return plain_coefs(self.num_views)

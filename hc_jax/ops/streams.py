@@ -11,22 +11,26 @@ import jax.numpy as jnp
 from hc_jax import axes
 from hc_jax.coefs import Coefs
 from hc_jax.ops import combine
+from hc_jax.ops.plain import is_plain
 
 
-def expand(x: jax.Array, num_streams: int, fractions: int = 1) -> jax.Array:
+def expand(x: jax.Array, num_streams: int, fractions: int = 1, axis: int = -1) -> jax.Array:
   """Copies an embedding into streams (2409.19606 Algorithm 1, first line).
 
   Args:
-    x: `[..., d]`.
+    x: `[..., d]`, with any leading axes, or none.
     num_streams: n, at least `fractions`.
     fractions: m; each stream holds one m-th of the width. 1 copies the whole.
+    axis: where x has its features; 1 for images `[B, C, H, W]`. Streams have them last.
 
   Returns:
-    `[..., n, d // m]` in x's dtype; stream j holds fraction `j % m`.
+    `[..., n, d // m]` in x's dtype; stream j holds fraction `j % m`. Within `plain_residual` there
+    is one stream, x itself.
 
   Raises:
     ValueError: if m does not divide d, or n < m.
   """
+  x = jnp.moveaxis(x, axis, -1)
   d = x.shape[-1]
   _check_fractions(num_streams, fractions)
   if d % fractions:
@@ -34,12 +38,14 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1) -> jax.Array:
       f"expand: a width of {d} cannot be cut into {fractions} fractions; "
       f"choose fractions that divide {d}"
     )
+  if is_plain():
+    return _constrain(x[..., None, :])
   x = x.reshape(*x.shape[:-1], fractions, d // fractions)
   repeats = (1,) * (x.ndim - 2) + (-(-num_streams // fractions), 1)
   return _constrain(jnp.tile(x, repeats)[..., :num_streams, :])
 
 
-def reduce(streams: jax.Array, fractions: int = 1) -> jax.Array:
+def reduce(streams: jax.Array, fractions: int = 1, axis: int = -1) -> jax.Array:
   """Sums the copies of each fraction (Algorithm 1, last line) and lays the fractions side by side.
 
   Where m does not divide n, some fractions have one copy more; their sums are scaled down to
@@ -48,14 +54,26 @@ def reduce(streams: jax.Array, fractions: int = 1) -> jax.Array:
   Args:
     streams: `[..., n, w]`.
     fractions: m, as given to `expand`.
+    axis: where the result has its features, as given to `expand`.
 
   Returns:
     `[..., m * w]`, float32: it goes into the final norm unrounded.
 
   Raises:
-    ValueError: if n < m.
+    ValueError: if n < m, or within `plain_residual` there is more than one stream.
   """
+  return jnp.moveaxis(_reduce(streams, fractions), -1, axis)
+
+
+def _reduce(streams: jax.Array, fractions: int) -> jax.Array:
   *lead, n, w = streams.shape
+  if is_plain():
+    if n != 1:
+      raise ValueError(
+        f"reduce: plain_residual() is on, but there are {n} streams {streams.shape}; make them "
+        "with hc_jax.expand within it too"
+      )
+    return streams[..., 0, :].astype(jnp.float32)
   _check_fractions(n, fractions)
   if n % fractions == 0:
     copies = streams.reshape(*lead, n // fractions, fractions, w)
