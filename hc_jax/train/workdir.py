@@ -4,23 +4,24 @@ config.json     the resolved config, as of the last start
 tokenizer.*     a copy of the tokenizer's file, when it is one
 metrics.jsonl   one row per step that was logged
 checkpoints/    one folder per step, whole or absent
-tensorboard/, profile/, lock
+rejected/       checkpoints that were found damaged
+lock            while a run is under way: whose
+tensorboard/, profile/
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from hc_jax import config as config_lib
 from hc_jax.errors import UserError
+from hc_jax.train import lock
 from hc_jax.train.durable import write_atomically
 
-CONFIG, LOCK = "config.json", "lock"
+CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
 # What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
 # the schedule is a function of the config at hand (see optim.py).
@@ -58,19 +59,33 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
     )
   path = os.path.abspath(os.path.expanduser(workdir))
   _check_contents(path)
-  try:
-    os.makedirs(path, exist_ok=True)
-    lock = open(os.path.join(path, LOCK), "a+", encoding="utf-8")  # noqa: SIM115
-  except OSError as error:
-    raise UserError(
-      f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
-    ) from error
-  with lock:
-    _take(lock, path)
-    changed = _check_config(path, config)
-    for line in changed:
+  with contextlib.ExitStack() as held:
+    held.callback(_remove_empty, _missing(path))  # a start that came to nothing leaves nothing
+    try:
+      os.makedirs(path, exist_ok=True)
+      held.enter_context(lock.locked(path, log))
+    except OSError as error:
+      raise UserError(
+        f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
+      ) from error
+    for line in _check_config(path, config):
       log(f"changed since the last start: {line}")
     yield path
+
+
+def _remove_empty(folders: list[str]) -> None:
+  with contextlib.suppress(OSError):
+    for folder in folders:
+      os.rmdir(folder)
+
+
+def _missing(path: str) -> list[str]:
+  """`path` and the folders above it that are not there yet, the innermost first."""
+  found = []
+  while not os.path.exists(path):
+    found.append(path)
+    path = os.path.dirname(path)
+  return found
 
 
 def _check_contents(path: str) -> None:
@@ -78,27 +93,13 @@ def _check_contents(path: str) -> None:
     raise UserError(f"workdir {path} is a file; choose a folder for --workdir")
   if not os.path.isdir(path) or os.path.exists(os.path.join(path, CONFIG)):
     return
-  others = sorted(set(os.listdir(path)) - {LOCK, CONFIG + ".tmp"})  # ours, before there is a run
+  ours = {lock.FILE, CONFIG + ".tmp"}  # what a start that was killed may leave
+  others = sorted(set(os.listdir(path)) - ours)
   if others:
     raise UserError(
       f"workdir {path} holds something else than a run ({', '.join(others[:3])}"
       f"{', ...' if len(others) > 3 else ''}) and no {CONFIG}; choose a new or empty folder"
     )
-
-
-def _take(lock: Any, path: str) -> None:
-  """Locks the open file until it is closed, or the process is gone in whatever way."""
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    lock.seek(0)
-    raise UserError(
-      f"workdir {path} is in use by another run ({lock.read().strip() or 'unknown'}); "
-      "wait for it, stop it, or choose another --workdir"
-    ) from error
-  lock.truncate(0)
-  lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-  lock.flush()
 
 
 def saved_config(workdir: str) -> Any:

@@ -110,7 +110,10 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 def test_a_bad_start_does_not_claim_the_folder(tmp_path):
   with pytest.raises(UserError, match=r"train\.profile"):
     start(tmp_path, train__profile="5")
-  assert os.listdir(tmp_path) == ["lock"]
+  assert os.listdir(tmp_path) == []
+  with pytest.raises(UserError, match=r"train\.profile"):
+    start(tmp_path / "runs" / "new", train__profile="5")
+  assert os.listdir(tmp_path) == []
 
 
 def test_two_runs_do_not_share_a_folder(finished):

@@ -1,0 +1,152 @@
+"""One run at a time in a workdir, also when several hosts share its file system.
+
+The file `lock` is there while a run is. The system's own lock on it (flock) tells at once whether
+a process of this host still holds it. Where that lock does not reach, between hosts or on a file
+system without it, the owner's word counts: host, process, and a heartbeat every 15 seconds. An
+owner on another host that was silent for two minutes is gone; the clocks of the hosts must agree to
+well under that.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from hc_jax.errors import UserError
+from hc_jax.train.errors import StorageError
+
+FILE = "lock"
+HEARTBEAT, GONE = 15.0, 120.0  # seconds
+_SIZE = 512  # one write of one size, so that a reader never sees half of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+  """Who holds a lock.
+
+  Attributes:
+    host: its name.
+    pid: of the process.
+    start: of the process, in the system's ticks since boot: another process may get the same pid.
+    heartbeat: seconds since 1970, when the owner last said that it lives.
+  """
+
+  host: str
+  pid: int
+  start: str
+  heartbeat: float
+
+  def __str__(self) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.heartbeat))
+    return f"process {self.pid} on {self.host}, last heartbeat {when}"
+
+
+@contextlib.contextmanager
+def locked(folder: str, log: Callable[[str], None] = print) -> Iterator[None]:
+  """Holds the lock of a folder while it is entered; takes over that of an owner who is gone.
+
+  Raises:
+    UserError: another run holds it.
+    OSError: the folder cannot be written.
+  """
+  path = os.path.join(folder, FILE)
+  file = _open(path)
+  with file:
+    if owner := _read(file):
+      log(f"the lock of {owner} is taken over: {_why_gone(owner, file, folder, log)}")
+    me = Owner(socket.gethostname(), os.getpid(), _start_of(os.getpid()), time.time())
+    _write(file, me)
+    left = threading.Event()
+    beats = threading.Thread(target=_beat, args=(path, file, me, left), daemon=True, name="lock")
+    beats.start()
+    try:
+      yield
+    finally:
+      left.set()
+      beats.join()
+      with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _open(path: str) -> IO[str]:
+  """The file, with the system's lock on it where there is one."""
+  while True:
+    # Not opened for appending: then every write would go to the end.
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      with file:
+        raise _in_use(os.path.dirname(path), _read(file)) from error
+    except OSError:
+      pass  # no such locks here: the owner's word decides
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+        return file
+    file.close()  # its owner left just now, and took it along
+
+
+def _in_use(folder: str, owner: Owner | None) -> UserError:
+  return UserError(
+    f"workdir {folder} is in use by another run ({owner or 'unknown'}); wait for it, stop it, or "
+    "choose another --workdir"
+  )
+
+
+def _why_gone(owner: Owner, file: IO[str], folder: str, log: Callable[[str], None]) -> str:
+  """Why `owner` no longer lives; may wait for the next heartbeat to be due.
+
+  Raises:
+    UserError: it lives.
+  """
+  if owner.host == socket.gethostname():
+    if _start_of(owner.pid) == owner.start:
+      raise _in_use(folder, owner)
+    return "that process is gone"
+  silent = time.time() - owner.heartbeat
+  if silent < GONE:
+    log(f"waiting for a sign of life of {owner}, for {GONE - max(silent, 0):.0f} s at most")
+  while time.time() - owner.heartbeat < GONE:
+    time.sleep(min(1.0, GONE / 10))
+    if _read(file) != owner:
+      raise _in_use(folder, _read(file))
+  return f"no heartbeat for {time.time() - owner.heartbeat:.0f} s"
+
+
+def _start_of(pid: int) -> str:
+  """When a process of this host started, "" when there is none (or no /proc to tell)."""
+  try:
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+      return file.read().rpartition(")")[2].split()[19]
+  except (OSError, IndexError):
+    return ""
+
+
+def _read(file: IO[str]) -> Owner | None:
+  try:
+    return Owner(**json.loads(os.pread(file.fileno(), _SIZE, 0)))
+  except (ValueError, TypeError):
+    return None  # empty: made, and left before a word was written
+
+
+def _write(file: IO[str], owner: Owner) -> None:
+  text = json.dumps(dataclasses.asdict(owner)).ljust(_SIZE).encode()
+  os.pwrite(file.fileno(), text, 0)
+
+
+def _beat(path: str, file: IO[str], me: Owner, left: threading.Event) -> None:
+  last = me
+  while not left.wait(HEARTBEAT):
+    with contextlib.suppress(OSError):  # the disk's troubles are the checkpoints' to report
+      if (now := _read(file)) != last:
+        print(f"error: workdir {os.path.dirname(path)} was taken over by {now}", file=sys.stderr)
+        os._exit(StorageError.exit_code)
+      last = dataclasses.replace(me, heartbeat=time.time())
+      _write(file, last)
