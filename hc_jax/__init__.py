@@ -9,6 +9,7 @@ from hc_jax.connections import Residual as Residual
 from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected
 from hc_jax.connections import make_connection as make_connection
+from hc_jax.connections import register as register
 from hc_jax.connections import wrap as wrap
 from hc_jax.errors import UserError as UserError
 from hc_jax.ops import expand as expand

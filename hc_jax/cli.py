@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from hc_jax.errors import UserError
+from hc_jax.user_modules import add_flag, import_modules
 
 OVERRIDE = "--config."
 
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if unknown:
     parser.error(f"{args.command} does not take {unknown[0]}; see hc-jax {args.command} --help")
   try:
+    import_modules(args.modules)
     return COMMANDS[args.command](args, rest) or 0
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -38,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
   def add(name: str, text: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    add_flag(command)
+    return command
 
   command = add("params", "Counts the parameters of a config and lists what decays.")
   command.add_argument("config", help="a config file; overrides --config.a.b=value may follow")

@@ -5,7 +5,6 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,30 +12,21 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from hc_jax.connections import CONNECTIONS, connection_fields, make_connection
+from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
 from hc_jax.errors import UserError
 
 ConfigDict = config_dict.ConfigDict
+NAME_OVERRIDE = "--config.model.connection.name="
 
 
 def connection_defaults() -> ConfigDict:
   """The group `model.connection`: name, and every field of every class, unset but typed."""
   group = ConfigDict({"name": "hc"})
   for cls in CONNECTIONS.values():
-    for field, annotation in connection_field_types(cls).items():
+    for field, annotation in field_types(cls).items():
       if field not in group:
         group[field] = config_dict.placeholder(annotation)
   return group
-
-
-def connection_field_types(cls: type) -> dict[str, type]:
-  """The fields of a connection class with the type that a config holds for each."""
-  types = {}
-  for field, default in connection_fields(cls).items():
-    annotation = _annotation(cls, field)
-    names = [t for t in getattr(annotation, "__args__", (annotation,)) if t is not type(None)]
-    types[field] = names[0] if isinstance(names[0], type) else type(default)
-  return types
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -57,6 +47,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """
   config = _execute(path)
   config.lock()
+  for override in overrides:
+    if override.startswith(NAME_OVERRIDE):  # first: its fields are unknown keys if it is unknown
+      connection_class(override.removeprefix(NAME_OVERRIDE))
   for override in overrides:
     _apply(config, override)
   check(config)
@@ -265,13 +258,6 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     found = difflib.get_close_matches(tail, list(last.values()), n=1, cutoff=0.6)
     near = [key for key in known if found and last[key] == found[0]][:1]
   return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _annotation(cls: type, field: str) -> Any:
-  for base in cls.__mro__:
-    if field in (annotations := inspect.get_annotations(base)):
-      return annotations[field]
-  return Any
 
 
 def _flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Facts about a parameter tree that follow from its paths: weight decay and counts."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,13 +21,6 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
   (r"^static_", False),
   (r"(^|_)(scale|bias)$", False),
   (r"(^|_)(kernel|embedding)$", True),
-)
-
-# A module of a tree belongs to a connection if its name says so or is Flax's own for its class.
-_CONNECTION = re.compile(
-  "|".join(
-    [r"(?i:(^|_)connection(_\d+)?$)", *(rf"^{c.__name__}_\d+$" for c in CONNECTIONS.values())]
-  )
 )
 
 
@@ -83,7 +77,15 @@ def param_count(params: PyTree) -> ParamCount:
 
 def is_connection(path: str) -> bool:
   """Whether the parameter at `path` ("a/b/name") belongs to a connection."""
-  return any(_CONNECTION.search(module) for module in path.split("/")[:-1])
+  pattern = _connection_pattern(tuple(cls.__name__ for cls in CONNECTIONS.values()))
+  return any(pattern.search(module) for module in path.split("/")[:-1])
+
+
+@functools.cache
+def _connection_pattern(classes: tuple[str, ...]) -> re.Pattern:
+  """A module of a tree is a connection if its name says so or is Flax's own for its class."""
+  named = r"(?i:(^|_)connection(_\d+)?$)"
+  return re.compile("|".join([named, *(rf"^{name}_\d+$" for name in classes)]))
 
 
 def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:

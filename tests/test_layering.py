@@ -23,6 +23,7 @@ _TOP = _L2 | {"analysis", "sample", "train"}
 # unit: (what of hc_jax it may import, what of other packages)
 TABLE = {
   "errors": (set(), set()),
+  "user_modules": ({"errors"}, set()),
   "costs": (set(), set()),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
@@ -43,7 +44,10 @@ TABLE = {
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
-  "cli": (_TOP | {"ablate", "testing"}, _ARRAYS | {"absl", "ml_collections", "numpy"}),
+  "cli": (
+    _TOP | {"ablate", "testing", "user_modules"},
+    _ARRAYS | {"absl", "ml_collections", "numpy"},
+  ),
   "ablate": (_TOP, _ARRAYS | {"ml_collections", "numpy"}),
   "__init__": (_L1 | {"models"}, set()),
 }

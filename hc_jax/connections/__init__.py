@@ -13,6 +13,7 @@ from hc_jax.connections.base import ConnectionLike as ConnectionLike
 from hc_jax.connections.base import connection_factory as connection_factory
 from hc_jax.connections.base import connection_fields as connection_fields
 from hc_jax.connections.facts import Facts as Facts
+from hc_jax.connections.fields import field_types as field_types
 from hc_jax.connections.frac import FracConnection as FracConnection
 from hc_jax.connections.generalized import (
   GeneralizedHyperConnection as GeneralizedHyperConnection,
@@ -24,7 +25,7 @@ from hc_jax.connections.wrap import connected as connected
 from hc_jax.connections.wrap import wrap as wrap
 from hc_jax.errors import UserError
 
-# Every variant, by the name that configs use.
+# Every variant, by the name that configs use; `register` adds a user's own.
 CONNECTIONS: dict[str, type[Connection]] = {
   "residual": Residual,
   "hc": HyperConnection,
@@ -32,6 +33,56 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "ghc": GeneralizedHyperConnection,
   "altup": AltUp,
 }
+
+
+def register(name: str, cls: type[Connection]) -> None:
+  """Adds a variant of your own to `CONNECTIONS`, for configs, the trainer and every tool.
+
+      class Mine(hc_jax.Connection):
+        def coefs(self, streams, index): ...
+      hc_jax.register("mine", Mine)              # then --import=the.module on any command
+
+  The same class may register again, as when a cell of a notebook runs twice.
+
+  Raises:
+    TypeError: if it is no class of `Connection` that defines `coefs`.
+    ValueError: if the name is taken, or a field has another type than the same field elsewhere.
+  """
+  if not (isinstance(cls, type) and issubclass(cls, Connection)):
+    raise TypeError(
+      f"register({name!r}, {cls!r}): a variant is a subclass of hc_jax.Connection with a method "
+      "coefs(self, streams, index)"
+    )
+  if cls.coefs is Connection.coefs:
+    raise TypeError(f"register({name!r}, {cls.__name__}): it must define coefs(streams, index)")
+  taken = CONNECTIONS.get(name, cls)
+  if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+    raise ValueError(
+      f"connection {name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another"
+    )
+  types = field_types(cls)
+  for other_name, other in CONNECTIONS.items():
+    for field, type_ in field_types(other).items():
+      if other_name != name and types.get(field, type_) is not type_:
+        raise ValueError(
+          f"register({name!r}): the field {field!r} is {types[field].__name__}, but {other_name!r} "
+          f"has it as {type_.__name__}, and a config has one key for both; give it another name"
+        )
+  CONNECTIONS[name] = cls
+
+
+def connection_class(name: str) -> type[Connection]:
+  """The class of that name.
+
+  Raises:
+    UserError: if the name is unknown.
+  """
+  if name not in CONNECTIONS:
+    raise UserError(
+      f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}. If it is a variant "
+      "of your own, name the module that registers it: --import=my_package.my_file"
+    )
+  return CONNECTIONS[name]
 
 
 def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> functools.partial:
@@ -44,9 +95,7 @@ def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> funct
   Raises:
     UserError: if the name is unknown, the class lacks a field that is set, or refuses its value.
   """
-  if name not in CONNECTIONS:
-    raise UserError(f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}")
-  cls = CONNECTIONS[name]
+  cls = connection_class(name)
   given = {key: value for key, value in (fields or {}).items() if value is not None}
   known = connection_fields(cls)
   for key in given:

@@ -1,0 +1,163 @@
+"""A user's variant in a file of its own: config, trainer and tools, as a user calls them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax import cli
+from hc_jax.config import connection_defaults, load_config
+from hc_jax.user_modules import import_modules
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ROOT / "tests" / "train" / "tiny.py"
+CONFIG = str(ROOT / "configs" / "quickstart.py")
+# Its 15 lines: n streams that decay into one another, with one rate to learn.
+VARIANT = '''
+import flax.linen as nn
+import jax.numpy as jnp
+import hc_jax as hc
+
+class Leak(hc.Connection):
+  """Streams leak into their mean, at a rate that is learned."""
+  leak_init: float = 0.0
+
+  @nn.compact
+  def coefs(self, streams, index):
+    n = self.num_streams
+    rate = self.param("static_leak", nn.initializers.constant(self.leak_init), (1, 1))
+    read = jnp.ones((1, n)) / n
+    return hc.Coefs(read=read, write=jnp.ones((n, 1)), mix=jnp.eye(n) + rate * (1 / n - jnp.eye(n)))
+
+hc.register("leak", Leak)
+'''
+
+
+@pytest.fixture
+def table():
+  """The table of variants, and the modules imported, as they were before the test."""
+  before, modules, path = dict(hc.CONNECTIONS), set(sys.modules), list(sys.path)
+  yield
+  hc.CONNECTIONS.clear()
+  hc.CONNECTIONS.update(before)
+  sys.path[:] = path
+  for name in set(sys.modules) - modules:
+    del sys.modules[name]
+
+
+def variant(**fields):
+  def coefs(self, streams, index):
+    n = self.num_streams
+    return hc.Coefs(read=jnp.ones((1, n)) / n, write=jnp.ones((n, 1)), mix=None)
+
+  annotations = {name: type(value) for name, value in fields.items()}
+  return type("Mine", (hc.Connection,), {"coefs": coefs, "__annotations__": annotations, **fields})
+
+
+def test_register_is_seen_by_configs_models_and_counts(table):
+  hc.register("mine", variant(strength=0.5))
+  group = connection_defaults()
+  assert group.get_type("strength") is float and group.strength is None
+  overrides = ["name=mine", "strength=0.25", "num_streams=3"]
+  config = load_config(CONFIG, [f"--config.model.connection.{o}" for o in overrides])
+  made = hc.make_connection("mine", {"strength": config.model.connection.strength})()
+  assert made.strength == 0.25
+  assert not hc.params.is_connection("a/Other_0/bias") and hc.params.is_connection("a/Mine_0/bias")
+  model = hc.models.make_model(config.model, 11)
+  assert jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4), np.int32))
+  hc.register("mine", variant(strength=1.0))  # a cell of a notebook, run again
+
+
+@pytest.mark.parametrize(
+  "name, cls, error, words",
+  [
+    ("hc", variant(), ValueError, "'hc' is taken by hc_jax.connections.hyper.HyperConnection"),
+    ("mine", dict, TypeError, "subclass of hc_jax.Connection"),
+    ("mine", variant()(), TypeError, "subclass of hc_jax.Connection"),
+    ("mine", type("Mine", (hc.Connection,), {}), TypeError, "must define coefs"),
+    ("mine", variant(norm=1.0), ValueError, "'norm' is float, but 'hc' has it as str"),
+  ],
+)
+def test_what_register_refuses(table, name, cls, error, words):
+  with pytest.raises(error, match=words):
+    hc.register(name, cls)
+  assert "mine" not in hc.CONNECTIONS
+
+
+@pytest.mark.parametrize(
+  "text, name, words",
+  [
+    (None, "no_such_module", "no module 'no_such_module' .*my_package.my_file"),
+    ("import hc_jax\n1 / 0", "broken", r"broken.py:2: ZeroDivisionError"),
+    ("import a_missing_package", "needs", r"needs.py:1: ModuleNotFoundError.*a_missing_package"),
+    ("import hc_jax as hc\nhc.register('hc', hc.Residual)", "taken", "ValueError.*taken by"),
+  ],
+)
+def test_a_module_that_cannot_be_imported(table, tmp_path, monkeypatch, capsys, text, name, words):
+  monkeypatch.chdir(tmp_path)
+  if text:
+    (tmp_path / f"{name}.py").write_text(text)
+  with pytest.raises(hc.UserError, match=words):
+    import_modules([name])
+  assert cli.main(["params", CONFIG, f"--import={name}"]) == 2
+  assert f"--import={name}" in capsys.readouterr().err
+
+
+def run(folder, program, *arguments):
+  env = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "",
+  }
+  return subprocess.run(
+    [sys.executable, *program, *arguments], cwd=folder, env=env, capture_output=True, text=True
+  )
+
+
+# Commands in one process, on the tiny text: prints what each returned.
+COMMANDS = """
+import json, sys
+sys.path.insert(0, {folder!r})
+import tiny
+sys.path.remove({folder!r})
+from hc_jax import cli
+with tiny.tiny_text():
+  codes = [cli.main(argv) for argv in json.loads(sys.argv[1])]
+print("codes", codes)
+"""
+
+
+@pytest.mark.slow
+def test_fifteen_lines_train_and_every_tool_takes_them(tmp_path):
+  assert len([line for line in VARIANT.splitlines() if line.strip()]) <= 15
+  (tmp_path / "my_package").mkdir()
+  (tmp_path / "my_package" / "leak.py").write_text(VARIANT)
+  name = "--config.model.connection.name=leak"
+  flags = [name, "--config.model.connection.leak_init=0.1", "--config.train.num_steps=2"]
+  missing = run(tmp_path, [str(TINY)], "out", *flags)
+  assert missing.returncode == 2 and "Traceback" not in missing.stderr
+  assert "'leak' is unknown" in missing.stderr and "--import=" in missing.stderr
+  trained = run(tmp_path, [str(TINY)], "out", "--import=my_package.leak", *flags)
+  assert trained.returncode == 0, trained.stderr
+  saved = (tmp_path / "out" / "config.json").read_text()
+  assert json.loads(saved)["config"]["model"]["connection"]["leak_init"] == 0.1
+  assert "my_package" not in saved
+
+  program = ["-c", textwrap.dedent(COMMANDS.format(folder=str(TINY.parent)))]
+  tools = [["sample", "out", "--tokens=2"], ["analyze", "out"], ["params", CONFIG, name]]
+  done = run(tmp_path, program, json.dumps(tools))
+  assert "codes [2, 2, 2]" in done.stdout, done.stdout + done.stderr
+  assert done.stderr.count("'leak' is unknown") == 3 and done.stderr.count("--import=") == 3
+  done = run(tmp_path, program, json.dumps([[*t, "--import=my_package.leak"] for t in tools]))
+  assert "codes [0, 0, 0]" in done.stdout, done.stdout + done.stderr
+  assert "static_leak" in done.stdout and "connections.png" in done.stdout
+  count = next(line for line in done.stdout.splitlines() if line.startswith("hyper-connection"))
+  assert count.split()[1] == "8"  # one number for each of four layers' two sites
