@@ -1,0 +1,230 @@
+"""What the conformance suite examines: one connection, alone and in a network small enough.
+
+Everything compiled is kept by candidate and options, so that many checks share one compilation.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import axes
+from hc_jax import params as hc_params
+from hc_jax.connections import Connection, ConnectionLike, Residual, connection_factory
+from hc_jax.models import TransformerLM, unstack_layers
+from hc_jax.testing import transformer
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.references import REFERENCES, matrices_of
+
+PyTree = Any
+WIDTH, LAYERS, VOCAB, EPS, KICK = 16, 2, 11, 1e-5, 0.3
+SITES = 2 * LAYERS
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 6)).astype(np.int32)
+WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
+LEAD = (2, 5)  # token axes of a site that is run alone
+# A final norm without eps: n equal streams and one then end in the same logits.
+TINY = {
+  "vocab_size": VOCAB,
+  "d_model": WIDTH,
+  "num_layers": LAYERS,
+  "num_heads": 2,
+  "d_ff": 8,
+  "max_length": 8,
+  "norm_eps": EPS,
+  "final_norm_eps": 1e-12,
+  "init_std": 0.3,
+  "remat": "none",
+}
+INHERITED = {"norm": "layernorm", "norm_params": False, "norm_eps": EPS}  # what TINY hands down
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+  """A connection under test.
+
+  Attributes:
+    name: for messages.
+    connection: a class, a partial of one, or an instance.
+  """
+
+  name: str
+  connection: ConnectionLike
+
+  @functools.cached_property
+  def module(self) -> Connection:
+    """The connection as a site of the network has it, by itself."""
+    return connection_factory(self.connection, **INHERITED)(parent=None)
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether its class, or one it inherits from without changing `coefs`, has a reference."""
+    cls = type(self.module)
+    found = next((c for c in cls.__mro__ if c in REFERENCES), None)
+    return found is not None and cls.coefs is found.coefs or cls in REFERENCES
+
+  @property
+  def num_streams(self) -> int:
+    """n."""
+    return self.module.num_streams
+
+  def streams(self, lead: tuple[int, ...] = LEAD, width: int = WIDTH) -> np.ndarray:
+    """Streams `[*lead, n, w]`, no two of which are alike, with means that LayerNorm takes out."""
+    n, w = self.num_streams, width // self.module.fractions
+    return normal("streams", *lead, n, w) + 0.5 * normal("means", *lead, n, 1)
+
+
+def network(candidate: Candidate, **options: Any) -> TransformerLM:
+  """The tiny network of a candidate; `implementation` is the connection's, the rest the model's."""
+  connection = connection_factory(candidate.connection)
+  if "implementation" in options:
+    connection = functools.partial(connection, implementation=options.pop("implementation"))
+  return TransformerLM(**{**TINY, "connection": connection, **options})
+
+
+RESIDUAL = Candidate("residual", Residual)
+
+
+@functools.cache
+def initial(candidate: Candidate, scan: bool = True, seed: int = 3) -> PyTree:
+  """The network's parameters as it initialises them."""
+  variables = _init(candidate, scan)(jax.random.key(seed), TOKENS)
+  return jax.tree.map(np.asarray, axes.unboxed(variables["params"]))
+
+
+@functools.cache
+def _init(candidate: Candidate, scan: bool) -> Callable:
+  return jit(network(candidate, scan=scan).init)
+
+
+def kicked(candidate: Candidate, scan: bool = True, kick: float = KICK) -> PyTree:
+  """Parameters away from their initial values; those of scan and loop are the same."""
+  tree = jax.tree_util.tree_map_with_path(functools.partial(_kick, kick), initial(candidate))
+  return tree if scan else unstack_layers(tree)
+
+
+def _kick(kick: float, path: tuple, leaf: np.ndarray) -> np.ndarray:
+  name = hc_params.path_name(path)
+  return leaf + kick * normal(name, *leaf.shape) * hc_params.is_connection(name)
+
+
+@functools.cache
+def site_params(candidate: Candidate, kick: float = KICK, width: int = WIDTH) -> Mapping[str, Any]:
+  """Parameters of one site away from their initial values; {} if it has none."""
+  variables = candidate.module.init(jax.random.key(3), candidate.streams((), width), 1)
+  tree = axes.unboxed(variables.get("params", {}))
+  return {k: np.asarray(a) + kick * normal(k, *a.shape) for k, a in tree.items()}
+
+
+@functools.cache
+def site(candidate: Candidate, eager: bool = False) -> Callable:
+  """`f(params, streams, y) -> (branch input, coefs, next streams)` of site 1."""
+  module = candidate.module
+
+  def run(params, streams, y):
+    h, coefs = module.apply({"params": params}, streams, 1)
+    return h, coefs, module.apply({"params": params}, streams, y, coefs, method="write")
+
+  return run if eager else jit(run)
+
+
+def exact_site(candidate: Candidate, params, streams, y) -> tuple:
+  """What the float64 reference says of `site`: (branch input, coefs by name, next streams)."""
+  H = np.asarray(streams, np.float64) if not np.iscomplexobj(streams) else streams
+  m = matrices_of(candidate.module, params, 1)(H)
+  inputs = np.einsum("...ij,...id->...jd", m.A_m, H)
+  h = inputs.reshape(*inputs.shape[:-2], -1)
+  if candidate.module.num_views > 1:
+    h = h.reshape(*h.shape[:-1], candidate.module.num_views, -1)
+  B = np.broadcast_to(m.B, (*m.B.shape[:-2], candidate.module.fractions, H.shape[-2]))
+  parts = y.reshape(*y.shape[:-1], candidate.module.fractions, -1)
+  out = np.einsum("...oi,...od->...id", B, parts) + np.einsum("...ij,...id->...jd", m.A_r, H)
+  swap = lambda a: np.swapaxes(a, -1, -2)  # noqa: E731
+  return h, {"read": swap(m.A_m), "write": swap(m.B), "mix": swap(m.A_r)}, out
+
+
+@functools.cache
+def forward(candidate: Candidate, **options: Any) -> Callable:
+  """`f(params, tokens) -> logits`, compiled."""
+  model = network(candidate, **options)
+  return jit(lambda params, tokens: model.apply({"params": params}, tokens))
+
+
+@functools.cache
+def value_and_grad(candidate: Candidate, **options: Any) -> Callable:
+  """`f(params, tokens) -> ((loss, logits), gradients)`, compiled."""
+  return jit(jax.value_and_grad(loss_of(network(candidate, **options)), has_aux=True))
+
+
+def loss_of(model: TransformerLM) -> Callable:
+  """`f(params, tokens) -> (loss, logits)`."""
+
+  def loss(params, tokens):
+    logits = model.apply({"params": params}, tokens)
+    return jnp.sum(logits.astype(jnp.float32) * WEIGHTS), logits
+
+  return loss
+
+
+def flat(params: PyTree) -> dict[str, np.ndarray]:
+  """Parameters or gradients by path of unrolled layers, in float64."""
+  layers = "layers" in params.get("stack", {})
+  tree = unstack_layers(params) if layers else params
+  return {path: np.asarray(leaf, np.float64) for path, leaf in hc_params.named_leaves(tree)}
+
+
+@functools.cache
+def exact_logits(candidate: Candidate) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+  """`f(flat parameters) -> logits` in float64."""
+  return functools.partial(
+    transformer.logits,
+    tokens=TOKENS,
+    num_layers=LAYERS,
+    eps=EPS,
+    connection=candidate.module,
+  )
+
+
+def directions(at: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
+  """Directions to differentiate in, `count` for every leaf: each changes one leaf alone."""
+  return [{k: normal(f"{k}{i}", *np.shape(a))} for k, a in at.items() for i in range(count)]
+
+
+def slopes(loss: Callable, at: Mapping[str, np.ndarray], ways: list) -> np.ndarray:
+  """Derivatives of a function of named arrays along each way, by complex steps."""
+  out = []
+  for way in ways:
+    moved = {k: at[k] + 1e-30j * v.astype(np.float64) for k, v in way.items()}
+    out.append(np.imag(loss({**at, **moved})) / 1e-30)
+  return np.array(out)
+
+
+def along(gradients: Mapping[str, Any], ways: list) -> np.ndarray:
+  """The same derivatives, from gradients by name."""
+  products = [
+    sum(np.sum(np.asarray(gradients[k], np.float64) * v) for k, v in way.items()) for way in ways
+  ]
+  return np.array(products)
+
+
+def decoded(candidate: Candidate, params: PyTree, tokens: np.ndarray) -> np.ndarray:
+  """Logits of one token after another, from an empty cache."""
+  model = network(candidate)
+  init = functools.partial(model.init, decode=True)
+  empty = jax.eval_shape(init, jax.random.key(0), tokens[:, :1])["cache"]
+  cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
+
+  @jit
+  def step(params, cache, tokens):
+    variables = {"params": params, "cache": cache}
+    return model.apply(variables, tokens, decode=True, mutable=["cache"])
+
+  out = []
+  for t in range(tokens.shape[1]):
+    logits, state = step(params, cache, tokens[:, t : t + 1])
+    cache = state["cache"]
+    out.append(logits)
+  return np.concatenate(out, axis=1)

@@ -1,0 +1,217 @@
+"""Conformance of a connection in a network: equivalences, learning, and every way to run it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import params as hc_params
+from hc_jax import sharding
+from hc_jax.axes import unboxed
+from hc_jax.models import unstack_layers
+from hc_jax.testing import candidate as cd
+from hc_jax.testing.candidate import RESIDUAL, TOKENS, Candidate, forward, initial, kicked
+from hc_jax.testing.compiled import jit, options
+from hc_jax.testing.subject import distance, sharing
+from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
+
+PLAIN = {"scan": True, "remat": "none"}  # the plainest way to run
+
+
+def starts_as_claimed(candidate: Candidate) -> None:
+  """At init it is the Pre-Norm residual network, as near as its facts claim, or says it is not."""
+  facts = candidate.module.facts(cd.WIDTH)
+  params = initial(candidate)
+  shapes = jax.eval_shape(cd.network(RESIDUAL).init, jax.random.key(0), TOKENS)["params"]
+  found = forward(candidate)(params, TOKENS)
+  want = forward(RESIDUAL)(sharing(params, unboxed(shapes)), TOKENS)
+  away = distance(found, want)
+  if facts.residual_at_init is None:
+    check(
+      bool(facts.note),
+      f"it starts {away:.1e} from the Pre-Norm residual network and its facts do not say so: state "
+      "residual_at_init, or why not in note",
+    )
+    check(away > 1e-5, "its facts do not claim it, but it starts as the Pre-Norm residual network")
+    return
+  check(
+    away <= facts.residual_at_init,
+    f"it starts {away:.1e} from the Pre-Norm residual network of its branches; its facts claim "
+    f"{facts.residual_at_init:.0e}",
+  )
+
+
+def index_counts(candidate: Candidate) -> None:
+  """Initial values that depend on the index are those of sublayer k, scanned and not."""
+  looped = initial(candidate, scan=False)
+  scanned = unstack_layers(initial(candidate))
+  again = unstack_layers(initial(candidate, seed=4))
+  names = [("attn_connection", 0), ("ffn_connection", 1)]
+  for layer in range(cd.LAYERS):
+    for name, first in names:
+      trees = [tree["stack"][f"layer_{layer}"].get(name, {}) for tree in (looped, scanned, again)]
+      index = 2 * layer + first
+      alone = candidate.module.init(jax.random.key(0), candidate.streams(()), index)
+      alone = unboxed(alone.get("params", {}))
+      for leaf, value in trees[1].items():
+        if np.array_equal(value, trees[2][leaf]):  # it does not depend on the key
+          for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "by itself")):
+            check(
+              np.allclose(value, other, atol=1e-6),
+              f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index must "
+              "count sublayers through the network",
+            )
+
+
+def causality(candidate: Candidate) -> None:
+  """A change of token t changes no bit before t, and no bit of another row of the batch."""
+  run, params, t = forward(candidate), kicked(candidate), TOKENS.shape[1] // 2
+  tokens = TOKENS.copy()
+  tokens[0, t] = (tokens[0, t] + 1) % cd.VOCAB
+  before, after = (np.asarray(run(params, a)) for a in (TOKENS, tokens))
+  check(np.array_equal(before[0, :t], after[0, :t]), f"token {t} changes logits before it")
+  check(np.array_equal(before[1:], after[1:]), "a row of the batch changes logits of another")
+  check(bool(np.all(np.any(before[0, t:] != after[0, t:], -1))), f"token {t} changes nothing")
+
+
+def agrees_with_the_reference(candidate: Candidate) -> None:
+  """Logits and gradients of the whole network are those of Algorithm 1 in float64."""
+  if not candidate.has_reference:
+    raise NotApplicable("it has no float64 reference")
+  params = kicked(candidate)
+  (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(params, TOKENS)
+  exact, at = cd.exact_logits(candidate), cd.flat(params)
+  away = distance(logits, exact(at))
+  check(away < FORWARD, f"logits are {away:.1e} from those of the float64 reference")
+  grads = cd.flat(grads)
+  ways = cd.directions({k: a for k, a in at.items() if not _is_frozen(candidate, k)}, 2)
+  want = cd.slopes(lambda flat: np.sum(exact(flat) * cd.WEIGHTS), at, ways)
+  away = distance(cd.along(grads, ways), want)
+  check(away < GRADIENT, f"gradients are {away:.1e} from those of the float64 reference")
+
+
+def every_way_agrees(candidate: Candidate) -> None:
+  """Unrolled, rematerialised, autodiff: the same logits and gradients as scanned."""
+  (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
+  grads = cd.flat(grads)
+  for way in (
+    {"scan": False, "remat": "none"},
+    {"scan": True, "remat": "branches"},
+    {"scan": True, "remat": "full", "implementation": "autodiff"},
+  ):
+    params = kicked(candidate, scan=way["scan"])
+    (_, found), found_grads = cd.value_and_grad(candidate, **way)(params, TOKENS)
+    words = ", ".join(f"{k}={v}" for k, v in way.items())
+    away = distance(found, logits)
+    check(away < FORWARD, f"logits with {words} are {away:.1e} from those of a plain scan")
+    away = distance(cd.flat(found_grads), grads)
+    check(away < GRADIENT, f"gradients with {words} are {away:.1e} from those of a plain scan")
+
+
+def decoding(candidate: Candidate) -> None:
+  """Token by token with a cache: the logits of the whole, and no cache in a connection."""
+  params = kicked(candidate)
+  model = cd.network(candidate)
+  init = jax.eval_shape(lambda k: model.init(k, TOKENS[:, :1], decode=True), jax.random.key(0))
+  for path, _ in hc_params.named_leaves(init["cache"]):
+    check("_connection" not in path, f"{path}: a connection keeps a cache")
+  away = distance(cd.decoded(candidate, params, TOKENS), forward(candidate)(params, TOKENS))
+  check(away < FORWARD, f"decoding token by token is {away:.1e} from the whole at once")
+
+
+def learning(candidate: Candidate) -> None:
+  """Every parameter of every site gets a gradient, but for those that cannot have one.
+
+  Each part of a site is measured against the median of its kind over the sites. Streams that are
+  copies of one embedding make the first site's read a scale, which the norm takes out; so is every
+  read of a single stream. A mix whose rows sum to one does nothing to equal streams, and one whose
+  columns do is not seen by the sum at the end.
+  """
+  _, grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
+  layers, module = unstack_layers(grads)["stack"], candidate.module
+  sizes = {}
+  for site in range(cd.SITES):
+    name = ("attn_connection", "ffn_connection")[site % 2]
+    tree = layers[f"layer_{site // 2}"].get(name, {})
+    for part, leaves in module.parts(tree).items():
+      for leaf, value in leaves.items():
+        if leaf not in module.frozen():
+          sizes[part, leaf, site] = float(np.linalg.norm(value))
+  total = np.linalg.norm(list(sizes.values())) if sizes else 0.0
+  for (part, leaf, site), size in sizes.items():
+    alike = [v for (p, name, k), v in sizes.items() if (p, name) == (part, leaf)]
+    loud = [
+      v for (p, name, k), v in sizes.items() if (p, name) == (part, leaf) and not _silent(module, p, k)
+    ]
+    median = float(np.median(loud)) if loud else total
+    words = f"{leaf} ({part}) of sublayer {site}"
+    if _silent(module, part, site):
+      check(size < 1e-2 * median, f"{words} cannot matter, yet its gradient has norm {size:.1e}")
+    else:
+      check(
+        size > 1e-3 * median and median > 1e-5 * total and len(alike) == cd.SITES,
+        f"{words} does not learn: its gradient has norm {size:.1e}",
+      )
+
+
+def _silent(module, part: str, site: int) -> bool:
+  """Whether a part of a site has no gradient in a network of copies, pre-norms and a sum."""
+  equal = site == 0 and module.fractions == 1  # the first site sees equal streams
+  if part == "read":
+    return equal or module.num_streams == 1
+  if part == "mix" and module.facts(cd.WIDTH).mix_sums_to_one is not None:
+    return equal or site == cd.SITES - 1 or module.num_streams == 1
+  return False
+
+
+def compiles_once(candidate: Candidate) -> None:
+  """A second step, with the parameters that the first one made, compiles nothing."""
+  loss = cd.loss_of(cd.network(candidate))
+
+  @jit
+  def step(params, tokens):
+    grads = jax.grad(lambda p: loss(p, tokens)[0])(params)
+    return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads)
+
+  params = jax.tree.map(jnp.asarray, kicked(candidate))
+  for shift in range(3):
+    params = step(params, (TOKENS + shift) % cd.VOCAB)
+  check(step._cache_size() == 1, f"three steps compiled {step._cache_size()} times")
+
+
+def sharded(candidate: Candidate) -> None:
+  """On a mesh of 2 x 2 x 2: the same gradients, and streams really split over batch and length."""
+  if jax.device_count() < 8:
+    raise NotApplicable(f"it needs 8 devices, here are {jax.device_count()}")
+  mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2, devices=jax.devices()[:8])
+  params = kicked(candidate)
+  (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(params, TOKENS)
+  model = cd.network(candidate, **PLAIN)
+  with sharding.use_mesh(mesh, "fsdp_tp"):
+    boxed = jax.eval_shape(model.init, jax.random.key(0), TOKENS)["params"]
+    where = sharding.param_shardings(boxed, mesh, "fsdp_tp")
+    split = jax.device_put(params, where)
+    tokens = jax.device_put(TOKENS, sharding.batch_sharding(mesh))
+    step = jax.jit(
+      jax.value_and_grad(cd.loss_of(model), has_aux=True), compiler_options=options()
+    )
+    (_, found), found_grads = step(split, tokens)
+    streams = candidate.streams(TOKENS.shape)
+    write = jit(lambda p, s, y: candidate.module.apply({"params": p}, s, y, _coefs(candidate, p, s), method="write"))
+    out = write(cd.site_params(candidate), streams, streams[..., 0, :].repeat(candidate.module.fractions, -1))
+  away = distance(found, logits)
+  check(away < GRADIENT, f"logits on the mesh are {away:.1e} from those of one device")
+  away = distance(jax.device_get(found_grads), grads)
+  check(away < GRADIENT, f"gradients on the mesh are {away:.1e} from those of one device")
+  wanted = sharding.NamedSharding(mesh, sharding.PartitionSpec(("data", "fsdp"), "tensor"))
+  check(
+    out.sharding.is_equivalent_to(wanted, out.ndim),
+    f"streams leave write as {out.sharding.spec}, not split over batch and length",
+  )
+
+
+def _coefs(candidate: Candidate, params, streams):
+  return candidate.module.apply({"params": params}, streams, 1)[1]
+
+
+def _is_frozen(candidate: Candidate, path: str) -> bool:
+  return hc_params.is_connection(path) and path.rsplit("/", 1)[-1] in candidate.module.frozen()

@@ -1,0 +1,213 @@
+"""Conformance of one connection by itself: what it gives, claims and differentiates to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import ops
+from hc_jax import params as hc_params
+from hc_jax.coefs import Coefs
+from hc_jax.testing import candidate as cd
+from hc_jax.testing.candidate import Candidate, site, site_params
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.subject import distance
+from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
+
+BFLOAT16 = 6e-3  # relative norm, one connection with bf16 streams
+
+
+def output_of(candidate: Candidate, lead=cd.LEAD, width: int = cd.WIDTH) -> np.ndarray:
+  """A branch output `[*lead, d]`."""
+  return normal("y", *lead, width)
+
+
+def shapes_and_dtypes(candidate: Candidate) -> None:
+  """Shapes of the contract, coefficients in float32, parameters and nothing else."""
+  module, streams = candidate.module, candidate.streams()
+  variables = module.init(jax.random.key(0), streams, 1)
+  others = set(variables) - {"params", "intermediates"}
+  check(not others, f"a connection owns parameters and nothing else, not {sorted(others)}")
+  n, m, d = module.num_streams, module.fractions, cd.WIDTH
+  views = () if module.num_views == 1 else (module.num_views,)
+  for dtype in (jnp.float32, jnp.bfloat16):
+    h, coefs, out = jax.eval_shape(
+      site(candidate, eager=True),
+      site_params(candidate),
+      jax.ShapeDtypeStruct(streams.shape, dtype),
+      jax.ShapeDtypeStruct((*cd.LEAD, d), dtype),
+    )
+    for found, shape in ((h, (*cd.LEAD, *views, d)), (out, streams.shape)):
+      check(
+        found.shape == shape and found.dtype == dtype,
+        f"branch input and next streams are {found.dtype}{found.shape}, not {dtype.__name__}{shape}",
+      )
+    wanted = {"read": (module.slots, n), "write": (n, m), "mix": (n, n)}
+    for name, shape in wanted.items():
+      value = getattr(coefs, name)
+      if value is None and name == "mix":
+        continue
+      check(value.dtype == jnp.float32, f"{name} is {value.dtype}, not float32")
+      check(
+        value.shape[-2:] == shape and value.shape[:-2] in ((), (1, 1), cd.LEAD),
+        f"{name} is {value.shape}, not [..., {shape[0]}, {shape[1]}]",
+      )
+
+
+def counts(candidate: Candidate) -> None:
+  """As many parameters as the formula says, and each knows whether it decays."""
+  module = candidate.module
+  claimed = module.facts(cd.WIDTH).num_params
+  leaves = dict(hc_params.named_leaves(dict(site_params(candidate))))
+  for path in leaves:
+    hc_params.decays(path)
+  if claimed is None:
+    raise NotApplicable("it states no formula for its parameters (Facts.num_params)")
+  found = sum(leaf.size for leaf in leaves.values())
+  check(found == claimed, f"{found} parameters, {claimed} by the formula of its facts")
+
+
+def orientation(candidate: Candidate) -> None:
+  """Branch input and next streams are those of the float64 reference, eagerly and compiled."""
+  streams, y = candidate.streams(), output_of(candidate)
+  params = site_params(candidate)
+  for eager in (True, False):
+    h, coefs, out = site(candidate, eager)(params, streams, y)
+    want_h, want_coefs, want = _exact(candidate, params, streams, y, coefs)
+    words = "eagerly" if eager else "compiled"
+    for name, value in want_coefs.items():
+      found = getattr(coefs, name)
+      found = np.eye(candidate.num_streams) if found is None else found
+      shape = np.broadcast_shapes(found.shape, value.shape)
+      pair = [np.broadcast_to(a, shape) for a in (found, value)]
+      check(distance(*pair) < FORWARD, f"{name} ({words}) is not that of the float64 reference")
+    check(distance(h, want_h) < FORWARD, f"the branch input ({words}) is not read @ X")
+    check(
+      distance(out, want) < FORWARD,
+      f"the next streams ({words}) are not mix @ X + write @ y, mix[i, j] from j into i",
+    )
+
+
+def derivatives(candidate: Candidate) -> None:
+  """A loss on coefficients too, streams used twice: gradients are those of the reference."""
+  lead = (3,)
+  streams, y = candidate.streams(lead), output_of(candidate, lead)
+  weights = normal("weights", *streams.shape)
+  params = site_params(candidate)
+  if not candidate.has_reference:
+    raise NotApplicable("it has no float64 reference; `implementations` compares with autodiff")
+  run = site(candidate, eager=True)
+
+  def loss(inputs):
+    params = {k: v for k, v in inputs.items() if k not in ("streams", "y")}
+    h, coefs, out = run(params, inputs["streams"], inputs["y"])
+    squares = [jnp.sum(jnp.square(c)) for c in jax.tree.leaves(coefs)]
+    return (
+      jnp.sum(out * weights) + sum(squares) + jnp.sum(jnp.sin(h)) + jnp.sum(inputs["streams"] ** 3)
+    )
+
+  def exact(inputs):
+    params = {k: v for k, v in inputs.items() if k not in ("streams", "y")}
+    h, coefs, out = cd.exact_site(candidate, params, inputs["streams"], inputs["y"])
+    if candidate.module.apply({"params": site_params(candidate)}, streams, 1)[1].mix is None:
+      coefs.pop("mix")
+    squares = [np.sum(c**2) for c in coefs.values()]
+    return np.sum(out * weights) + sum(squares) + np.sum(np.sin(h)) + np.sum(inputs["streams"] ** 3)
+
+  at = {**params, "streams": streams, "y": y}
+  gradients = jit(jax.grad(loss))(at)
+  gradients = _without_frozen(candidate, gradients)
+  at64 = {k: np.asarray(a, np.float64) for k, a in at.items()}
+  ways = cd.directions({k: at64[k] for k in gradients}, 3)
+  found, want = cd.along(gradients, ways), cd.slopes(exact, at64, ways)
+  check(
+    distance(found, want) < GRADIENT,
+    f"gradients are {distance(found, want):.1e} from those of the float64 reference (a loss on "
+    "coefficients and on the streams used twice included)",
+  )
+
+
+def implementations(candidate: Candidate) -> None:
+  """Hand-written derivatives are those of plain autodiff, forward mode included."""
+  streams, y = candidate.streams(), output_of(candidate)
+  weights, params = normal("weights", *streams.shape), site_params(candidate)
+
+  def gradients(implementation):
+    module = candidate.module.clone(implementation=implementation)
+
+    def loss(params, streams, y):
+      h, coefs = module.apply({"params": params}, streams, 1)
+      out = module.apply({"params": params}, streams, y, coefs, method="write")
+      return jnp.sum(out * weights) + jnp.sum(jnp.sin(h)) + jnp.sum(jnp.square(coefs.write))
+
+    if implementation == "autodiff":
+      jax.eval_shape(lambda *a: jax.jvp(loss, a, a), params, streams, y)  # forward mode goes too
+    return jit(jax.grad(loss, argnums=(0, 1, 2)))(params, streams, y)
+
+  auto, plain = gradients("auto"), gradients("autodiff")
+  check(
+    distance(auto, plain) < GRADIENT,
+    f"hand-written derivatives are {distance(auto, plain):.1e} from those of autodiff",
+  )
+
+
+def bfloat16(candidate: Candidate) -> None:
+  """bf16 streams: coefficients as if in float32, the next streams rounded once."""
+  streams = jnp.asarray(candidate.streams(), jnp.bfloat16)
+  y = jnp.asarray(output_of(candidate), jnp.bfloat16)
+  params = site_params(candidate)
+  _, coefs, out = site(candidate)(params, streams, y)
+  rounded = [np.asarray(a, np.float32) for a in (streams, y)]
+  _, want_coefs, want = _exact(
+    candidate, params, *rounded, site(candidate)(params, *rounded)[1]
+  )
+  for name, value in want_coefs.items():
+    found = getattr(coefs, name)
+    if found is not None:
+      found = np.broadcast_to(found, np.broadcast_shapes(found.shape, value.shape))
+      check(
+        distance(found, np.broadcast_to(value, found.shape)) < FORWARD,
+        f"{name} of bf16 streams is float32 in name alone: it was rounded on the way",
+      )
+  check(distance(out, want) < BFLOAT16, "with bf16 streams it is farther than 6e-3 from float64")
+
+
+def mix_claims(candidate: Candidate) -> None:
+  """What the facts say of mix holds for parameters far from their initial values."""
+  facts = candidate.module.facts(cd.WIDTH)
+  claims = (facts.mix_sums_to_one, facts.mix_is_orthogonal)
+  if claims == (None, None):
+    raise NotApplicable("it claims nothing of its mix")
+  streams, y = candidate.streams(), output_of(candidate)
+  coefs = site(candidate)(site_params(candidate, kick=1.0), streams, y)[1]
+  mix = np.eye(candidate.num_streams) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
+  if facts.mix_sums_to_one is not None:
+    for axis, name in ((-1, "rows"), (-2, "columns")):
+      worst = np.abs(mix.sum(axis) - 1).max()
+      check(worst <= facts.mix_sums_to_one, f"{name} of mix sum to one but for {worst:.1e}")
+  if facts.mix_is_orthogonal is not None:
+    worst = np.abs(mix @ mix.swapaxes(-1, -2) - np.eye(mix.shape[-1])).max()
+    check(worst <= facts.mix_is_orthogonal, f"mix @ mix.T is the identity but for {worst:.1e}")
+
+
+def _exact(candidate: Candidate, params, streams, y, coefs: Coefs) -> tuple:
+  """Of the float64 reference, or without one of the coefficients that were found."""
+  H, y = np.asarray(streams, np.float64), np.asarray(y, np.float64)
+  if candidate.has_reference:
+    return cd.exact_site(candidate, params, H, y)
+  n = candidate.num_streams
+  full = {k: np.asarray(getattr(coefs, k), np.float64) for k in ("read", "write")}
+  full["mix"] = np.eye(n) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
+  inputs = np.einsum("...vj,...jw->...vw", full["read"], H)
+  h = inputs.reshape(*np.shape(H)[:-2], *(() if candidate.module.num_views == 1 else (-1,)), y.shape[-1])
+  parts = y.reshape(*y.shape[:-1], candidate.module.fractions, -1)
+  out = np.einsum("...iv,...vw->...iw", full["write"], parts)
+  return h, full, out + np.einsum("...ij,...jw->...iw", full["mix"], H)
+
+
+def _without_frozen(candidate: Candidate, gradients: dict) -> dict:
+  """Without the parameters that get no gradient on purpose."""
+  frozen = candidate.module.frozen()
+  return {k: v for k, v in gradients.items() if k not in frozen}
+
+
+assert ops
