@@ -38,7 +38,7 @@ TABLE = {
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
   ),
   "analysis": (_L0 | {"params"}, _ARRAYS | {"matplotlib", "numpy"}),
-  "testing": (_L1 | {"models"}, _ARRAYS | {"numpy"}),
+  "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
     _L2,
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},

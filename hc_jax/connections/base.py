@@ -83,6 +83,10 @@ class Connection(nn.Module):
     del d_model
     return Facts()
 
+  def frozen(self) -> frozenset[str]:
+    """Names of parameters that on purpose get no gradient."""
+    return frozenset()
+
   def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
     """This site's parameters, or their gradients, by the map they make.
 

@@ -107,11 +107,11 @@ class PerStreamConnection(Connection):
     if self.dynamic:
       read_part, mix_part, write_part = self._dynamic(streams)
       read, mix, write = (
-        fixed.reshape((1,) * (part.ndim - 2) + fixed.shape) + part
+        ops.lift(fixed, part.ndim) + part
         for fixed, part in ((read, read_part), (mix, mix_part), (write, write_part))
       )
     if columns < m:
-      write = write * pattern.reshape((1,) * (write.ndim - 2) + pattern.shape)
+      write = write * ops.lift(pattern, write.ndim)
     if not self.train_read_mix:
       read, mix = jax.lax.stop_gradient((read, mix))
     if not self.train_write:
@@ -147,12 +147,8 @@ class PerStreamConnection(Connection):
     )  # [..., n, width], row j from stream j; columns read | mix | write
     if self.tanh:
       parts = jnp.tanh(parts)
-    read_mix_scale, write_scale = (
-      jnp.reshape(scale, (1,) * (parts.ndim - jnp.ndim(scale)) + jnp.shape(scale))
-      for scale in (read_mix_scale, write_scale)
-    )
-    read_mix = read_mix_scale * parts[..., : self.slots + n].swapaxes(-1, -2)
-    write = write_scale * parts[..., self.slots + n :]
+    read_mix = ops.lift(read_mix_scale, parts.ndim) * parts[..., : self.slots + n].swapaxes(-1, -2)
+    write = ops.lift(write_scale, parts.ndim) * parts[..., self.slots + n :]
     return read_mix[..., : self.slots, :], read_mix[..., self.slots :, :], write
 
   def _temperature(self, w: int) -> float:

@@ -2,6 +2,7 @@
 
 from hc_jax.ops.combine import IMPLEMENTATIONS as IMPLEMENTATIONS
 from hc_jax.ops.combine import check_implementation as check_implementation
+from hc_jax.ops.combine import lift as lift
 from hc_jax.ops.plain import is_plain as is_plain
 from hc_jax.ops.plain import plain_residual as plain_residual
 from hc_jax.ops.project import NORMS as NORMS

@@ -21,7 +21,7 @@ from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.references import REFERENCES, matrices_of
 
 PyTree = Any
-WIDTH, LAYERS, VOCAB, EPS, KICK = 16, 2, 11, 1e-5, 0.3
+WIDTH, LAYERS, VOCAB, EPS, KICK = 16, 2, 11, 1e-6, 0.1
 SITES = 2 * LAYERS
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 6)).astype(np.int32)
 WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
@@ -64,7 +64,7 @@ class Candidate:
     """Whether its class, or one it inherits from without changing `coefs`, has a reference."""
     cls = type(self.module)
     found = next((c for c in cls.__mro__ if c in REFERENCES), None)
-    return found is not None and cls.coefs is found.coefs or cls in REFERENCES
+    return (found is not None and cls.coefs is found.coefs) or cls in REFERENCES
 
   @property
   def num_streams(self) -> int:
@@ -179,13 +179,7 @@ def flat(params: PyTree) -> dict[str, np.ndarray]:
 @functools.cache
 def exact_logits(candidate: Candidate) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """`f(flat parameters) -> logits` in float64."""
-  return functools.partial(
-    transformer.logits,
-    tokens=TOKENS,
-    num_layers=LAYERS,
-    eps=EPS,
-    connection=candidate.module,
-  )
+  return functools.partial(transformer.logits, network(candidate), tokens=TOKENS)
 
 
 def directions(at: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:

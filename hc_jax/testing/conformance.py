@@ -12,6 +12,7 @@ from hc_jax.testing import network_checks as network
 from hc_jax.testing import site_checks as site
 from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.selftest import examine
+from hc_jax.testing.traps import NotApplicable as NotApplicable
 from hc_jax.testing.traps import Trap
 
 _CHECKS = (

@@ -57,8 +57,8 @@ def index_counts(candidate: Candidate) -> None:
           for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "by itself")):
             check(
               np.allclose(value, other, atol=1e-6),
-              f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index must "
-              "count sublayers through the network",
+              f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index "
+              "must count sublayers through the network",
             )
 
 
@@ -140,7 +140,9 @@ def learning(candidate: Candidate) -> None:
   for (part, leaf, site), size in sizes.items():
     alike = [v for (p, name, k), v in sizes.items() if (p, name) == (part, leaf)]
     loud = [
-      v for (p, name, k), v in sizes.items() if (p, name) == (part, leaf) and not _silent(module, p, k)
+      v
+      for (p, name, k), v in sizes.items()
+      if (p, name) == (part, leaf) and not _silent(module, p, k)
     ]
     median = float(np.median(loud)) if loud else total
     words = f"{leaf} ({part}) of sublayer {site}"
@@ -191,13 +193,17 @@ def sharded(candidate: Candidate) -> None:
     where = sharding.param_shardings(boxed, mesh, "fsdp_tp")
     split = jax.device_put(params, where)
     tokens = jax.device_put(TOKENS, sharding.batch_sharding(mesh))
-    step = jax.jit(
-      jax.value_and_grad(cd.loss_of(model), has_aux=True), compiler_options=options()
-    )
+    step = jax.jit(jax.value_and_grad(cd.loss_of(model), has_aux=True), compiler_options=options())
     (_, found), found_grads = step(split, tokens)
     streams = candidate.streams(TOKENS.shape)
-    write = jit(lambda p, s, y: candidate.module.apply({"params": p}, s, y, _coefs(candidate, p, s), method="write"))
-    out = write(cd.site_params(candidate), streams, streams[..., 0, :].repeat(candidate.module.fractions, -1))
+    write = jit(
+      lambda p, s, y: candidate.module.apply(
+        {"params": p}, s, y, _coefs(candidate, p, s), method="write"
+      )
+    )
+    out = write(
+      cd.site_params(candidate), streams, streams[..., 0, :].repeat(candidate.module.fractions, -1)
+    )
   away = distance(found, logits)
   check(away < GRADIENT, f"logits on the mesh are {away:.1e} from those of one device")
   away = distance(jax.device_get(found_grads), grads)

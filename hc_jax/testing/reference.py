@@ -135,11 +135,21 @@ def network(
   Returns:
     `[..., d]`, before the final norm.
   """
-  x = _number(x)
-  parts = np.split(x, fractions, axis=-1)
-  H = np.stack([parts[j % fractions] for j in range(n)], axis=-2)
+  H = copies(_number(x), n, fractions)
   for get, branch in zip(matrices, branches, strict=True):
     H = sublayer(H, get(H), branch)
+  return collapse(H, fractions)
+
+
+def copies(x: np.ndarray, n: int, fractions: int = 1) -> np.ndarray:
+  """`[..., d]` -> `[..., n, d / m]`: row j is fraction j mod m, the whole where m is 1."""
+  parts = np.split(x, fractions, axis=-1)
+  return np.stack([parts[j % fractions] for j in range(n)], axis=-2)
+
+
+def collapse(H: np.ndarray, fractions: int = 1) -> np.ndarray:
+  """`[..., n, d / m]` -> `[..., d]`: each fraction's rows summed, as if it had n / m of them."""
+  n = H.shape[-2]
   means = [np.mean(H[..., k::fractions, :], axis=-2) for k in range(fractions)]
   return n / fractions * np.concatenate(means, axis=-1)
 

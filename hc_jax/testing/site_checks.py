@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hc_jax import ops
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
 from hc_jax.testing import candidate as cd
@@ -16,9 +15,9 @@ from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
 BFLOAT16 = 6e-3  # relative norm, one connection with bf16 streams
 
 
-def output_of(candidate: Candidate, lead=cd.LEAD, width: int = cd.WIDTH) -> np.ndarray:
+def output(lead: tuple[int, ...] = cd.LEAD) -> np.ndarray:
   """A branch output `[*lead, d]`."""
-  return normal("y", *lead, width)
+  return normal("y", *lead, cd.WIDTH)
 
 
 def shapes_and_dtypes(candidate: Candidate) -> None:
@@ -39,7 +38,7 @@ def shapes_and_dtypes(candidate: Candidate) -> None:
     for found, shape in ((h, (*cd.LEAD, *views, d)), (out, streams.shape)):
       check(
         found.shape == shape and found.dtype == dtype,
-        f"branch input and next streams are {found.dtype}{found.shape}, not {dtype.__name__}{shape}",
+        f"branch input or next streams are {found.dtype}{found.shape}, not {dtype.__name__}{shape}",
       )
     wanted = {"read": (module.slots, n), "write": (n, m), "mix": (n, n)}
     for name, shape in wanted.items():
@@ -68,7 +67,7 @@ def counts(candidate: Candidate) -> None:
 
 def orientation(candidate: Candidate) -> None:
   """Branch input and next streams are those of the float64 reference, eagerly and compiled."""
-  streams, y = candidate.streams(), output_of(candidate)
+  streams, y = candidate.streams(), output()
   params = site_params(candidate)
   for eager in (True, False):
     h, coefs, out = site(candidate, eager)(params, streams, y)
@@ -90,7 +89,7 @@ def orientation(candidate: Candidate) -> None:
 def derivatives(candidate: Candidate) -> None:
   """A loss on coefficients too, streams used twice: gradients are those of the reference."""
   lead = (3,)
-  streams, y = candidate.streams(lead), output_of(candidate, lead)
+  streams, y = candidate.streams(lead), output(lead)
   weights = normal("weights", *streams.shape)
   params = site_params(candidate)
   if not candidate.has_reference:
@@ -128,7 +127,7 @@ def derivatives(candidate: Candidate) -> None:
 
 def implementations(candidate: Candidate) -> None:
   """Hand-written derivatives are those of plain autodiff, forward mode included."""
-  streams, y = candidate.streams(), output_of(candidate)
+  streams, y = candidate.streams(), output()
   weights, params = normal("weights", *streams.shape), site_params(candidate)
 
   def gradients(implementation):
@@ -153,13 +152,11 @@ def implementations(candidate: Candidate) -> None:
 def bfloat16(candidate: Candidate) -> None:
   """bf16 streams: coefficients as if in float32, the next streams rounded once."""
   streams = jnp.asarray(candidate.streams(), jnp.bfloat16)
-  y = jnp.asarray(output_of(candidate), jnp.bfloat16)
+  y = jnp.asarray(output(), jnp.bfloat16)
   params = site_params(candidate)
   _, coefs, out = site(candidate)(params, streams, y)
   rounded = [np.asarray(a, np.float32) for a in (streams, y)]
-  _, want_coefs, want = _exact(
-    candidate, params, *rounded, site(candidate)(params, *rounded)[1]
-  )
+  _, want_coefs, want = _exact(candidate, params, *rounded, site(candidate)(params, *rounded)[1])
   for name, value in want_coefs.items():
     found = getattr(coefs, name)
     if found is not None:
@@ -177,7 +174,7 @@ def mix_claims(candidate: Candidate) -> None:
   claims = (facts.mix_sums_to_one, facts.mix_is_orthogonal)
   if claims == (None, None):
     raise NotApplicable("it claims nothing of its mix")
-  streams, y = candidate.streams(), output_of(candidate)
+  streams, y = candidate.streams(), output()
   coefs = site(candidate)(site_params(candidate, kick=1.0), streams, y)[1]
   mix = np.eye(candidate.num_streams) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
   if facts.mix_sums_to_one is not None:
@@ -198,7 +195,9 @@ def _exact(candidate: Candidate, params, streams, y, coefs: Coefs) -> tuple:
   full = {k: np.asarray(getattr(coefs, k), np.float64) for k in ("read", "write")}
   full["mix"] = np.eye(n) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
   inputs = np.einsum("...vj,...jw->...vw", full["read"], H)
-  h = inputs.reshape(*np.shape(H)[:-2], *(() if candidate.module.num_views == 1 else (-1,)), y.shape[-1])
+  h = inputs.reshape(
+    *np.shape(H)[:-2], *(() if candidate.module.num_views == 1 else (-1,)), y.shape[-1]
+  )
   parts = y.reshape(*y.shape[:-1], candidate.module.fractions, -1)
   out = np.einsum("...iv,...vw->...iw", full["write"], parts)
   return h, full, out + np.einsum("...ij,...jw->...iw", full["mix"], H)
@@ -208,6 +207,3 @@ def _without_frozen(candidate: Candidate, gradients: dict) -> dict:
   """Without the parameters that get no gradient on purpose."""
   frozen = candidate.module.frozen()
   return {k: v for k, v in gradients.items() if k not in frozen}
-
-
-assert ops

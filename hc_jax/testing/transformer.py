@@ -4,13 +4,14 @@ It knows every option of `TransformerLM` but dropout and decoding, reads its fie
 arithmetic with it. Complex numbers pass through, so that `reference.gradient` differentiates it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from hc_jax.connections import Connection, connection_factory
+from hc_jax.connections import connection_factory
 from hc_jax.models import TransformerLM
 from hc_jax.testing import reference
+from hc_jax.testing.references import matrices_of
 
 Params = Mapping[str, np.ndarray]
 
@@ -40,16 +41,18 @@ def logits(
   x = embedding[tokens]
   if model.positions == "learned":
     x = x + params["position_embed/embedding"][:length]
-  H = np.repeat(x[..., None, :], connection.num_streams, axis=-2)
+  H = reference.copies(x, connection.num_streams, connection.fractions)
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")
-    for name in ("attn", "ffn"):
-      matrices = _matrices(connection, below(p, f"{name}_connection"))
+    for i, name in enumerate(("attn", "ffn")):
+      matrices = matrices_of(connection, below(p, f"{name}_connection"), 2 * layer + i)
       H = reference.sublayer(H, matrices(H), _branch(model, p, name, visible))
       if model.norm_position == "post":
         H = norm(below(p, f"{name}_norm"), H, model)
   eps = model.norm_eps if model.final_norm_eps is None else model.final_norm_eps
-  hidden = norm(below(params, "final_norm"), np.sum(H, axis=-2), model, eps)
+  hidden = norm(
+    below(params, "final_norm"), reference.collapse(H, connection.fractions), model, eps
+  )
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 
 
@@ -114,12 +117,3 @@ def _branch(model: TransformerLM, p: Params, name: str, visible: np.ndarray) -> 
     return feed_forward(weights, h, model)
 
   return run
-
-
-def _matrices(connection: Connection, p: Params) -> Callable[[np.ndarray], reference.Matrices]:
-  """Of one sublayer, as a function of H; a connection without parameters is the residual."""
-  if not p:
-    return lambda H: reference.initial(1, 0)
-  return reference.from_params(
-    p, tanh=connection.tanh, norm=connection.norm, eps=connection.norm_eps
-  )

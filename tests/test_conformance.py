@@ -1,0 +1,37 @@
+"""Every variant in the table keeps the contract; see `hc_jax.testing.conformance`."""
+
+import functools
+
+import pytest
+
+from hc_jax.connections import CONNECTIONS
+from hc_jax.testing.candidate import Candidate
+from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+
+# Besides each class as it comes: fields that change what it computes.
+MORE = {
+  "hc": ({"dynamic": False}, {"num_streams": 3, "tanh": False, "norm": "rmsnorm"}),
+  "frac": ({"fractions": 2, "num_streams": 4}, {"dynamic": False}),
+  "ghc": ({"num_streams": 4}, {"dynamic": False}),
+}
+CASES = {
+  (name + "".join(f"-{k}={v}" for k, v in fields.items())): (cls, fields)
+  for name, cls in CONNECTIONS.items()
+  for fields in ({}, *MORE.get(name, ()))
+}
+
+
+@functools.cache
+def candidate(case: str) -> Candidate:
+  """One object for each case, so that its compiled code is shared."""
+  cls, fields = CASES[case]
+  return Candidate(case, functools.partial(cls, **fields))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("check", CONFORMANCE, ids=lambda check: check.name)
+def test_conforms(case, check):
+  try:
+    check.run(candidate(case))
+  except NotApplicable as reason:
+    pytest.skip(str(reason))
