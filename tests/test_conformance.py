@@ -21,6 +21,19 @@ CASES = {
 }
 
 
+# What compiles most; of these, `make test` runs two variants and `make test-slow` all.
+HEAVY, QUICK = ("ways", "mesh", "once", "decode"), ("hc", "mhc")
+
+
+def cases():
+  """Pairs of case and check; the cases with fields of their own, and the heavy checks, are slow."""
+  for case, (_, fields) in CASES.items():
+    for check in CONFORMANCE:
+      slow = bool(fields) or (check.name in HEAVY and case not in QUICK)
+      marks = [pytest.mark.slow] if slow else []
+      yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
+
+
 @functools.cache
 def candidate(case: str) -> Candidate:
   """One object for each case, so that its compiled code is shared."""
@@ -28,8 +41,7 @@ def candidate(case: str) -> Candidate:
   return Candidate(case, functools.partial(cls, **fields))
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("check", CONFORMANCE, ids=lambda check: check.name)
+@pytest.mark.parametrize("case, check", cases())
 def test_conforms(case, check):
   try:
     check.run(candidate(case))
