@@ -3,8 +3,16 @@
 from hc_jax import models as models
 from hc_jax.coefs import Coefs as Coefs
 from hc_jax.connections import CONNECTIONS as CONNECTIONS
+from hc_jax.connections import MHC as MHC
+from hc_jax.connections import AltUp as AltUp
 from hc_jax.connections import Connection as Connection
+from hc_jax.connections import FracConnection as FracConnection
+from hc_jax.connections import GeneralizedHyperConnection as GeneralizedHyperConnection
 from hc_jax.connections import HyperConnection as HyperConnection
+from hc_jax.connections import IdentityHC as IdentityHC
+from hc_jax.connections import KromHC as KromHC
+from hc_jax.connections import MHCLite as MHCLite
+from hc_jax.connections import OrthogonalHC as OrthogonalHC
 from hc_jax.connections import Residual as Residual
 from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected

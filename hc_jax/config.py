@@ -129,8 +129,9 @@ def check(config: ConfigDict) -> None:
 
 def _choices() -> dict[str, tuple[str, ...]]:
   """The keys that take one of a few words. (Imported late: configs are read before models.)"""
+  from hc_jax.connections import BIAS_INITS, FORMS
   from hc_jax.models import layers, lm, stack
-  from hc_jax.ops import NORMS
+  from hc_jax.ops import NORMS, SINKHORN_GRADIENTS
 
   dtypes = ("float32", "bfloat16", "float16")
   return {
@@ -142,6 +143,9 @@ def _choices() -> dict[str, tuple[str, ...]]:
     "model.dtype": dtypes,
     "model.stream_dtype": dtypes,
     "model.connection.norm": NORMS,
+    "model.connection.bias_init": BIAS_INITS,
+    "model.connection.form": FORMS,
+    "model.connection.sinkhorn_gradient": SINKHORN_GRADIENTS,
   }
 
 

@@ -15,10 +15,18 @@ from hc_jax.connections.base import connection_fields as connection_fields
 from hc_jax.connections.facts import Facts as Facts
 from hc_jax.connections.fields import field_types as field_types
 from hc_jax.connections.frac import FracConnection as FracConnection
+from hc_jax.connections.gated import BIAS_INITS as BIAS_INITS
+from hc_jax.connections.gated import GatedConnection as GatedConnection
 from hc_jax.connections.generalized import (
   GeneralizedHyperConnection as GeneralizedHyperConnection,
 )
 from hc_jax.connections.hyper import HyperConnection as HyperConnection
+from hc_jax.connections.identity import IdentityHC as IdentityHC
+from hc_jax.connections.kromhc import KromHC as KromHC
+from hc_jax.connections.mhc import FORMS as FORMS
+from hc_jax.connections.mhc import MHC as MHC
+from hc_jax.connections.mhc_lite import MHCLite as MHCLite
+from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.connections.wrap import Wrapped as Wrapped
 from hc_jax.connections.wrap import connected as connected
@@ -32,6 +40,11 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "frac": FracConnection,
   "ghc": GeneralizedHyperConnection,
   "altup": AltUp,
+  "mhc": MHC,
+  "identity": IdentityHC,
+  "mhc_lite": MHCLite,
+  "kromhc": KromHC,
+  "ohc": OrthogonalHC,
 }
 
 

@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hc_jax.connections import AltUp, Connection, GeneralizedHyperConnection, Residual
+from hc_jax.connections import (
+  AltUp,
+  Connection,
+  GatedConnection,
+  GeneralizedHyperConnection,
+  Residual,
+)
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, initial, normalise
+from hc_jax.testing.reference_gated import gated
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
@@ -77,6 +84,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
   PerStreamConnection: per_stream,
   AltUp: altup,
+  GatedConnection: gated,
 }
 
 

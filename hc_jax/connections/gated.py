@@ -1,0 +1,188 @@
+"""Gates made of all streams at once: common to mHC, Identity HC, mHC-lite, KromHC and oHC."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes, ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection
+from hc_jax.connections.facts import Facts
+
+BIAS_INITS = ("identity", "onehot", "uniform")
+# Off the identity's logit in "identity" and "onehot"; softmax(0, -8) is (0.99966, 0.00034).
+FAR = -8.0
+
+
+class GatedConnection(Connection):
+  """Read and write are gates, and mix some map of logits; all of them are made of all streams.
+
+      logits = scale * (rmsnorm(vec X) @ kernel) + bias       for read, write and mix, each its own
+      read = sigmoid(logits)      write = 2 sigmoid(logits)      mix = mix_of(logits)
+
+  (arXiv 2512.24880, Eq. 7 and 8.) The norm and the kernels `[n, w, k]` see the streams as one
+  vector of n * w numbers, whose axes are never merged. A variant gives `num_mix_logits`, `mix_of`
+  and `mix_bias`, or none of them: its mix is the identity.
+
+  With one stream the read is one and has no parameters, and the mix is the identity: the write is a
+  gate on the branch.
+
+  Parameters, for a mix of K logits: `nw(2n + K) + 2n + K + 3` (2 where K is zero); nw more with
+  `norm_params`.
+
+  Attributes:
+    bias_init: the initial biases, with k the index of the site.
+      "identity": the read is the mean of the streams, the write is one, the mix is near the
+      identity: near the Pre-Norm residual network, see `facts`.
+      "onehot": read and write have +1 at stream k mod n and -1 elsewhere, the mix is near the
+      identity. No residual network: with four streams reads sum to 1.54, writes are 1.46 and 0.54.
+      "uniform": zeros. Reads are 1/2, writes one, and where the mix can average all streams, it
+      does. No residual network: reads sum to n/2 (which a Pre-Norm branch does not notice), and
+      such a mix wipes out all that distinguishes streams, at every site.
+    gate_scale_init: initial value of the scales, the papers' alpha.
+    kernel_init_std: standard deviation of the initial kernels; None is 0 for "onehot", as the
+      authors of mHC-lite and KromHC have it, and 0.02 otherwise. With zero and biases that are
+      alike for all streams, equal streams get equal gradients and stay equal for ever.
+    norm_params: whether the norm has a scale `[n, w]`.
+    norm_eps: added to the mean square.
+  """
+
+  bias_init: str = "identity"
+  gate_scale_init: float = 0.01
+  kernel_init_std: float | None = None
+  norm_params: bool = False
+  norm_eps: float = 1e-6
+
+  def num_mix_logits(self) -> int:
+    """K, the numbers of which a token's mix is made; 0 for the identity."""
+    return 0
+
+  def mix_of(self, logits: jax.Array) -> jax.Array:
+    """`[..., K]` -> `[..., n, n]`."""
+    raise NotImplementedError(f"{type(self).__name__} must define mix_of(logits)")
+
+  def mix_bias(self) -> jax.Array:
+    """`[K]`, the initial bias of a mix near the identity; "uniform" starts from zeros instead."""
+    raise NotImplementedError(f"{type(self).__name__} must define mix_bias()")
+
+  def read_of(self, logits: jax.Array) -> jax.Array:
+    """`[..., slots, n]` -> the same."""
+    return jax.nn.sigmoid(logits)
+
+  def frozen_scales(self) -> tuple[str, ...]:
+    """Maps whose scale is no parameter but stays `gate_scale_init`."""
+    return ()
+
+  def check(self) -> None:
+    if self.fractions != 1:
+      raise ValueError(
+        f"{type(self).__name__} has one fraction, not fractions={self.fractions}; leave it unset, "
+        "or use FracConnection, which cuts the width"
+      )
+    super().check()
+    if self.bias_init not in BIAS_INITS:
+      raise ValueError(f"bias_init={self.bias_init!r} is unknown; choose one of {BIAS_INITS}")
+
+  def num_logits(self) -> dict[str, int]:
+    """How many logits each map has; a map that is not there, or has none, is fixed."""
+    n = self.num_streams
+    counts = {"read": self.slots * n if n > 1 else 0, "write": n, "mix": self.num_mix_logits()}
+    return {name: count for name, count in counts.items() if count}
+
+  def num_params(self, d_model: int) -> int:
+    """Parameters of one site."""
+    inputs, counts = self.num_streams * d_model, self.num_logits()
+    scales = len(set(counts) - set(self.frozen_scales()))
+    return (inputs + 1) * sum(counts.values()) + scales + inputs * self.norm_params
+
+  def facts(self, d_model: int) -> Facts:
+    return Facts(
+      num_params=self.num_params(d_model),
+      residual_at_init=self.distance_at_init(d_model),
+      note=NOTES[self.bias_init],
+    )
+
+  def distance_at_init(self, d_model: int) -> float | None:
+    """Bound on how far "identity" is from the residual network at first; None for the others."""
+    if self.bias_init != "identity":
+      return None
+    # The logits' standard deviation at first. What is left without it is rounding.
+    noise = self.gate_scale_init * self.kernel_std * math.sqrt(self.num_streams * d_model)
+    return 1e-5 + noise
+
+  @property
+  def kernel_std(self) -> float:
+    """`kernel_init_std`, or what stands for None."""
+    if self.kernel_init_std is not None:
+      return self.kernel_init_std
+    return 0.0 if self.bias_init == "onehot" else 0.02
+
+  @nn.compact
+  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
+    n = self.num_streams
+    logits = self._logits(streams, index)
+    read = jnp.ones((self.slots, 1), jnp.float32)
+    if "read" in logits:
+      read = self.read_of(logits["read"].reshape(*streams.shape[:-2], self.slots, n))
+    return Coefs(
+      read=read,
+      write=2 * jax.nn.sigmoid(logits["write"])[..., None],
+      mix=self.mix_of(logits["mix"]) if "mix" in logits else None,
+    )
+
+  def _logits(self, streams: jax.Array, index: int | jax.Array) -> dict[str, jax.Array]:
+    """`scale * (rmsnorm(vec X) @ kernel) + bias` for each map, all by one projection."""
+    n, w = streams.shape[-2:]
+    kernels, ends, end = {}, {}, 0
+    normal = axes.partitioned(nn.initializers.normal(self.kernel_std), "stream", "embed", None)
+    for name, count in self.num_logits().items():
+      kernels[name] = self.param(f"{name}_kernel", normal, (n, w, count))
+      ends[name] = end = end + count
+    norm_scale = None
+    if self.norm_params:
+      ones = axes.partitioned(nn.initializers.ones, "stream", "embed")
+      norm_scale = self.param("norm_scale", ones, (n, w))
+    products = ops.project(
+      streams,
+      jnp.concatenate(list(kernels.values()), axis=-1),
+      norm="rmsnorm",
+      scale=norm_scale,
+      eps=self.norm_eps,
+      implementation=self.implementation,
+    )
+    constant = axes.partitioned(nn.initializers.constant(self.gate_scale_init), None)
+    logits = {}
+    for name, end in ends.items():
+      bias_init = axes.partitioned(lambda key, shape, name=name: self._bias(name, index), None)
+      scale = self.gate_scale_init
+      if name not in self.frozen_scales():
+        scale = self.param(f"{name}_scale", constant, (1,))[0]
+      bias = self.param(f"{name}_bias", bias_init, (kernels[name].shape[-1],))
+      product = products[..., end - bias.size : end]
+      logits[name] = scale * product + bias.reshape((1,) * (product.ndim - 1) + bias.shape)
+    return logits
+
+  def _bias(self, name: str, index: int | jax.Array) -> jax.Array:
+    """The initial bias of a map at that site."""
+    n, count = self.num_streams, self.num_logits()[name]
+    if self.bias_init == "uniform":
+      return jnp.zeros(count, jnp.float32)
+    if name == "mix":
+      return self.mix_bias()
+    if self.bias_init == "onehot":
+      onehot = jax.nn.one_hot(jnp.asarray(index) % n, n, dtype=jnp.float32)
+      return jnp.tile(2 * onehot - 1, count // n)
+    value = -math.log(n - 1) if name == "read" else 0.0
+    return jnp.full(count, value, jnp.float32)
+
+
+NOTES = {
+  "identity": (
+    "near the residual network: reads are means, writes one, off by what the random kernels add "
+    "(nothing with kernel_init_std=0, which however keeps equal streams equal for ever)"
+  ),
+  "onehot": "no residual network: reads favour stream k mod n and writes it too, by gates of +-1",
+  "uniform": "no residual network: all gates are half open, and a mix of zero logits averages all",
+}

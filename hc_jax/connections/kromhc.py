@@ -1,0 +1,62 @@
+"""KromHC: the mix is a Kronecker product of 2 x 2 doubly stochastic matrices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.gated import FAR, GatedConnection
+
+
+class KromHC(GatedConnection):
+  """KromHC, arXiv 2601.21579: an exactly doubly stochastic mix of 2 log2(n) logits.
+
+  Gates as in `GatedConnection`, and `mix = U_K x ... x U_1` (Kronecker), K = log2(n), with
+  `U_k = [[p, 1 - p], [1 - p, p]]` and `p, 1 - p = softmax(logits[2k - 2 : 2k])`; one scale for all
+  factors. Such mixes are symmetric and commute; no cycle of three or four streams is among them.
+  The defaults start as the authors' code: "onehot" with zero kernels.
+
+  Parameters, n > 1: `nd(2n + 2 log2 n) + 2n + 2 log2 n + 3`; `nd` more with `norm_params`, as the
+  authors have.
+
+  Attributes:
+    num_streams: n, a power of two.
+  """
+
+  bias_init: str = "onehot"
+
+  @property
+  def factors(self) -> int:
+    """K, how many 2 x 2 matrices there are."""
+    return self.num_streams.bit_length() - 1
+
+  def check(self) -> None:
+    super().check()
+    n = self.num_streams
+    if n != 1 << self.factors:
+      raise ValueError(
+        f"KromHC makes its mix of 2 x 2 factors, which num_streams={n} has not; choose "
+        f"num_streams={1 << self.factors} or {2 << self.factors}, or MHC"
+      )
+
+  def facts(self, d_model: int) -> Facts:
+    return dataclasses.replace(
+      super().facts(d_model), source="arXiv 2601.21579", mix_sums_to_one=2e-6
+    )
+
+  def num_mix_logits(self) -> int:
+    return 2 * self.factors
+
+  def mix_bias(self) -> jax.Array:
+    return jnp.tile(jnp.array([0.0, FAR], jnp.float32), self.factors)
+
+  def mix_of(self, logits: jax.Array) -> jax.Array:
+    weights = jax.nn.softmax(logits.reshape(*logits.shape[:-1], self.factors, 2))
+    factors = jnp.stack([weights, weights[..., ::-1]], axis=-2)  # [..., K, 2, 2]
+    mix = factors[..., 0, :, :]
+    for k in range(1, self.factors):
+      size = 2 * mix.shape[-1]
+      product = factors[..., k, :, None, :, None] * mix[..., None, :, None, :]
+      mix = product.reshape(*logits.shape[:-1], size, size)
+    return mix

@@ -1,0 +1,57 @@
+"""mHC-lite: the mix is a weighted mean of permutations."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.gated import FAR, GatedConnection
+
+MAX_STREAMS = 4
+
+
+class MHCLite(GatedConnection):
+  """mHC-lite, arXiv 2601.05732: every doubly stochastic mix, exactly, without Sinkhorn.
+
+  Gates as in `GatedConnection`, and `mix = sum_r softmax(logits)_r P_r` over all n! permutations in
+  the order of `itertools.permutations`, where `(P_r X)[i] = X[perm_r[i]]`; the first one is the
+  identity. The defaults start as the authors' code: "onehot" with zero kernels.
+
+  Parameters, n > 1: `nd(n! + 2n) + n! + 2n + 3`; `nd` more with `norm_params`, as the authors have.
+
+  Attributes:
+    num_streams: n, at most 4: there are n! permutations.
+  """
+
+  bias_init: str = "onehot"
+
+  def check(self) -> None:
+    super().check()
+    n = self.num_streams
+    if n > MAX_STREAMS:
+      raise ValueError(
+        f"MHCLite with num_streams={n} would weigh {math.factorial(n)} permutations per token; "
+        f"choose num_streams of at most {MAX_STREAMS}, or KromHC or MHC"
+      )
+
+  def facts(self, d_model: int) -> Facts:
+    return dataclasses.replace(
+      super().facts(d_model), source="arXiv 2601.05732", mix_sums_to_one=2e-6
+    )
+
+  def num_mix_logits(self) -> int:
+    return math.factorial(self.num_streams) if self.num_streams > 1 else 0
+
+  def mix_bias(self) -> jax.Array:
+    return jnp.full(self.num_mix_logits(), FAR, jnp.float32).at[0].set(0.0)
+
+  def mix_of(self, logits: jax.Array) -> jax.Array:
+    n = self.num_streams
+    permutations = np.array(list(itertools.permutations(range(n))))
+    matrices = jnp.asarray(np.eye(n, dtype=np.float32)[permutations])  # [n!, n, n]
+    weights = jax.nn.softmax(logits)
+    return jnp.einsum("...r,rij->...ij", weights, matrices, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,139 @@
+"""mHC, Identity HC, mHC-lite, KromHC and oHC in float64 NumPy, each from its paper's equations.
+
+In mHC's letters and orientation: `X_next = H_res X + H_post^T F(H_pre X)`, all of them made of
+`vec(X)`; `hc_jax.testing.references` has the other variants and the table.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from hc_jax.connections import MHC, GatedConnection, KromHC, MHCLite, OrthogonalHC
+from hc_jax.testing.reference import Matrices
+
+Params = Mapping[str, np.ndarray]
+
+
+def gated(connection: GatedConnection, params: Params, index: int) -> Callable:
+  """2512.24880 Eq. 7 and 8; each variant has its own way from logits to H_res."""
+  del index
+  n, v = connection.num_streams, connection.num_views
+  v4 = isinstance(connection, MHC) and connection.form == "deepseek_v4"
+
+  def site(H: np.ndarray) -> Matrices:
+    X = H.reshape(*H.shape[:-2], -1)
+    x = X / np.sqrt(np.mean(X * X, axis=-1, keepdims=True) + connection.norm_eps)
+    if "norm_scale" in params:
+      x = x * params["norm_scale"].reshape(-1)
+
+    def logits(name: str) -> np.ndarray:
+      phi, b = params[f"{name}_kernel"], params[f"{name}_bias"]
+      alpha = params.get(f"{name}_scale", np.full(1, connection.gate_scale_init))
+      return alpha[0] * (x @ phi.reshape(-1, phi.shape[-1])) + b
+
+    H_pre, H_res = np.ones((v, 1)), np.eye(n)
+    if n > 1:
+      H_pre = sigmoid(logits("read")).reshape(*X.shape[:-1], v, n) + (1e-6 if v4 else 0)
+    if "mix_kernel" in params:
+      H_res = residual_matrix(connection, logits("mix"))
+    H_post = 2 * sigmoid(logits("write"))
+    return Matrices(
+      A_m=np.swapaxes(H_pre, -1, -2), A_r=np.swapaxes(H_res, -1, -2), B=H_post[..., None, :]
+    )
+
+  return site
+
+
+def residual_matrix(connection: GatedConnection, z: np.ndarray) -> np.ndarray:
+  """H_res `[..., n, n]` of one variant from its logits `[..., K]`."""
+  n = connection.num_streams
+  if isinstance(connection, MHC):
+    Z = z.reshape(*z.shape[:-1], n, n)
+    if connection.form == "deepseek_v4":
+      return np.swapaxes(comb(np.swapaxes(Z, -1, -2), connection.sinkhorn_steps), -1, -2)
+    return sinkhorn(Z, connection.sinkhorn_steps)
+  if isinstance(connection, MHCLite):
+    return permutations(z, n)
+  if isinstance(connection, KromHC):
+    return kronecker(z)
+  if isinstance(connection, OrthogonalHC):
+    return quaternions(z)
+  raise KeyError(f"{type(connection).__name__} has no float64 reference of its mix")
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+  """The logistic function."""
+  return 1 / (1 + np.exp(-z))
+
+
+def softmax(z: np.ndarray, axis: int = -1) -> np.ndarray:
+  """Over one axis; the shift by the real part's maximum changes no value and no derivative."""
+  e = np.exp(z - np.max(z.real, axis=axis, keepdims=True))
+  return e / np.sum(e, axis=axis, keepdims=True)
+
+
+def sinkhorn(Z: np.ndarray, steps: int = 20) -> np.ndarray:
+  """2512.24880 Eq. 9: `exp(Z)`, then `steps` times columns and rows divided by their sums."""
+  M = np.exp(Z - np.max(Z.real, axis=(-1, -2), keepdims=True))
+  for _ in range(steps):
+    M = M / np.sum(M, axis=-2, keepdims=True)
+    M = M / np.sum(M, axis=-1, keepdims=True)
+  return M
+
+
+def comb(Z: np.ndarray, steps: int = 20, eps: float = 1e-6) -> np.ndarray:
+  """DeepSeek-V4's `comb`, applied as `x_next[k] = sum_j comb[j, k] x[j]`."""
+  M = softmax(Z, -1) + eps
+  M = M / (np.sum(M, axis=-2, keepdims=True) + eps)
+  for _ in range(steps - 1):
+    M = M / (np.sum(M, axis=-1, keepdims=True) + eps)
+    M = M / (np.sum(M, axis=-2, keepdims=True) + eps)
+  return M
+
+
+def permutations(z: np.ndarray, n: int) -> np.ndarray:
+  """mHC-lite (2601.05732): the mean of all permutations of streams by the weights softmax(z)."""
+  a = softmax(z)
+  H_res = np.zeros((*z.shape[:-1], n, n), z.dtype)
+  for r, permutation in enumerate(itertools.permutations(range(n))):
+    for i, j in enumerate(permutation):  # (P_r X)[i] = X[permutation[i]]
+      H_res[..., i, j] += a[..., r]
+  return H_res
+
+
+def kronecker(z: np.ndarray) -> np.ndarray:
+  """KromHC (2601.21579): entry by entry; bit k of a stream's number goes by the factor k + 1."""
+  K = z.shape[-1] // 2
+  stay = [softmax(z[..., 2 * k : 2 * k + 2])[..., 0] for k in range(K)]
+  entries = [
+    math.prod(stay[k] if (i ^ j) >> k & 1 == 0 else 1 - stay[k] for k in range(K))
+    for i in range(2**K)
+    for j in range(2**K)
+  ]
+  return np.stack(entries, axis=-1).reshape(*z.shape[:-1], 2**K, 2**K)
+
+
+def quaternions(z: np.ndarray) -> np.ndarray:
+  """oHC (2609.02672): column j is `q e_j conj(r)`, by Hamilton's product."""
+  one = np.array([1.0, 0, 0, 0])
+
+  def unit(v):
+    return v / np.sqrt(np.sum(v * v, axis=-1, keepdims=True))
+
+  q, r = unit(one + z[..., :4]), unit(one + z[..., 4:])
+  conjugate = r * np.array([1.0, -1, -1, -1])
+  columns = [hamilton(hamilton(q, np.eye(4)[j]), conjugate) for j in range(4)]
+  return np.stack(columns, axis=-1)
+
+
+def hamilton(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+  """The product of two quaternions `[..., 4]`, real part first."""
+  a, u = p[..., :1], p[..., 1:]
+  b, v = q[..., :1], q[..., 1:]
+  real = a * b - np.sum(u * v, axis=-1, keepdims=True)
+  cross = np.stack(
+    [u[..., i - 2] * v[..., i - 1] - u[..., i - 1] * v[..., i - 2] for i in range(3)], axis=-1
+  )
+  return np.concatenate([np.broadcast_to(real, cross[..., :1].shape), a * v + b * u + cross], -1)
