@@ -32,6 +32,11 @@ def get_config() -> config_dict.ConfigDict:
   c.model.norm_eps = 1e-5  # added to the variance
   c.model.final_norm_eps = placeholder(float)  # that of the final norm; norm_eps
   c.model.norm_position = "pre"  # pre | post
+  c.model.block = "sequential"  # sequential | parallel | dual: ResiDual, with connection residual
+  c.model.attention_views = False  # queries, keys and values read the streams each for itself
+  c.model.expand = "copy"  # how streams begin: copy | scaling | embedding
+  c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
+  c.model.reduce = "sum"  # how streams end: sum | mean | head
   c.model.positions = "learned"  # learned | rotary
   c.model.rotary_theta = 10000.0  # base of the rotary wavelengths
   c.model.qk_norm = False  # norm queries and keys
@@ -49,6 +54,11 @@ def get_config() -> config_dict.ConfigDict:
   # hc_jax/connections); None leaves the class's default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
+
+  # Connections that differ between layers, the lowest first: (count, name) or (count, fields), and
+  # (count, {}) for model.connection; the counts add up to model.num_layers.
+  # "((2,'residual'),(22,{'name':'hc','num_streams':2}))"
+  c.model.layers = ()
 
   c.data = config_dict.ConfigDict()
   c.data.name = "py_stdlib"  # py_stdlib | text_files | a TFDS text dataset: lm1b, c4/en, ...

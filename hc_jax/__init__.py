@@ -20,6 +20,8 @@ from hc_jax.connections import make_connection as make_connection
 from hc_jax.connections import register as register
 from hc_jax.connections import wrap as wrap
 from hc_jax.errors import UserError as UserError
+from hc_jax.models import Expand as Expand
+from hc_jax.models import Reduce as Reduce
 from hc_jax.ops import expand as expand
 from hc_jax.ops import plain_residual as plain_residual
 from hc_jax.ops import read as read

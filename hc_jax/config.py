@@ -91,6 +91,8 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for combinations that no run could use; costs no compilation."""
+  from hc_jax.models import make_model
+
   model, train = config.model, config.train
   fields = model.connection.to_dict()
   make_connection(fields.pop("name"), fields)  # refuses what does not go together
@@ -116,7 +118,7 @@ def check(config: ConfigDict) -> None:
   _at_least("data.length", config.data.length, 1)
   for key in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
     _at_least("optim." + key, config.optim[key], 0)
-  for key in ("init_std", "output_init_scale", "norm_eps", "dropout"):
+  for key in ("init_std", "output_init_scale", "norm_eps", "dropout", "expand_init_std"):
     _at_least("model." + key, model[key], 0)
   for key, known in _choices().items():
     value = config
@@ -125,19 +127,23 @@ def check(config: ConfigDict) -> None:
     if value is not None and value not in known:
       near = _nearest(str(value), known)
       raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(known)}{near}")
+  make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses the rest
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
   """The keys that take one of a few words. (Imported late: configs are read before models.)"""
   from hc_jax.connections import BIAS_INITS, FORMS
-  from hc_jax.models import layers, lm, stack
+  from hc_jax.models import blocks, ends, layers, lm, stack
   from hc_jax.ops import NORMS, SINKHORN_GRADIENTS
 
   dtypes = ("float32", "bfloat16", "float16")
   return {
     "model.activation": layers.ACTIVATIONS,
     "model.norm": NORMS,
-    "model.norm_position": stack.NORM_POSITIONS,
+    "model.norm_position": blocks.NORM_POSITIONS,
+    "model.block": blocks.BLOCKS,
+    "model.expand": ends.EXPAND,
+    "model.reduce": ends.REDUCE,
     "model.positions": lm.POSITIONS,
     "model.remat": stack.REMAT,
     "model.dtype": dtypes,

@@ -31,7 +31,7 @@ class ParamCount:
   Attributes:
     total: all.
     embedding: those of token and position embeddings (a tied output layer included, once).
-    connection: those of the connections.
+    connection: those of the connections, learned ends of the streams included.
   """
 
   total: int
@@ -83,9 +83,14 @@ def is_connection(path: str) -> bool:
 
 @functools.cache
 def _connection_pattern(classes: tuple[str, ...]) -> re.Pattern:
-  """A module of a tree is a connection if its name says so or is Flax's own for its class."""
+  """A module of a tree is a connection if its name says so or is Flax's own for its class.
+
+  The learned ends of streams (`models.Expand`, `models.Reduce`) count as connections: a residual
+  network has neither.
+  """
   named = r"(?i:(^|_)connection(_\d+)?$)"
-  return re.compile("|".join([named, *(rf"^{name}_\d+$" for name in classes)]))
+  ends = r"(^|_)(expand|reduce)_streams$|^(Expand|Reduce)_\d+$"
+  return re.compile("|".join([named, ends, *(rf"^{name}_\d+$" for name in classes)]))
 
 
 def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:

@@ -56,8 +56,11 @@ def token_mean(coefs: Coefs) -> Coefs:
   return Coefs(read=mean(coefs.read), write=mean(coefs.write), mix=mix)
 
 
-def _sites(node: Any, path: tuple[str, ...]) -> list[tuple[str, Coefs]]:
-  """Depth first; numbered modules by number, the layers of a stacked one side by side."""
+def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, Coefs]]:
+  """Depth first; numbered modules by number, the layers of a stacked one side by side.
+
+  Stacked layers get numbers from `first` on; those of `segment_0`, `segment_1`, ... count through.
+  """
   found = []
   for name in sorted(node, key=_order):
     child = node[name]
@@ -69,9 +72,12 @@ def _sites(node: Any, path: tuple[str, ...]) -> list[tuple[str, Coefs]]:
       layers = jax.tree.leaves(child)[0].shape[0]
       for i in range(layers):
         layer = jax.tree.map(lambda x, i=i: x[i], child)
-        found += _sites(layer, (*path, f"layer_{i}"))
+        found += _sites(layer, (*path, f"layer_{first + i}"))
     elif isinstance(child, dict):
-      found += _sites(child, (*path, name))
+      segment = name.startswith("segment_")
+      found += _sites(child, (*path, name), first if segment else 0)
+      if segment and _STACKED in child:
+        first += jax.tree.leaves(child[_STACKED])[0].shape[0]
   return found
 
 

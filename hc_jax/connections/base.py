@@ -149,7 +149,8 @@ class Connection(nn.Module):
     """Writes the branch output `[..., m * w]` and mixes: the next streams, in the streams' dtype.
 
     Raises:
-      ValueError: if the branch output has another shape than the branch input.
+      ValueError: if the branch output has another shape than the branch input (one view of it), or
+        is not of floating point.
     """
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from hc_jax import axes
 from hc_jax.models.layers import Dtype, TokenContext, precision, rotary
 
+VIEWS = 3  # queries, keys, values
+
 
 class Attention(nn.Module):
   """Self-attention through `jax.nn.dot_product_attention`, without biases.
@@ -27,6 +29,7 @@ class Attention(nn.Module):
     init_std: standard deviation of initial kernels.
     output_init_scale: multiplies it for the output projection.
     dtype: of the matrix products and the result; the softmax is float32.
+    num_views: 1, or 3: queries, keys and values are made of an input each.
   """
 
   num_heads: int
@@ -38,18 +41,23 @@ class Attention(nn.Module):
   init_std: float = 0.02
   output_init_scale: float = 1.0
   dtype: Dtype = jnp.float32
+  num_views: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array, context: TokenContext) -> jax.Array:
-    """`[B, L, d]` -> `[B, L, d]`."""
+    """`[B, L, d]` -> `[B, L, d]`; `[B, L, 3, d]` -> `[B, L, d]` with three views.
+
+    Raises:
+      ValueError: if the input has another number of views, or the heads do not divide the width.
+    """
     d, heads = x.shape[-1], self.num_heads
     kv_heads = self.num_kv_heads or heads
     check_heads(d, heads, kv_heads)
     width = d // heads
-    x = x.astype(self.dtype)
-    query = self._project("query_kernel", x, heads, width, axes.HEADS)
-    key = self._project("key_kernel", x, kv_heads, width, axes.KV_HEADS)
-    value = self._project("value_kernel", x, kv_heads, width, axes.KV_HEADS)
+    of_query, of_key, of_value = self._views(x.astype(self.dtype))
+    query = self._project("query_kernel", of_query, heads, width, axes.HEADS)
+    key = self._project("key_kernel", of_key, kv_heads, width, axes.KV_HEADS)
+    value = self._project("value_kernel", of_value, kv_heads, width, axes.KV_HEADS)
     if self.qk_norm:
       query = self.qk_norm(name="query_norm")(query)
       key = self.qk_norm(name="key_norm")(key)
@@ -69,6 +77,22 @@ class Attention(nn.Module):
     init = axes.partitioned(nn.initializers.normal(std), "heads", "head_dim", "embed")
     kernel = self.param("out_kernel", init, (heads, width, d)).astype(self.dtype)
     return jnp.einsum("blhk,hkd->bld", out, kernel, precision=precision(self.dtype))
+
+  def _views(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What queries, keys and values are made of, each `[B, L, d]`."""
+    if self.num_views not in (1, VIEWS):
+      raise ValueError(
+        f"attention takes 1 view, or {VIEWS}: of queries, keys and values; not "
+        f"num_views={self.num_views}"
+      )
+    several = self.num_views > 1
+    if x.ndim != 3 + several or (several and x.shape[2] != VIEWS):
+      raise ValueError(
+        f"attention with num_views={self.num_views} takes "
+        f"{f'[B, L, {VIEWS}, d]' if several else '[B, L, d]'}, but got {x.shape}; give the "
+        "attention and its connection the same num_views"
+      )
+    return tuple(x[:, :, i] for i in range(VIEWS)) if several else (x, x, x)
 
   def _project(self, name: str, x: jax.Array, heads: int, width: int, axis: str) -> jax.Array:
     rows = "heads" if axis == axes.HEADS else "kv_heads"
@@ -109,3 +133,22 @@ def check_heads(d: int, heads: int, kv_heads: int) -> None:
     )
   if kv_heads < 1 or heads % kv_heads:
     raise ValueError(f"num_heads={heads} is not divisible by num_kv_heads={kv_heads}")
+
+
+def attention_mask(
+  segment_ids: jax.Array | None, padding_mask: jax.Array | None
+) -> jax.Array | None:
+  """Who may see whom, bool `[B, 1, L, L]` (query, key), or None for everybody.
+
+  A token always sees itself, so that no row of the softmax is empty.
+  """
+  if segment_ids is None and padding_mask is None:
+    return None
+  length = (segment_ids if padding_mask is None else padding_mask).shape[-1]
+  mask = jnp.ones((1, length, length), bool)
+  if segment_ids is not None:
+    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+  if padding_mask is not None:
+    mask = mask & padding_mask[:, None, :].astype(bool)
+  mask = mask | jnp.eye(length, dtype=bool)[None]
+  return mask[:, None]

@@ -1,14 +1,18 @@
 """The decoder language model."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hc_jax import axes, ops
-from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
-from hc_jax.models.attention import Attention, check_heads
+from hc_jax.connections import ConnectionLike, HyperConnection, Residual, connection_factory
+from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
+from hc_jax.models.blocks import BLOCKS, Block, DualBlock, ParallelBlock, with_views
+from hc_jax.models.ends import EXPAND, REDUCE, Expand, Reduce, check_kind
 from hc_jax.models.layers import (
   Dtype,
   Embed,
@@ -17,7 +21,8 @@ from hc_jax.models.layers import (
   TokenContext,
   output_logits,
 )
-from hc_jax.models.stack import Block, Stack
+from hc_jax.models.segments import Layers, check_connection, connections_of, count_layers
+from hc_jax.models.stack import Segment, SegmentedStack, Stack
 
 POSITIONS = ("rotary", "learned")
 
@@ -32,10 +37,19 @@ class TransformerLM(nn.Module):
   Attributes:
     vocab_size: V.
     d_model: d, the width of the embedding and of every branch input.
-    num_layers: blocks; each has two sublayers.
     num_heads: query heads.
+    num_layers: blocks; each has two sublayers. With `layers` it may be left out.
     connection: a class of connection, a partial of one, or an instance; DHC with 4 streams by
       default. Fields it leaves None (norm, norm_params, norm_eps) are the model's.
+    layers: for connections that differ between layers: `((2, hc.Residual), (4, None))` is two
+      residual layers below four of `connection`. See `SegmentedStack` for how streams change.
+    block: "sequential", or "parallel" (`ParallelBlock`: one site a block), or "dual" (`DualBlock`,
+      ResiDual: no connection, so that `connection` must be `hc.Residual`).
+    attention_views: whether queries, keys and values are made of three reads of the streams, each
+      with weights of its own, in place of one.
+    expand: how streams begin, "copy", "scaling" or "embedding"; see `Expand`.
+    expand_init_std: of the initial noise of the latter two.
+    reduce: how they end, "sum", "mean" or "head"; see `Reduce`.
     num_kv_heads: key and value heads; num_heads by default.
     d_ff: inner width of the feed-forward; 4 d_model by default.
     max_length: largest number of positions, and the slots of the KV cache.
@@ -63,9 +77,15 @@ class TransformerLM(nn.Module):
 
   vocab_size: int
   d_model: int
-  num_layers: int
   num_heads: int
+  num_layers: int | None = None
   connection: ConnectionLike = HyperConnection
+  layers: Layers = ()
+  block: str = "sequential"
+  attention_views: bool = False
+  expand: str = "copy"
+  expand_init_std: float = 0.02
+  reduce: str = "sum"
   num_kv_heads: int | None = None
   d_ff: int | None = None
   max_length: int = 2048
@@ -88,42 +108,65 @@ class TransformerLM(nn.Module):
   scan: bool = True
   remat: str = "branches"
 
-  def setup(self) -> None:
+  def __post_init__(self) -> None:
+    if self.num_layers is None and self.layers:
+      self.num_layers = count_layers(self.layers)
+    super().__post_init__()
+
+  def check(self) -> None:
+    """Raises ValueError, with the remedy, if the fields do not go together; compiles nothing."""
     if self.positions not in POSITIONS:
       raise ValueError(f"positions={self.positions!r} is unknown; choose one of {POSITIONS}")
     check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
+    check_kind("block", self.block, BLOCKS)
+    check_kind("expand", self.expand, EXPAND)
+    check_kind("reduce", self.reduce, REDUCE)
+    if self.attention_views and self.block != "sequential":
+      raise ValueError(
+        f"attention_views needs block='sequential': in block={self.block!r} attention has no read "
+        "of its own"
+      )
+    for _, connection in self._segments():
+      with_views(connection, 1)
+      check_connection(connection, self.d_model)
+      if self.block == "dual" and connection.func is not Residual:
+        raise ValueError(
+          "block='dual' (ResiDual) has residual paths of its own and no connections; set "
+          f"connection to Residual ('residual'), not {connection.func.__name__}"
+        )
+    if self.block == "dual":
+      for field, value in (("expand", "copy"), ("reduce", "sum"), ("norm_position", "pre")):
+        if getattr(self, field) != value:
+          raise ValueError(
+            f"block='dual' (ResiDual) says itself how its two paths begin, end and are normed; "
+            f"leave {field} at {value!r}, not {getattr(self, field)!r}"
+          )
+
+  def setup(self) -> None:
+    self.check()
     weights = {"init_std": self.init_std, "dtype": self.dtype}
-    outputs = {**weights, "output_init_scale": self.output_init_scale}
     norm = functools.partial(
       Norm, kind=self.norm, params=self.norm_params, eps=self.norm_eps, dtype=self.dtype
     )
-    is_rotary = self.positions == "rotary"
-    block = functools.partial(
-      Block,
-      attention=functools.partial(
-        Attention,
-        num_heads=self.num_heads,
-        num_kv_heads=self.num_kv_heads,
-        causal=self.causal,
-        rotary_theta=self.rotary_theta if is_rotary else None,
-        qk_norm=functools.partial(norm, params=True) if self.qk_norm else None,
-        max_length=self.max_length,
-        **outputs,
-      ),
-      feed_forward=functools.partial(
-        FeedForward, d_ff=self.d_ff or 4 * self.d_model, activation=self.activation, **outputs
-      ),
-      norm=norm,
-      connection=self._connection(),
-      norm_position=self.norm_position,
-      dropout=self.dropout,
-      dtype=self.dtype,
-    )
     self.token_embed = Embed(self.vocab_size, self.d_model, **weights)
-    if not is_rotary:
+    if self.positions == "learned":
       self.position_embed = Embed(self.max_length, self.d_model, axis="position", **weights)
     self.cursor = Cursor()
-    self.stack = Stack(block, self.num_layers, scan=self.scan, remat=self.remat)
+    block = self._block(norm)
+    segments = [
+      Segment(count, block(connection), made.num_streams, made.fractions)
+      for count, connection in self._segments()
+      for made in [connection(parent=None)]
+    ]
+    if len(segments) == 1:
+      self.stack = Stack(segments[0].block, self.num_layers, scan=self.scan, remat=self.remat)
+    else:
+      self.stack = SegmentedStack(segments, scan=self.scan, remat=self.remat)
+    first, last = segments[0], segments[-1]
+    self.expand_streams = Expand(
+      first.num_streams, first.fractions, kind=self.expand, init_std=self.expand_init_std
+    )
+    self.reduce_streams = Reduce(last.fractions, kind=self.reduce)
     self.final_norm = norm(
       eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
     )
@@ -178,7 +221,10 @@ class TransformerLM(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
   ) -> jax.Array:
-    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`."""
+    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`.
+
+    With block="dual" that is `p + N(q)`, N the final norm, and no norm follows.
+    """
     if tokens.shape[-1] > self.max_length:
       raise ValueError(
         f"{tokens.shape[-1]} tokens exceed max_length={self.max_length}; "
@@ -198,26 +244,67 @@ class TransformerLM(nn.Module):
     x = self.token_embed(tokens)
     if self.positions == "learned":
       x = x + self.position_embed(positions)
-    connection = self._connection()(parent=None)
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
-    streams = ops.expand(x, connection.num_streams, connection.fractions)
-    hidden = ops.reduce(self.stack(streams, context), connection.fractions)
+    if self.block == "dual":
+      paths = self.stack(ops.expand(x, 2), context)
+      hidden = paths[..., 0, :].astype(jnp.float32) + self.final_norm(paths[..., 1, :])
+    else:
+      hidden = self.reduce_streams(self.stack(self.expand_streams(x), context))
     if decode:  # a full cache would be written over in silence
       hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
     return hidden
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """float32 `[B, L, d]` -> float32 `[B, L, V]`."""
-    x = self.final_norm(hidden)
+    x = hidden.astype(self.dtype) if self.block == "dual" else self.final_norm(hidden)
     if self.tie_embeddings:
       return self.token_embed.attend(x)
     return output_logits(x, self.output_kernel.astype(self.dtype))
 
+  def _inherited(self) -> dict[str, Any]:
+    return {"norm": self.norm, "norm_params": self.norm_params, "norm_eps": self.norm_eps}
+
   def _connection(self) -> functools.partial:
-    return connection_factory(
-      self.connection, norm=self.norm, norm_params=self.norm_params, norm_eps=self.norm_eps
+    return connection_factory(self.connection, **self._inherited())
+
+  def _segments(self) -> list[tuple[int, functools.partial]]:
+    """Numbers of layers and their connections, the lowest first."""
+    return connections_of(self.layers, self.num_layers, self.connection, **self._inherited())
+
+  def _block(self, norm: Callable[..., nn.Module]) -> Callable[[functools.partial], Callable]:
+    """What makes, of a connection, what makes a block."""
+    outputs = {
+      "init_std": self.init_std,
+      "output_init_scale": self.output_init_scale,
+      "dtype": self.dtype,
+    }
+    views = VIEWS if self.attention_views else 1
+    attention = functools.partial(
+      Attention,
+      num_heads=self.num_heads,
+      num_kv_heads=self.num_kv_heads,
+      causal=self.causal,
+      rotary_theta=self.rotary_theta if self.positions == "rotary" else None,
+      qk_norm=functools.partial(norm, params=True) if self.qk_norm else None,
+      max_length=self.max_length,
+      num_views=views,
+      **outputs,
     )
+    feed_forward = functools.partial(
+      FeedForward, d_ff=self.d_ff or 4 * self.d_model, activation=self.activation, **outputs
+    )
+    parts = {"attention": attention, "feed_forward": feed_forward, "norm": norm}
+    parts |= {"dropout": self.dropout, "dtype": self.dtype}
+    if self.block == "dual":
+      return lambda connection: functools.partial(DualBlock, **parts)
+    block = functools.partial(
+      ParallelBlock if self.block == "parallel" else Block,
+      norm_position=self.norm_position,
+      attention_views=views,
+      **parts,
+    )
+    return lambda connection: functools.partial(block, connection=connection)
 
 
 class Cursor(nn.Module):
@@ -230,22 +317,3 @@ class Cursor(nn.Module):
     positions = index.value + jnp.arange(length, dtype=jnp.int32)[None]
     index.value = index.value + length
     return positions
-
-
-def attention_mask(
-  segment_ids: jax.Array | None, padding_mask: jax.Array | None
-) -> jax.Array | None:
-  """Who may see whom, bool `[B, 1, L, L]` (query, key), or None for everybody.
-
-  A token always sees itself, so that no row of the softmax is empty.
-  """
-  if segment_ids is None and padding_mask is None:
-    return None
-  length = (segment_ids if padding_mask is None else padding_mask).shape[-1]
-  mask = jnp.ones((1, length, length), bool)
-  if segment_ids is not None:
-    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-  if padding_mask is not None:
-    mask = mask & padding_mask[:, None, :].astype(bool)
-  mask = mask | jnp.eye(length, dtype=bool)[None]
-  return mask[:, None]

@@ -1,6 +1,6 @@
 """From the config's fields to a module: the one place where a model meets a config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,10 +18,13 @@ def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> Tran
     vocab_size: the tokenizer's, for a config that leaves it unset.
 
   Raises:
-    UserError: if no vocabulary size is known, or the tokenizer's does not fit the config's.
+    UserError: if no vocabulary size is known, the tokenizer's does not fit the config's, or the
+      model refuses its fields.
   """
   fields = {key: value for key, value in config.items() if value is not None}
   connection = dict(fields.pop("connection"))
+  if fields.get("layers"):
+    fields["layers"] = _segments(fields["layers"], connection)
   fields["connection"] = make_connection(connection.pop("name"), connection)
   fields.setdefault("vocab_size", vocab_size)
   if fields["vocab_size"] is None:
@@ -37,4 +40,43 @@ def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> Tran
   for key in ("dtype", "stream_dtype"):
     if key in fields:
       fields[key] = jnp.dtype(fields[key]).type
-  return TransformerLM(**fields)
+  try:
+    model = TransformerLM(**fields)
+    model.check()
+  except ValueError as error:
+    raise UserError(f"model: {error}") from error
+  return model
+
+
+def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+  """`model.layers` with connections in place of their names and fields."""
+  segments = []
+  for i, segment in enumerate(layers):
+    where = f"model.layers[{i}]"
+    if not (isinstance(segment, Sequence) and len(segment) == 2):
+      raise UserError(
+        f"{where}={segment!r} is no segment; write (count, name) or (count, fields), such as "
+        "((2,'residual'),(4,{'name':'hc','num_streams':2}))"
+      )
+    count, given = segment
+    fields = {"name": given} if isinstance(given, str) else given
+    if type(count) is not int or not isinstance(fields, Mapping):
+      raise UserError(f"{where}={segment!r}: a segment is (count, name) or (count, fields)")
+    if not fields:
+      segments.append((count, None))
+      continue
+    if "name" not in fields:
+      raise UserError(f"{where}={segment!r} has no name; {{}} alone stands for model.connection")
+    fields = dict(fields)
+    name = fields.pop("name")
+    try:
+      segments.append((count, make_connection(name, fields)))
+    except UserError as error:
+      raise UserError(f"{where}: {error}") from error
+  unused = [key for key, value in connection.items() if value is not None and key != "name"]
+  if unused and all(own is not None for _, own in segments):
+    raise UserError(
+      f"model.connection.{unused[0]} is set, but every segment of model.layers names a connection "
+      "of its own; unset it, or let a segment be (count, {}), which takes model.connection"
+    )
+  return tuple(segments)

@@ -1,69 +1,21 @@
-"""The block, and the stack of blocks: scanned or unrolled, with or without rematerialisation."""
+"""Stacks of blocks: scanned or unrolled, rematerialised or not, in one segment or several."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
-from hc_jax.models.layers import Dtype, TokenContext
+from hc_jax import ops
+from hc_jax.models.layers import TokenContext
 
 PyTree = Any
 REMAT = ("none", "branches", "full")
-NORM_POSITIONS = ("pre", "post")
-
-
-class Block(nn.Module):
-  """Attention and feed-forward, each at a connection of its own.
-
-      h, c = connection(streams, index)
-      streams = connection.write(streams, branch(norm(h)), c)
-
-  Attributes:
-    attention: makes the first branch, `attention(name=...)(x, context)`.
-    feed_forward: makes the second.
-    norm: makes a norm, `norm(name=...)(x)`.
-    connection: a class of connection, a partial of one, or an instance.
-    norm_position: "pre" norms each branch's input; "post" norms the streams after each write
-      (Post-Norm, arXiv 1706.03762), each stream by itself.
-    dropout: rate, on the branch output alone. On all streams it would erase the residual path.
-    dtype: of branch inputs.
-  """
-
-  attention: Callable[..., nn.Module]
-  feed_forward: Callable[..., nn.Module]
-  norm: Callable[..., nn.Module]
-  connection: ConnectionLike = HyperConnection
-  norm_position: str = "pre"
-  dropout: float = 0.0
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, streams: jax.Array, layer: int | jax.Array, context: TokenContext
-  ) -> jax.Array:
-    """Streams `[B, L, n, w]` -> `[B, L, n, w]`; `layer` counts blocks from 0 and may be traced."""
-    if self.norm_position not in NORM_POSITIONS:
-      raise ValueError(
-        f"norm_position={self.norm_position!r} is unknown; choose one of {NORM_POSITIONS}"
-      )
-    make_connection = connection_factory(self.connection)
-    branches = {"attn": self.attention, "ffn": self.feed_forward}
-    for i, (name, make) in enumerate(branches.items()):
-      connection = make_connection(name=f"{name}_connection")
-      norm = self.norm(name=f"{name}_norm")
-      h, coefs = connection(streams, len(branches) * layer + i, dtype=self.dtype)
-      if self.norm_position == "pre":
-        h = norm(h)
-      y = make(name=name)(h, context)
-      y = nn.Dropout(self.dropout)(y, deterministic=context.deterministic)
-      streams = connection.write(streams, y, coefs)
-      if self.norm_position == "post":
-        streams = norm(streams).astype(streams.dtype)
-    return streams
+_SEGMENT = re.compile(r"segment_(\d+)")
 
 
 class Stack(nn.Module):
@@ -72,6 +24,7 @@ class Stack(nn.Module):
   Attributes:
     block: makes a block, `block(name=...)(streams, layer, context)`.
     num_layers: how many.
+    first: the number of the first one.
     scan: one block compiled once and scanned over stacked parameters, or a Python loop. The
       parameters convert by `unstack_layers` and `stack_layers`.
     remat: what the backward pass computes again. "none": nothing. "full": all but the input of each
@@ -83,17 +36,19 @@ class Stack(nn.Module):
   num_layers: int
   scan: bool = True
   remat: str = "branches"
+  first: int = 0
 
   @nn.compact
   def __call__(self, streams: jax.Array, context: TokenContext) -> jax.Array:
     """Streams `[B, L, n, w]` -> `[B, L, n, w]`."""
+    layers = range(self.first, self.first + self.num_layers)
 
     def run(block: nn.Module, streams: jax.Array, layer, context: TokenContext) -> jax.Array:
       return block(streams, layer, context)
 
     run = rematerialised(run, self.remat, in_scan=self.scan)
     if not self.scan:
-      for layer in range(self.num_layers):
+      for layer in layers:
         streams = run(self.block(name=f"layer_{layer}"), streams, layer, context)
       return streams
     scanned = nn.scan(
@@ -104,7 +59,67 @@ class Stack(nn.Module):
       length=self.num_layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return scanned(self.block(name="layers"), streams, jnp.arange(self.num_layers), context)[0]
+    return scanned(
+      self.block(name="layers"), streams, jnp.arange(layers.start, layers.stop), context
+    )[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """Some blocks of a kind.
+
+  Attributes:
+    num_layers: how many.
+    block: makes one of them, as for `Stack`.
+    num_streams: n, of the streams that they take and give.
+    fractions: m, of these.
+  """
+
+  num_layers: int
+  block: Callable[..., nn.Module]
+  num_streams: int
+  fractions: int = 1
+
+
+class SegmentedStack(nn.Module):
+  """Segments of blocks, each a `Stack` of its own (one scan each); layers count through.
+
+  Where the number of streams or fractions changes, the streams become one, by the mean over the
+  copies of each fraction, and the next segment's streams are copies of that. The mean, so that
+  equal streams hand on the state that each of them holds: at initialisation nothing is scaled, and
+  the network is the residual network if each segment is one.
+
+  Parameters lie in `segment_0`, `segment_1`, ...; unrolled layers keep their number in the network.
+
+  Attributes:
+    segments: in order.
+    scan: as in `Stack`.
+    remat: as in `Stack`.
+  """
+
+  segments: Sequence[Segment]
+  scan: bool = True
+  remat: str = "branches"
+
+  @nn.compact
+  def __call__(self, streams: jax.Array, context: TokenContext) -> jax.Array:
+    """`[B, L, n, w]` of the first segment -> `[B, L, n, w]` of the last."""
+    now, first = self.segments[0], 0
+    for i, segment in enumerate(self.segments):
+      if (segment.num_streams, segment.fractions) != (now.num_streams, now.fractions):
+        x = ops.reduce(streams, now.fractions) * (now.fractions / now.num_streams)
+        streams = ops.expand(x.astype(streams.dtype), segment.num_streams, segment.fractions)
+      stack = Stack(
+        segment.block,
+        segment.num_layers,
+        scan=self.scan,
+        remat=self.remat,
+        first=first,
+        name=f"segment_{i}",
+      )
+      streams = stack(streams, context)
+      now, first = segment, first + segment.num_layers
+    return streams
 
 
 def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
@@ -127,20 +142,37 @@ def unstack_layers(tree: PyTree) -> PyTree:
   """From scanned to unrolled layers: each `layers` of stacked leaves becomes `layer_0`, ...
 
   Works on parameters, gradients and optimizer states alike: on any tree of mappings, tuples,
-  lists and named tuples, without partitioning metadata.
+  lists and named tuples, without partitioning metadata. Beneath `segment_0`, `segment_1`, ... the
+  numbers count through all segments.
   """
+  return _on_mappings(tree, _unstack)
 
-  def convert(node: Mapping) -> dict:
-    out = {}
-    for key, child in node.items():
-      if key != "layers":
-        out[key] = unstack_layers(child)
-        continue
-      for layer in range(jax.tree.leaves(child)[0].shape[0]):
-        out[f"layer_{layer}"] = jax.tree.map(lambda leaf, i=layer: leaf[i], child)
-    return out
 
-  return _on_mappings(tree, convert)
+def _unstack(node: Mapping, first: int = 0) -> dict:
+  """Of one mapping; its layers get numbers from `first` on."""
+  out = {}
+  for key in sorted(node, key=_segment_order):
+    child = node[key]
+    if key == "layers":
+      for i in range(_stacked_layers(node)):
+        out[f"layer_{first + i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], child)
+    elif _SEGMENT.fullmatch(key) and isinstance(child, Mapping):
+      out[key] = _unstack(child, first)
+      first += _stacked_layers(child)
+    else:
+      out[key] = unstack_layers(child)
+  return out
+
+
+def _stacked_layers(node: Mapping) -> int:
+  """How many layers are stacked in a mapping's `layers`; 0 without."""
+  return jax.tree.leaves(node["layers"])[0].shape[0] if "layers" in node else 0
+
+
+def _segment_order(key: str) -> tuple[str, int]:
+  """Sorts `segment_10` behind `segment_9`, and other names by the alphabet."""
+  found = _SEGMENT.fullmatch(key)
+  return ("segment_", int(found[1])) if found else (key, 0)
 
 
 def stack_layers(tree: PyTree) -> PyTree:

@@ -124,14 +124,20 @@ def write(
     `[..., n, w]` in the streams' dtype, rounded once.
 
   Raises:
-    ValueError: if the branch output has another shape than the branch input.
+    ValueError: if the branch output has another shape than the branch input, or is not of floating
+      point.
   """
   *lead, _, w = streams.shape
   v = coefs.write.shape[-1]
   if branch_output.shape != (*lead, v * w):
     raise ValueError(
       f"write: the branch output is {branch_output.shape}, but streams {streams.shape} take "
-      f"{(*lead, v * w)}; a branch must return the shape of its input"
+      f"{(*lead, v * w)}; a branch must return the shape of its input (with several views, of one)"
+    )
+  if not jnp.issubdtype(branch_output.dtype, jnp.floating):
+    raise ValueError(
+      f"write: the branch output is {branch_output.dtype}, and streams hold {streams.dtype}; "
+      "a branch must return floating point (any: float32 into bfloat16 streams is rounded once)"
     )
   y = branch_output.reshape(*lead, v, w)
   return _constrain(combine.write(coefs.mix, coefs.write, streams, y, implementation))

@@ -18,7 +18,7 @@ from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections import HyperConnection
 from hc_jax.models import TransformerLM, lm
-from hc_jax.models.stack import Block
+from hc_jax.models.blocks import Block
 from hc_jax.testing.subject import Subject
 
 

@@ -14,6 +14,13 @@ from tests.models import tiny
 MODELS = {
   "hc-gqa-rotary": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "remat": "branches"},
   "residual-learned": {"connection": tiny.RESIDUAL, "positions": "learned", "scan": False},
+  "views": {"attention_views": True, "expand": "embedding", "reduce": "head"},
+  "parallel-segments": {
+    "block": "parallel",
+    "layers": ((1, tiny.RESIDUAL), (1, tiny.SHC2)),
+    "remat": "branches",
+  },
+  "dual": {"block": "dual", "connection": tiny.RESIDUAL, "num_layers": 1},
 }
 PROMPT, NEW, MAX = 3, 6, 12
 

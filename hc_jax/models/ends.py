@@ -1,0 +1,122 @@
+"""The two ends of a hyper-connected network: how streams begin, and how they become one again."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes, ops
+
+EXPAND = ("copy", "scaling", "embedding")
+REDUCE = ("sum", "mean", "head")
+
+
+class Expand(nn.Module):
+  """Makes streams of an embedding: copies of it, which a parameter may tell apart.
+
+  Streams that are equal, under maps that treat them alike, stay equal for ever: they get the same
+  gradients. Some connections break that symmetry themselves (HC reads one stream after the other);
+  these two kinds do it at the entrance, for any connection, and learn how far to go:
+
+  * "scaling": `X[j] = scale[j] * x`, the learned stream scaling of arXiv 2606.03483;
+  * "embedding": `X[j] = x + bias[j]`, as position embeddings tell positions apart.
+
+  Both have `n * w` parameters, without weight decay. Scales start at one and biases at zero, each
+  plus normal noise of standard deviation `init_std`, since only unequal streams come apart: with
+  `init_std=0` the network starts exactly as with copies, and the connections must do it.
+  (The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09 at n = 4, w = 768.)
+
+  Attributes:
+    num_streams: n.
+    fractions: m, as in `hc_jax.expand`.
+    kind: "copy" has no parameters and is `hc_jax.expand`.
+    init_std: of the initial noise.
+  """
+
+  num_streams: int
+  fractions: int = 1
+  kind: str = "copy"
+  init_std: float = 0.02
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[..., m * w]` -> `[..., n, w]` in x's dtype; computed in float32, rounded once.
+
+    Raises:
+      ValueError: if the kind is unknown, m does not divide the width, or n < m.
+    """
+    check_kind("expand", self.kind, EXPAND)
+    streams = ops.expand(x, self.num_streams, self.fractions)
+    if self.kind == "copy":
+      return streams
+    noise = nn.initializers.normal(self.init_std)
+    shape, lead = streams.shape[-2:], (1,) * (streams.ndim - 2)
+    out = streams.astype(jnp.float32)
+    if self.kind == "scaling":
+      init = axes.partitioned(lambda key, shape: 1 + noise(key, shape), None, "embed")
+      out = out * self.param("scale", init, shape).reshape(*lead, *shape)
+    else:
+      init = axes.partitioned(noise, None, "embed")
+      out = out + self.param("bias", init, shape).reshape(*lead, *shape)
+    return axes.constrain(out.astype(x.dtype), axes.stream_axes(out.ndim))
+
+
+class Reduce(nn.Module):
+  """Makes one state of the streams, before the final norm.
+
+  * "sum" and "mean" have no parameters; they differ by the factor n/m, which a final norm takes
+    out.
+  * "head" is DeepSeek-V4's: `sum_j weight[j] X[j]` with, per token, `weight = sigmoid(scale *
+    (rmsnorm(X) @ kernel) + bias) + 1e-6`, where the norm runs over all n w numbers of a token. With
+    sum or mean behind doubly stochastic maps the last mix has no effect and no gradient; with a
+    head it has. Parameters: `n w n + n + 1`. The kernel starts as fan-in normal (V4's initial
+    values are not published), bias at zero, scale at 0.01: all weights near one half. Equal streams
+    come out as a multiple of one of them, whatever the weights, so that behind a norm the network
+    starts as with a sum.
+
+  Where the width is cut into fractions, copies of a fraction are added, and these laid side by
+  side, for every kind.
+
+  Attributes:
+    fractions: m, as in `hc_jax.reduce`.
+    kind: one of the three.
+    norm_eps: added to the mean square of the head's norm.
+  """
+
+  fractions: int = 1
+  kind: str = "sum"
+  norm_eps: float = 1e-6
+
+  @nn.compact
+  def __call__(self, streams: jax.Array) -> jax.Array:
+    """`[..., n, w]` -> float32 `[..., m * w]`.
+
+    Raises:
+      ValueError: if the kind is unknown, or n < m.
+    """
+    check_kind("reduce", self.kind, REDUCE)
+    if self.kind == "head":
+      weights = self._weights(streams.astype(jnp.float32))
+      streams = weights[..., None] * streams.astype(jnp.float32)
+    out = ops.reduce(streams, self.fractions)
+    return out * (self.fractions / streams.shape[-2]) if self.kind == "mean" else out
+
+  def _weights(self, streams: jax.Array) -> jax.Array:
+    """Of every stream, float32 `[..., n]`. (n and w are not merged, so that w keeps its name.)"""
+    n, w = streams.shape[-2:]
+    lead = (1,) * (streams.ndim - 2)
+    kernel_init = axes.partitioned(nn.initializers.normal((n * w) ** -0.5), None, "embed", None)
+    kernel = self.param("kernel", kernel_init, (n, w, n))
+    bias = self.param("bias", axes.partitioned(nn.initializers.zeros, None), (n,))
+    scale = self.param("scale", axes.partitioned(nn.initializers.constant(0.01), None), (1,))
+    mean_square = jnp.mean(jnp.square(streams), axis=(-2, -1))[..., None]
+    logits = jnp.einsum("...nw,nwk->...k", streams, kernel, precision=jax.lax.Precision.HIGHEST)
+    logits = logits * jax.lax.rsqrt(mean_square + self.norm_eps)
+    return nn.sigmoid(scale.reshape(*lead, 1) * logits + bias.reshape(*lead, n)) + 1e-6
+
+
+def check_kind(field: str, kind: str, kinds: Sequence[str]) -> None:
+  """Raises ValueError unless the kind is one of those there are."""
+  if kind not in kinds:
+    raise ValueError(f"{field}={kind!r} is unknown; choose one of {', '.join(kinds)}")
