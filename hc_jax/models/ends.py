@@ -48,7 +48,7 @@ class Expand(nn.Module):
     """
     check_kind("expand", self.kind, EXPAND)
     streams = ops.expand(x, self.num_streams, self.fractions)
-    if self.kind == "copy":
+    if self.kind == "copy" or ops.is_plain():
       return streams
     noise = nn.initializers.normal(self.init_std)
     shape, lead = streams.shape[-2:], (1,) * (streams.ndim - 2)
@@ -75,6 +75,7 @@ class Reduce(nn.Module):
     come out as a multiple of one of them, whatever the weights, so that behind a norm the network
     starts as with a sum.
 
+  Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
   side, for every kind.
 
@@ -96,6 +97,8 @@ class Reduce(nn.Module):
       ValueError: if the kind is unknown, or n < m.
     """
     check_kind("reduce", self.kind, REDUCE)
+    if ops.is_plain():
+      return ops.reduce(streams, self.fractions)
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import axes, ops
+from hc_jax import axes
 from hc_jax.connections import ConnectionLike, HyperConnection, Residual, connection_factory
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import BLOCKS, Block, DualBlock, ParallelBlock, with_views
@@ -247,7 +247,7 @@ class TransformerLM(nn.Module):
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
     if self.block == "dual":
-      paths = self.stack(ops.expand(x, 2), context)
+      paths = self.stack(jnp.stack([x, x], axis=-2), context)
       hidden = paths[..., 0, :].astype(jnp.float32) + self.final_norm(paths[..., 1, :])
     else:
       hidden = self.reduce_streams(self.stack(self.expand_streams(x), context))

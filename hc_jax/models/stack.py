@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import ops
+from hc_jax.models.ends import Reduce
 from hc_jax.models.layers import TokenContext
 
 PyTree = Any
@@ -107,7 +108,7 @@ class SegmentedStack(nn.Module):
     now, first = self.segments[0], 0
     for i, segment in enumerate(self.segments):
       if (segment.num_streams, segment.fractions) != (now.num_streams, now.fractions):
-        x = ops.reduce(streams, now.fractions) * (now.fractions / now.num_streams)
+        x = Reduce(now.fractions, kind="mean")(streams)
         streams = ops.expand(x.astype(streams.dtype), segment.num_streams, segment.fractions)
       stack = Stack(
         segment.block,

@@ -1,7 +1,8 @@
 """The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
 
 It knows the options of `TransformerLM` but dropout, decoding, `layers`, `block`, `attention_views`
-and the ends of streams, reads its fields and shares no arithmetic with it. Complex numbers pass through, so that `reference.gradient` differentiates it.
+and the ends of streams, reads its fields and shares no arithmetic with it. Complex numbers pass
+through, so that `reference.gradient` differentiates it.
 """
 
 from collections.abc import Mapping

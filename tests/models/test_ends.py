@@ -13,6 +13,7 @@ import hc_jax as hc
 from hc_jax.testing.compiled import jit, normal
 from tests.models import by_hand, tiny
 
+FRAC = functools.partial(hc.connections.FracConnection, num_streams=4, fractions=2)
 SHAPES = [(4, 1), (3, 1), (4, 2), (3, 2), (2, 2)]  # n streams, m fractions of 12
 
 
@@ -221,3 +222,29 @@ def test_what_reduce_refuses():
   ):
     with pytest.raises(ValueError, match=words):
       jax.eval_shape(reduce.init, jax.random.key(0), streams)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"expand": "scaling", "reduce": "head"},
+    {"expand": "embedding", "reduce": "mean", "connection": FRAC},
+    {"layers": ((1, tiny.SHC2), (1, tiny.RESIDUAL)), "reduce": "mean", "attention_views": True},
+    {"block": "parallel"},
+  ],
+)
+def test_as_its_own_plain_residual_network_neither_end_is_there(fields):
+  fields = {"scan": False, **fields}
+  model = tiny.model(**fields)
+  residual = tiny.model(**{**fields, "connection": tiny.RESIDUAL, "layers": (), "expand": "copy"})
+  residual = residual.clone(reduce="sum", attention_views=False)
+  params = tiny.params(residual)
+  layers = params["stack"]
+  if "layers" in fields:
+    layers = {f"segment_{i}": {f"layer_{i}": layers[f"layer_{i}"]} for i in range(2)}
+  same = {**params, "stack": layers}
+  with hc.plain_residual():
+    chex.assert_trees_all_equal_shapes(nn.unbox(tiny.shapes(model)), same)
+    found = jit(lambda p: model.apply({"params": p}, tiny.TOKENS))(same)
+  expected = jit(lambda p: residual.apply({"params": p}, tiny.TOKENS))(params)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
