@@ -49,10 +49,13 @@ class Candidate:
   Attributes:
     name: for messages.
     connection: a class, a partial of one, or an instance.
+    like_reference: it claims to compute what the float64 reference of a parent class does, though
+      it has a `coefs` of its own.
   """
 
   name: str
   connection: ConnectionLike
+  like_reference: bool = False
 
   @functools.cached_property
   def module(self) -> Connection:
@@ -62,9 +65,9 @@ class Candidate:
   @property
   def has_reference(self) -> bool:
     """Whether its class, or one it inherits from without changing `coefs`, has a reference."""
-    cls = type(self.module)
-    found = next((c for c in cls.__mro__ if c in REFERENCES), None)
-    return (found is not None and cls.coefs is found.coefs) or cls in REFERENCES
+    mro = type(self.module).__mro__
+    found = next((cls for cls in mro if cls in REFERENCES), None)
+    return found is not None and (self.like_reference or mro[0].coefs is found.coefs)
 
   @property
   def num_streams(self) -> int:

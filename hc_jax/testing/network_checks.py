@@ -166,7 +166,12 @@ def _silent(module, part: str, site: int) -> bool:
 
 
 def compiles_once(candidate: Candidate) -> None:
-  """A second step, with the parameters that the first one made, compiles nothing."""
+  """One compiled site serves every index, one compiled step the parameters that it made itself."""
+  module = candidate.module
+  run = jit(lambda params, streams, index: module.apply({"params": params}, streams, index)[0])
+  for index in range(3):
+    run(cd.site_params(candidate), candidate.streams(), index)
+  check(run._cache_size() == 1, f"three indices compiled {run._cache_size()} times")
   loss = cd.loss_of(cd.network(candidate))
 
   @jit

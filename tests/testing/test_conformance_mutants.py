@@ -1,0 +1,25 @@
+"""Every check of the conformance suite finds the connections made for it."""
+
+import pytest
+
+from hc_jax.testing.conformance import CONFORMANCE
+from hc_jax.testing.conformance_mutants import WRONG_CONNECTIONS
+from hc_jax.testing.selftest import examine
+
+CHECKS = {check.name: check for check in CONFORMANCE}
+SLOW = {"ways", "mesh", "once", "decode", "learns", "exact"}
+
+
+def case(wrong):
+  marks = [pytest.mark.slow] if wrong.check in SLOW else []
+  return pytest.param(wrong, id=f"{wrong.check}-{wrong.name}".replace(" ", "-"), marks=marks)
+
+
+def test_each_check_has_one():
+  assert {wrong.check for wrong in WRONG_CONNECTIONS} == set(CHECKS)
+
+
+@pytest.mark.parametrize("wrong", [case(wrong) for wrong in WRONG_CONNECTIONS])
+def test_a_wrong_connection_is_found(wrong):
+  state, why = examine(CHECKS[wrong.check], wrong.candidate)
+  assert state == "FAIL" and 20 < len(why) < 400 and "\n" not in why
