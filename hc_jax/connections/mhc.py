@@ -52,10 +52,12 @@ class MHC(GatedConnection):
     return _EPS if self.form == "deepseek_v4" else 0.0
 
   def facts(self, d_model: int) -> Facts:
+    facts = super().facts(d_model)
     return dataclasses.replace(
-      super().facts(d_model),
+      facts,
       source="arXiv 2512.24880, Eq. 3 and 7-9",
-      mix_sums_to_one=1e-2 if self.sinkhorn_steps >= 20 else None,
+      mix_rows_sum_to_one=1e-5 if self.eps else 1e-6,
+      note=f"{facts.note}; columns of the mix sum to one as far as Sinkhorn has converged",
     )
 
   def num_mix_logits(self) -> int:
