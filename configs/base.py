@@ -50,8 +50,9 @@ def get_config() -> config_dict.ConfigDict:
   c.model.scan = True  # scan over layers, or a Python loop
   c.model.remat = "branches"  # computed again in the backward pass: none | branches | full
 
-  # name: residual | hc. The other keys are the fields of the connection classes (see
-  # hc_jax/connections); None leaves the class's default, a field the class lacks is refused.
+  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | kromhc | ohc. The other
+  # keys are the fields of the connection classes (see hc_jax/connections); None leaves the class's
+  # default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

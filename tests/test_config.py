@@ -121,6 +121,33 @@ def test_overrides(override, key, value):
     ("model.stream_dtype=int8", "model.stream_dtype='int8' is unknown"),
     ("model.norm_position=mid", "model.norm_position='mid' is unknown"),
     ("model.connection.norm=batch", "model.connection: norm='batch' is unknown"),
+    ("model.block=diagonal", "model.block='diagonal' is unknown; choose one of sequential"),
+    ("model.block=dual", r"model: block='dual' .* set connection to Residual \('residual'\)"),
+    ("model.expand=scale", "model.expand='scale' is unknown.*did you mean 'scaling'"),
+    ("model.reduce=max", "model.reduce='max' is unknown; choose one of sum, mean, head"),
+    ("model.expand_init_std=-1", "model.expand_init_std=-1.0 must be at least 0"),
+    ("model.connection.num_views=3", "num_views=3, but this branch takes 1 input"),
+    ("model.layers=((2,'hc'),(3,'hc'))", r"2 \+ 3 = 5 layers, but num_layers=24; set num_layers=5"),
+    ("model.layers=(2,'hc')", r"model.layers\[0\]=2 is no segment; write \(count, name\)"),
+    ("model.layers=(('hc',24),)", r"model.layers\[0\]=\('hc', 24\): a segment is \(count, name\)"),
+    ("model.layers=((24,'hcc'),)", r"model.layers\[0\]: connection 'hcc' is unknown"),
+    ("model.layers=((24,{'num_streams':2}),)", "has no name; {} alone stands for"),
+    (
+      "model.layers=((24,{'name':'hc','num_streams':'2'}),)",
+      r"model.layers\[0\]: num_streams='2' must be of type int",
+    ),
+    (
+      "model.layers=((24,{'name':'hc','tanh':1}),)",
+      r"model.layers\[0\]: tanh=1 must be of type bool",
+    ),
+    (
+      "model.layers=((24,{'name':'residual','tanh':True}),)",
+      r"model.layers\[0\]: connection 'residual' has no field 'tanh'",
+    ),
+    (
+      "model.layers=((20,'hc'),(4,{'name':'frac','fractions':3}))",
+      r"d_model=1024 cannot be cut into fractions=3: 1024 / 3 = 341\.333; choose .*\(2, 4, 8, 16\)",
+    ),
   ],
 )
 def test_what_is_wrong_is_said(override, words):
@@ -199,6 +226,30 @@ def test_a_run_older_than_a_key_takes_its_default():
 def test_the_fields_of_connections_are_keys():
   fields = {field for cls in CONNECTIONS.values() for field in connection_fields(cls)}
   assert set(load().model.connection) == {"name", *fields}
+
+
+def test_segments_are_a_key_like_others():
+  text = "((4,'residual'),(18,{'name':'frac','fractions':2}),(2,{}))"
+  config = load(f"model.layers={text}", "model.connection.num_streams=3")
+  back = from_json(json.loads(json.dumps(to_json(config))))
+  assert back.to_dict() == config.to_dict() and diff(back, config) == []
+  assert diff(back, load("model.connection.num_streams=3")) == ["model.layers"]
+  model = hc.models.make_model(back.model)
+  counts, connections = zip(*model._segments(), strict=True)
+  made = [connection(parent=None) for connection in connections]
+  assert (counts, model.num_layers) == ((4, 18, 2), 24)
+  assert [type(c).__name__ for c in made] == ["Residual", "FracConnection", "HyperConnection"]
+  assert [(c.num_streams, c.fractions) for c in made] == [(1, 1), (2, 2), (3, 1)]
+
+
+def test_fields_that_no_segment_takes_are_refused():
+  with pytest.raises(hc.UserError, match=r"model.connection.tanh is set, but .*\(count, {}\)"):
+    load("model.layers=((24,'hc'),)", "model.connection.tanh=false")
+
+
+def test_fractions_must_divide_the_width():
+  with pytest.raises(hc.UserError, match=r"FracConnection: d_model=1024 .* 1024 / 3 = 341\.333"):
+    load("model.connection.name=frac", "model.connection.fractions=3")
 
 
 def test_make_model_wants_a_vocabulary_that_fits():

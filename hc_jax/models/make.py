@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hc_jax.connections import make_connection
+from hc_jax.connections import connection_class, field_types, make_connection
 from hc_jax.errors import UserError
 from hc_jax.models.lm import TransformerLM
 
@@ -70,6 +70,7 @@ def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[in
     fields = dict(fields)
     name = fields.pop("name")
     try:
+      _check_types(connection_class(name), fields)
       segments.append((count, make_connection(name, fields)))
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
@@ -80,3 +81,12 @@ def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[in
       "of its own; unset it, or let a segment be (count, {}), which takes model.connection"
     )
   return tuple(segments)
+
+
+def _check_types(cls: type, fields: Mapping[str, Any]) -> None:
+  """What keys of the config check by themselves: that a field's value is of its type."""
+  for key, wanted in field_types(cls).items():
+    value = fields.get(key)
+    fits = type(value) in (int, float) if wanted is float else isinstance(value, wanted)
+    if value is not None and not (fits and (type(value) is not bool or wanted is bool)):
+      raise UserError(f"{key}={value!r} must be of type {wanted.__name__}")

@@ -1,0 +1,10 @@
+"""Orthogonal hyper-connections (arXiv 2609.02672): a rotation of four streams."""
+
+from configs import quickstart
+
+
+def get_config():
+  """The delta."""
+  c = quickstart.get_config()
+  c.model.connection.name = "ohc"
+  return c
