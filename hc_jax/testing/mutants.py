@@ -19,6 +19,7 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections import HyperConnection
 from hc_jax.models import TransformerLM, lm
 from hc_jax.models.blocks import Block
+from hc_jax.testing.mutants_sinkhorn import SINKHORNS
 from hc_jax.testing.subject import Subject
 
 
@@ -299,6 +300,7 @@ _MODELS = (
 MUTANTS = (
   *(Mutant(trap, Subject(name, connection=cls)) for trap, name, cls in _CONNECTIONS),
   *(Mutant(trap, Subject(name, model=model)) for trap, name, model in _MODELS),
+  *(Mutant("T4", Subject(name, mhc=cls)) for name, cls in SINKHORNS),
   Mutant("T1", Subject("write drops mix", write=_op(lambda c: c.replace(mix=None)))),
   Mutant("T2", Subject("write transposes mix", write=_op(lambda c: c.replace(mix=c.mix.T)))),
   Mutant("T6", Subject("reduce is the mean", reduce=lambda s: jnp.mean(s, axis=-2))),

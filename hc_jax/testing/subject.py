@@ -12,7 +12,7 @@ import numpy as np
 
 from hc_jax import axes, ops
 from hc_jax import params as hc_params
-from hc_jax.connections import Connection, HyperConnection, Residual
+from hc_jax.connections import MHC, Connection, HyperConnection, Residual
 from hc_jax.models import TransformerLM, unstack_layers
 from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import jit, normal
@@ -45,6 +45,7 @@ class Subject:
   Attributes:
     name: distinguishes subjects; compiled code is kept by it and by the fields.
     connection: a class with the fields and parameters of `HyperConnection`.
+    mhc: a class with the fields and parameters of `MHC`; None for a package without Sinkhorn.
     model: takes the fields of `TransformerLM`.
     read: as `ops.read`.
     write: as `ops.write`.
@@ -55,6 +56,7 @@ class Subject:
 
   name: str = "hc_jax"
   connection: type[Connection] = HyperConnection
+  mhc: type[Connection] | None = MHC
   model: Callable[..., nn.Module] = TransformerLM
   read: Callable = ops.read
   write: Callable = ops.write

@@ -7,7 +7,7 @@ for trap in TRAPS:
 import dataclasses
 from collections.abc import Callable
 
-from hc_jax.testing import networks, paths, wiring
+from hc_jax.testing import networks, paths, wiring, wiring_sinkhorn
 from hc_jax.testing.subject import Subject as Subject
 from hc_jax.testing.wiring import NotApplicable as NotApplicable
 
@@ -32,7 +32,7 @@ _TRAPS = (
   ("mix computed and never used", wiring.mix_is_used),
   ("mix transposed", wiring.mix_is_oriented),
   ("streams collapsed per block", networks.streams_cross_blocks),
-  ("Sinkhorn over the wrong axes", wiring.no_sinkhorn),
+  ("Sinkhorn over the wrong axes", wiring_sinkhorn.sinkhorn_is_per_token),
   ("final norm before reduce", networks.reduce_comes_before_the_final_norm),
   ("reduce by the mean, not the sum", networks.reduce_is_the_sum),
   ("initial index constant, random or per block", networks.init_counts_sublayers),

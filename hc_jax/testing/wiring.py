@@ -10,7 +10,6 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
-from hc_jax.connections import CONNECTIONS
 from hc_jax.testing import reference
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.subject import (
@@ -88,12 +87,6 @@ def mix_is_oriented(subject: Subject) -> None:
     "the dynamic mix is transposed: a change of stream 1 must change column 1 of mix, what stream "
     "1 gives to all, and nothing else",
   )
-
-
-def no_sinkhorn(subject: Subject) -> None:
-  """T4. Rows and columns of a Sinkhorn mix sum to one; there is no such variant yet."""
-  del subject
-  raise NotApplicable(f"no variant with Sinkhorn yet, only {', '.join(CONNECTIONS)}")
 
 
 def starts_as_equation_14(subject: Subject) -> None:

@@ -1,0 +1,55 @@
+"""T4, the trap of connections whose mix goes through Sinkhorn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import axes
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.references import matrices_of
+from hc_jax.testing.subject import STREAMS, Subject, distance, site_streams
+from hc_jax.testing.wiring import FORWARD, NotApplicable, check
+
+
+def sinkhorn_is_per_token(subject: Subject) -> None:
+  """T4. Every token's mix `[n, n]` has rows that sum to one and columns nearly, and its logits
+  learn: Sinkhorn over an axis of one makes all ones, over tokens mixes them, and neither learns.
+  """
+  if subject.mhc is None:
+    raise NotApplicable("it has no variant with Sinkhorn")
+  connection = subject.mhc(num_streams=STREAMS)
+  streams = site_streams()
+  shapes = axes.unboxed(jax.eval_shape(connection.init, jax.random.key(0), streams))["params"]
+  params = {name: 0.3 * normal(name, *leaf.shape) for name, leaf in shapes.items()}
+  params["mix_scale"] = np.float32([1.0])
+  weights = normal("mix", *streams.shape[:-1], STREAMS)
+
+  @jit
+  def run(params):
+    def loss(params):
+      mix = connection.apply({"params": params}, streams)[1].mix
+      return jnp.sum(weights * mix), mix
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (_, mix), grads = run(params)
+  mix = np.asarray(mix, np.float64)
+  check(
+    mix.shape == weights.shape, f"mix of streams {streams.shape} is {mix.shape}, not [B, L, n, n]"
+  )
+  for axis, name, bound in ((-1, "rows", 1e-5), (-2, "columns", 1e-2)):
+    worst = np.abs(mix.sum(axis) - 1).max()
+    check(
+      worst < bound,
+      f"{name} of a Sinkhorn mix sum to one but for {worst:.1e}, over [B, L, n, n]: Sinkhorn runs "
+      "over other axes than the two last ones, or ends on columns",
+    )
+  for name in ("mix_kernel", "mix_bias", "mix_scale"):
+    check(
+      np.linalg.norm(grads[name]) > 1e-3, f"a Sinkhorn mix does not learn: no gradient for {name}"
+    )
+  want = matrices_of(connection, params)(streams.astype(np.float64)).A_r.swapaxes(-1, -2)
+  check(
+    distance(mix, want) < FORWARD,
+    "a Sinkhorn mix is not that of its own token's logits (2512.24880 Eq. 7-9)",
+  )
