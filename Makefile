@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-all lint format clean
+.PHONY: help quickstart test test-slow test-all parity goldens lint format clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -39,11 +39,23 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 test: lint ## style, then every test that takes seconds
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-test-slow: ## only what `make test` leaves out: soaks, many processes, live peers
+test-slow: ## only what `make test` leaves out: soaks, many processes
 	@$(SETUP) test
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-all: test test-slow ## everything
+test-all: test test-slow ## everything but parity
+
+# An environment of its own, for PyTorch. By pip, whose configuration may name a build without CUDA.
+PARITY := PYTHON='$(PYTHON)' VENV='$(VENV)-parity' INSTALLER=pip sh scripts/venv.sh parity
+PARITY_PYTHON := $(VENV)-parity/bin/python
+
+parity: ## compare with live peers: PyTorch and more, in .venv-parity
+	@$(PARITY)
+	@$(PARITY_PYTHON) -m pytest tests/parity $(PYTEST_ARGS)
+
+goldens: ## compute tests/goldens/*.npz anew with the live peers
+	@$(PARITY)
+	@$(PARITY_PYTHON) -m tests.goldens.make
 
 lint: ## ruff: rules and format
 	@$(SETUP) test
@@ -56,5 +68,5 @@ format: ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 clean: ## remove what make made, except runs/
-	rm -rf '$(VENV)' build dist *.egg-info .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf '$(VENV)' '$(VENV)-parity' build dist *.egg-info .cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

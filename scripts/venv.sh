@@ -3,6 +3,7 @@
 #
 #   sh scripts/venv.sh run     what training, sampling and plotting need
 #   sh scripts/venv.sh test    and what the tests, ruff and the optional file formats need
+#   sh scripts/venv.sh parity  and the live peers that tests/parity compares with (PyTorch)
 #
 # Environment: PYTHON (the interpreter to use; empty: the one that made the environment, or
 # python3), VENV (where, .venv), INSTALLER (uv, or pip; uv is about three times as fast).
@@ -10,7 +11,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-level=${1:?"usage: sh scripts/venv.sh run|test"}
+level=${1:?"usage: sh scripts/venv.sh run|test|parity"}
 venv=${VENV:-.venv}
 installer=${INSTALLER:-uv}
 mark=$venv/.made-by-hc_jax # holds the Python version that made it
@@ -95,7 +96,8 @@ fi
 case $level in
   run) what=. && names="JAX, Flax and the rest" ;;
   test) what='.[test]' && names="JAX, Flax, the rest and the test tools" ;;
-  *) fail "unknown level $level: run or test" ;;
+  parity) what='.[test,parity]' && names="JAX, Flax, the rest, the test tools and PyTorch" ;;
+  *) fail "unknown level $level: run, test or parity" ;;
 esac
 say "installing $names, pinned by $pins: a minute or less"
 trouble="the packages could not be installed (the reason is above). Mirrors and proxies are set in\

@@ -25,6 +25,7 @@ TABLE = {
   "errors": (set(), set()),
   "user_modules": ({"errors"}, set()),
   "costs": (set(), set()),
+  "convert": (set(), {"numpy"}),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),

@@ -74,7 +74,9 @@ def setup(tmp_path):
 @pytest.mark.parametrize(
   ("version", "word"), [("2.7", "old"), ("3.9", "old"), ("3.10", "old"), ("3.14", "new")]
 )
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "lint", "format"])
+@pytest.mark.parametrize(
+  "target", ["quickstart", "test", "test-slow", "parity", "goldens", "lint", "format"]
+)
 def test_python_out_of_range_is_said_before_anything_is_installed(setup, version, word, target):
   setup.set_version(version)
   result = setup.run("make", f"PYTHON={setup.python}", target)
@@ -95,6 +97,17 @@ def test_each_accepted_python_installs_its_pins(setup, version):
   assert made == "-m venv .venv"
   assert f"-c {pins}" in tools and f"-c {pins}" in packages
   assert packages.endswith("-e .[test]")
+
+
+def test_live_peers_get_an_environment_of_their_own(setup):
+  """By pip alone: uv does not read pip's configuration, which may name a PyTorch without CUDA."""
+  result = setup.run("make", f"PYTHON={setup.python}", "parity")
+  assert result.returncode == 0, result.stderr
+  made, tools, packages, tests = setup.calls()
+  assert made == "-m venv .venv-parity"
+  assert not (setup.project / ".venv").exists()
+  assert " uv" not in tools and packages.endswith("-e .[test,parity]")
+  assert tests == "-m pytest tests/parity"
 
 
 def test_python_that_does_not_run(setup):

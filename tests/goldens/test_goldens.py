@@ -1,0 +1,113 @@
+"""Ours against what live peers computed (tests/goldens/make.py); needs none of them installed.
+
+hyper-connections (PyTorch) departs from the paper in this, and the cases are made accordingly: its
+norm is an RMSNorm without eps where the paper has LayerNorm, and a connection that is given no
+layer index starts by reading a stream drawn at random. Fractions and several input views, which
+depart further, are not compared.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax import convert
+from hc_jax.testing.compiled import jit
+from tests.goldens import make, ours
+from tests.models import tiny
+
+HEADS = make.OLMO["num_attention_heads"]
+
+
+@functools.cache
+def cases(peer):
+  return make.load(peer)[0]
+
+
+def hyper(name):
+  return cases("hyper_connections")[name]
+
+
+def tanh(name):
+  return make.STREAMS[name]["tanh"]
+
+
+def test_files_say_what_made_them_and_are_small():
+  for peer, packages in make.PEERS.items():
+    found, versions = make.load(peer)
+    assert found
+    for package in packages:
+      assert f"{package} " in versions
+  assert sum(file.stat().st_size for file in make.HERE.glob("*.npz")) < 200_000
+
+
+@pytest.mark.parametrize("name", make.STREAMS)
+def test_hyper_connections(name):
+  """Branch input, streams, and the gradients of both and of every parameter."""
+  distances = ours.hyper_connection_distances(hyper(name), tanh(name))
+  assert len(distances) == 2 + 6 + 1 + 1  # forward; parameters, streams, all gradients together
+  ours.check(distances)
+
+
+def test_hyper_connections_with_zero_projections_are_static():
+  distances = ours.hyper_connection_distances(hyper("n4_static"), True, dynamic=False)
+  parameters = {"grad/static_read", "grad/static_mix", "grad/static_write", "grad/streams"}
+  assert set(distances) == parameters | {"branch_input", "out", "gradient"}
+  ours.check(distances)
+
+
+def wrong(change):
+  """A converter with a mistake."""
+
+  def convert_state(state):
+    params = convert.from_hyper_connections(state)
+    return {**params, **change(params)}
+
+  return convert_state
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda p: {"static_mix": p["static_mix"].T},
+    lambda p: {"dynamic_kernel": np.roll(p["dynamic_kernel"], 1, axis=1)},
+    lambda p: {"dynamic_scale": p["dynamic_scale"][::-1]},
+    lambda p: {"norm_scale": p["norm_scale"] - 1},
+  ],
+  ids=["mix transposed", "kernel rolled", "scales swapped", "gamma without one"],
+)
+def test_a_mistake_in_the_conversion_shows(change):
+  found = ours.hyper_connection_distances(hyper("n4_tanh"), True, convert_state=wrong(change))
+  assert found["out"] > 1000 * ours.FORWARD
+
+
+def test_tanh_shows():
+  assert ours.hyper_connection_distances(hyper("n4_tanh"), False)["out"] > 1000 * ours.FORWARD
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_olmo(name):
+  """Logits of rotary positions, grouped queries, SwiGLU and norms without parameters."""
+  case = cases("olmo")[name]
+  assert np.std(case["logits"]) > 0.5
+  assert ours.olmo_distance(case, name == "tied", HEADS) < ours.LOGITS
+
+
+@pytest.mark.parametrize("connection", [tiny.DHC4, tiny.SHC2], ids=["dhc4", "shc2"])
+def test_olmo_is_what_hyper_connections_start_as(connection):
+  """The final norm sees n times the residual stream, so its eps is n^2 times OLMo's 1e-5."""
+  case, n = cases("olmo")["untied"], connection.keywords["num_streams"]
+  model = ours.olmo_model(case, False, HEADS, connection=connection, final_norm_eps=1e-5 * n**2)
+  params = convert.from_olmo(ours.below(case, "state/"), HEADS)
+  params = tiny.same_branches(params, tiny.at_init(model))
+  logits = jit(model.apply)({"params": params}, case["tokens"])
+  assert ours.distance(logits, case["logits"]) < ours.LOGITS
+
+
+def test_converted_olmo_fits_scanned_layers_too():
+  case = cases("olmo")["tied"]
+  params = convert.from_olmo(ours.below(case, "state/"), HEADS, tie_embeddings=True)
+  model = ours.olmo_model(case, True, HEADS, scan=True)
+  logits = jit(model.apply)({"params": hc.models.stack_layers(params)}, case["tokens"])
+  assert ours.distance(logits, case["logits"]) < ours.LOGITS
