@@ -45,8 +45,8 @@ test-slow: ## only what `make test` leaves out: soaks, many processes
 
 test-all: test test-slow ## everything but parity
 
-# An environment of its own, for PyTorch. By pip, whose configuration may name a build without CUDA.
-PARITY := PYTHON='$(PYTHON)' VENV='$(VENV)-parity' INSTALLER=pip sh scripts/venv.sh parity
+# An environment of its own, for PyTorch.
+PARITY := PYTHON='$(PYTHON)' VENV='$(VENV)-parity' INSTALLER='$(INSTALLER)' sh scripts/venv.sh parity
 PARITY_PYTHON := $(VENV)-parity/bin/python
 
 parity: ## compare with live peers: PyTorch and more, in .venv-parity

@@ -83,23 +83,32 @@ if [ ! -e "$venv" ]; then
 fi
 
 # pip's own configuration (mirror, proxy, certificates) decides where packages come from. uv does
-# not read it: with an index of the user's own, or where uv fails, pip does the work.
+# not read it: it is told of folders of wheels, and with an index of the user's own, or where uv
+# fails, pip does the work.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 bin=$venv/bin
 by_pip() { "$bin/python" -m pip install -qq --no-compile -c "$pins" "$@"; }
 by_uv() { "$bin/uv" pip install -q --python "$bin/python" -c "$pins" "$@"; }
-if [ "$installer" = uv ] &&
-  "$bin/python" -m pip config list | grep -Eq '\.(index-url|no-index)='; then
-  installer=pip
+if [ "$installer" = uv ]; then
+  config=$("$bin/python" -m pip config list) || config=
+  if printf '%s\n' "$config" | grep -Eq '\.(index-url|no-index)='; then
+    installer=pip
+  fi
+  folders=$(printf '%s\n' "$config" | sed -n "s/.*\.find-links='\(.*\)'\$/\1/p" | head -n 1)
+  if [ -n "$folders" ] && [ -z "${UV_FIND_LINKS:-}" ]; then
+    UV_FIND_LINKS=$(printf '%s' "$folders" | sed 's/\\n/ /g; s/^ *//; s/  */,/g')
+    export UV_FIND_LINKS
+  fi
 fi
 
 case $level in
   run) what=. && names="JAX, Flax and the rest" ;;
   test) what='.[test]' && names="JAX, Flax, the rest and the test tools" ;;
-  parity) what='.[test,parity]' && names="JAX, Flax, the rest, the test tools and PyTorch" ;;
+  parity) what='.[test,parity]' && names="JAX, Flax, the rest, the test tools and PyTorch"
+    takes="minutes, if this is PyTorch with CUDA" ;;
   *) fail "unknown level $level: run, test or parity" ;;
 esac
-say "installing $names, pinned by $pins: a minute or less"
+say "installing $names, pinned by $pins: ${takes:-a minute or less}"
 trouble="the packages could not be installed (the reason is above). Mirrors and proxies are set in\
  pip's own configuration; afterwards run the same command again"
 # setuptools builds this project, and one dependency, without a download for each.

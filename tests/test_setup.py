@@ -100,13 +100,12 @@ def test_each_accepted_python_installs_its_pins(setup, version):
 
 
 def test_live_peers_get_an_environment_of_their_own(setup):
-  """By pip alone: uv does not read pip's configuration, which may name a PyTorch without CUDA."""
-  result = setup.run("make", f"PYTHON={setup.python}", "parity")
+  result = setup.run("make", f"PYTHON={setup.python}", "INSTALLER=pip", "parity")
   assert result.returncode == 0, result.stderr
   made, tools, packages, tests = setup.calls()
   assert made == "-m venv .venv-parity"
   assert not (setup.project / ".venv").exists()
-  assert " uv" not in tools and packages.endswith("-e .[test,parity]")
+  assert packages.endswith("-e .[test,parity]")
   assert tests == "-m pytest tests/parity"
 
 
@@ -232,3 +231,24 @@ def test_a_mirror_in_pips_configuration_is_respected(setup, config, uses_uv):
   (setup.folder / "pip-config").write_text(config + "\n")
   setup.venv("run")
   assert any(" uv" in call for call in setup.calls()) == uses_uv
+
+
+@pytest.mark.parametrize(
+  ("config", "links"),
+  [
+    ("", ""),
+    ("global.find-links='/wheels'", "/wheels"),
+    (":env:.find-links='/a /b'\nglobal.find-links='/wheels'", "/a,/b"),
+    ("global.cert='/c'\nglobal.find-links='\\n/a\\n/b'", "/a,/b"),
+  ],
+)
+def test_uv_is_told_of_folders_of_wheels(setup, config, links):
+  """A PyTorch without CUDA may lie in one; without being told, uv would fetch gigabytes."""
+  setup.venv("run", INSTALLER="pip")
+  (setup.folder / "pip-config").write_text(config + "\n")
+  uv = setup.project / ".venv" / "bin" / "uv"
+  uv.write_text(f'#!/bin/sh\necho "links=$UV_FIND_LINKS" >>"{setup.folder}/calls"\n')
+  uv.chmod(0o755)
+  setup.calls()
+  assert setup.venv("test", UV_FIND_LINKS="").returncode == 0
+  assert setup.calls()[-1] == f"links={links}"
