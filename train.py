@@ -5,12 +5,14 @@
 `--import=my_package.my_file` first imports a module that registers connections of your own.
 
 Exit codes: 0 finished · 1 crash · 2 something to mend before training (config, data, workdir) ·
-3 the loss became NaN or infinite · 4 the workdir could not be written any more · 75 stopped by
-SIGTERM or SIGINT after saving: run the same command to resume · 130, 143 a second one came.
+3 the loss became NaN or infinite · 4 the workdir could not be written any more · 5 out of device
+memory · 75 stopped by SIGTERM or SIGINT after saving: run the same command to resume · 130, 143
+stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a second one.
 """
 
 import argparse
 import os
+import signal
 import sys
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -39,12 +41,29 @@ def parse(argv: list[str]) -> tuple[str, str, list[str], list[str]]:
   return config, flags.workdir, rest, flags.modules
 
 
+def _end(number: int, frame: object) -> None:
+  """Ends the program in good order: the workdir's lock goes with it."""
+  print(f"{signal.Signals(number).name}: stopped; what was saved is kept", file=sys.stderr)
+  sys.exit(128 + number)
+
+
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   config, workdir, overrides, modules = parse(sys.argv[1:] if argv is None else argv)
-  from hc_jax import UserError, train
-  from hc_jax.config import load_config
-  from hc_jax.user_modules import import_modules
+  signal.signal(signal.SIGTERM, _end)  # outside of the steps; these have their own way
+  try:
+    from hc_jax import UserError, train
+    from hc_jax.config import load_config
+    from hc_jax.user_modules import import_modules
+  except ModuleNotFoundError as error:
+    if (error.name or "").startswith("hc_jax"):
+      raise
+    print(
+      f"error: {sys.executable} has no package {error.name}; activate the environment first "
+      "(source .venv/bin/activate; `make quickstart` makes it), or install: pip install -e .",
+      file=sys.stderr,
+    )
+    return 2
 
   try:
     import_modules(modules)
@@ -55,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
   except train.Stopped as stopped:
     print(stopped, file=sys.stderr)
     return stopped.exit_code
-  except (train.NonFiniteError, train.StorageError) as error:
+  except (train.NonFiniteError, train.StorageError, train.OutOfMemoryError) as error:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:

@@ -94,6 +94,8 @@ def get_config() -> config_dict.ConfigDict:
   c.train.keep = 2  # newest checkpoints kept, besides the best
   c.train.log_every = 10  # steps between rows of metrics.jsonl and lines of the console
   c.train.profile = ""  # "START:STOP": steps to trace into <workdir>/profile
+  c.train.compilation_cache = ".jax_cache"  # folder, from the workdir's parent; "": none
+  c.train.deterministic = False  # GPU: sums in one order, for bitwise resume; slower
   c.train.debug_nans = False  # on a non-finite loss, name the first site that made it
 
   c.mesh = config_dict.ConfigDict()

@@ -1,6 +1,7 @@
 """Training: one loop, exact resume, and what is needed to open a run again."""
 
 from hc_jax.train.errors import NonFiniteError as NonFiniteError
+from hc_jax.train.errors import OutOfMemoryError as OutOfMemoryError
 from hc_jax.train.errors import Stopped as Stopped
 from hc_jax.train.errors import StorageError as StorageError
 from hc_jax.train.loop import train_and_evaluate as train_and_evaluate

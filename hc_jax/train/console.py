@@ -56,10 +56,8 @@ class Console:
   def __init__(self, num_steps: int) -> None:
     self._total = num_steps
 
-  def header(
-    self, *, mesh: Mesh, preset: str, count: ParamCount, data: str, batch: str, run: str
-  ) -> None:
-    """Says once what is about to run, on what."""
+  def header(self, *, mesh: Mesh, preset: str, count: ParamCount, batch: str, run: str) -> None:
+    """Says once what is about to run, on what. (What the data is, its preparation has said.)"""
     devices = mesh.devices.flatten()
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     say(f"run     {run}")
@@ -71,7 +69,6 @@ class Console:
       f"model   {count.total:,} parameters: {count.embedding:,} embedding, "
       f"{count.connection:,} hyper-connection"
     )
-    say(f"data    {data}")
     say(f"batch   {batch}")
 
   def train(self, step: int, row: dict[str, Any], eta: float) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 import errno
 from collections.abc import Iterator
+from typing import Any
+
+import jax
 
 
 class Stopped(Exception):
@@ -21,6 +24,12 @@ class StorageError(Exception):
   """The workdir cannot be written any more: disk full, quota, read-only."""
 
   exit_code = 4
+
+
+class OutOfMemoryError(Exception):
+  """The device's memory is too small for this config."""
+
+  exit_code = 5
 
 
 _ERRNOS = {
@@ -71,4 +80,39 @@ def writing(what: str) -> Iterator[None]:
     raise StorageError(
       f"{what} could not be written: {reason}. Older checkpoints are untouched; make room (or mend "
       "the disk) and run the same command to resume"
+    ) from error
+
+
+@contextlib.contextmanager
+def out_of_memory(config: Any) -> Iterator[None]:
+  """Turns the device's "out of memory" into one message with the settings that help most.
+
+  Raises:
+    OutOfMemoryError: in its place; anything else passes unchanged.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).strip().splitlines()[0]
+    # What fails in a computation that was dispatched before comes as INTERNAL.
+    if "RESOURCE_EXHAUSTED" not in reason and "Out of memory" not in reason:
+      raise
+    train, parts = config.train, config.train.accumulation
+    divisor = next(
+      (n for n in range(2 * parts, train.batch_size + 1) if not train.batch_size % n), 0
+    )
+    helps = [
+      f"train.accumulation={divisor} (now {parts}: the same batch in smaller parts)"
+      if divisor
+      else "",
+      f"model.remat=full (now {config.model.remat}: computes again in place of keeping)"
+      if config.model.remat != "full"
+      else "",
+      f"a smaller train.batch_size (now {train.batch_size}) or data.length (now "
+      f"{config.data.length}), which make another run and want another --workdir",
+    ]
+    raise OutOfMemoryError(
+      f"the device ran out of memory ({reason[:160]}). What helps most, in this order: "
+      + "; ".join(filter(None, helps))
+      + ". Checkpoints are untouched; the same command with such a setting resumes"
     ) from error

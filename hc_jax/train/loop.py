@@ -1,6 +1,5 @@
 """A run from its config to its last step, or to wherever it was interrupted and goes on."""
 
-import functools
 import math
 from typing import Any
 
@@ -11,16 +10,16 @@ from hc_jax.errors import UserError
 from hc_jax.params import param_count
 from hc_jax.train import checkpoint, restore
 from hc_jax.train import workdir as workdirs
+from hc_jax.train.compilation import Compilations, cache, compile_steps
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
-from hc_jax.train.errors import NonFiniteError, Stopped, writing
+from hc_jax.train.errors import NonFiniteError, Stopped, out_of_memory, writing
 from hc_jax.train.evaluate import evaluate
 from hc_jax.train.feed import to_devices
 from hc_jax.train.metrics import Metrics
 from hc_jax.train.profile import Profile
 from hc_jax.train.signals import StopSignal
 from hc_jax.train.state import TrainState, create_state
-from hc_jax.train.step import eval_step, jit_train_step
 from hc_jax.train.task import Task, make_task
 
 
@@ -42,6 +41,7 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
     Stopped: SIGTERM or SIGINT arrived; the state is saved.
     NonFiniteError: the training diverged; the last good checkpoint is kept.
     StorageError: the disk is full, or the like.
+    OutOfMemoryError: the device's memory is too small for this config.
   """
   with workdirs.open_workdir(workdir, config, log=say) as workdir:
     task = make_task(config, log=say)
@@ -50,7 +50,12 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
     with writing(f"the config in {workdir}"):
       workdirs.save_config(workdir, config)
       workdirs.keep_tokenizer(workdir, config.data.tokenizer)
-    with sharding.use_mesh(task.mesh, config.mesh.preset), StopSignal() as stop:
+    with (
+      sharding.use_mesh(task.mesh, config.mesh.preset),
+      cache(config.train.compilation_cache, workdir, log=say),
+      out_of_memory(config),
+      StopSignal() as stop,
+    ):
       restored = restore.restore_newest(workdir, task.abstract, log=say)
       state, start = _begin(config, task, restored, workdir)
       with (
@@ -59,7 +64,8 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
       ):
         _header(config, task, workdir, start, console)
         loop = Loop(config, task, workdir, checkpoints, metrics, profile, console)
-        return loop.run(state, start, stop)
+        with loop.compilations:
+          return loop.run(state, start, stop)
 
 
 def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainState, int]:
@@ -91,10 +97,9 @@ def _header(config: Any, task: Task, workdir: str, start: int, console: Console)
     mesh=task.mesh,
     preset=config.mesh.preset,
     count=param_count(task.abstract.params),
-    data=f"{config.data.name}: {len(text.train):,} training and {len(text.val):,} validation "
-    f"tokens, vocabulary {text.tokenizer.vocab_size:,} ({config.data.tokenizer})",
     batch=f"{rows} x {length} = {rows * length:,} tokens a step, accumulation "
-    f"{config.train.accumulation}",
+    f"{config.train.accumulation}; vocabulary {text.tokenizer.vocab_size:,} "
+    f"({config.data.tokenizer})",
     run=f"{workdir}, " + (f"resumed at step {start:,}" if start else "new"),
   )
 
@@ -129,6 +134,7 @@ class Loop:
     self._before: tuple[TrainState, Any] | None = None
     self._done, self._seconds = 0, 0.0  # steps of this process, and what they took
     self._row_done, self._row_seconds = 0, 0.0  # the same, as of the last row
+    self.compilations, self._programs = Compilations(), 0
 
   def run(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
     """Takes the steps from `start` on."""
@@ -182,26 +188,13 @@ class Loop:
     return state
 
   def _compile(self, state: TrainState, batch: Any) -> tuple[Any, Any]:
-    """Compiles the two steps ahead of time: what runs later cannot compile again."""
-    task, train = self._task, self._config.train
+    counts = self.compilations
+    before = counts.hits, counts.misses
+    say("compiling the training and the evaluation step ...")
     with self._clock.paused("compile"):
-      step = jit_train_step(
-        task.abstract,
-        donate=not train.debug_nans,
-        model=task.model,
-        optimizer=task.optimizer,
-        schedule=task.schedule,
-        accumulation=train.accumulation,
-      )
-      token_bytes = jax.device_put(task.text.tokenizer.token_bytes, sharding.replicated(task.mesh))
-      evaluates = functools.partial(eval_step, model=task.model)
-      part = to_devices(task.val[0], task.mesh)
-      compiled = step.lower(state, batch).compile()
-      eval_compiled = (
-        jax.jit(evaluates).lower(state.params, part, token_bytes=token_bytes).compile()
-      )
-    say(f"compiled in {self._clock.apart['compile']:.1f} s")
-    return compiled, functools.partial(eval_compiled, token_bytes=token_bytes)
+      compiled = compile_steps(self._config, self._task, state, batch)
+    say(f"compiled in {self._clock.apart['compile']:.1f} s, {counts.cached(before)}")
+    return compiled
 
   def _settle(self, state: TrainState | None = None) -> dict[str, float]:
     """Reads the pending step's numbers, checks and records them, with an evaluation of `state`."""
@@ -213,6 +206,7 @@ class Loop:
     if bad:
       self._diverged(step, f"{bad[0]} is {values[bad[0]]}")
     self._done += 1
+    self._warn_of_compilations(step)
     self._seconds += self._clock.lap()
     train, row = self._config.train, {}
     if step == 1 or step == train.num_steps or step % train.log_every == 0:
@@ -223,6 +217,16 @@ class Loop:
     if row or val:
       self._metrics.write({"step": step, **row, **val})
     return val
+
+  def _warn_of_compilations(self, step: int) -> None:
+    """After the first step nothing is left to compile; the steps themselves cannot be again."""
+    more = self.compilations.programs - self._programs
+    self._programs = self.compilations.programs
+    if more and self._done > 1:
+      say(
+        f"warning: {more} programs were compiled by step {step:,}, after the first: something "
+        "changes its shape or type from step to step, and costs that time"
+      )
 
   def _speed(self) -> dict[str, float]:
     """Rates since the last row, and the seconds so far of what is timed apart."""

@@ -24,7 +24,8 @@ from hc_jax.train.durable import write_atomically
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
 # What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
-# the schedule is a function of the config at hand (see optim.py).
+# the schedule is a function of the config at hand (see optim.py); mesh, remat and accumulation
+# round otherwise, and with accumulation dropout draws otherwise.
 MAY_CHANGE = (
   "train.num_steps",
   "train.log_every",
@@ -33,6 +34,10 @@ MAY_CHANGE = (
   "train.keep",
   "train.profile",
   "train.debug_nans",
+  "train.compilation_cache",
+  "train.deterministic",
+  "train.accumulation",
+  "model.remat",
   "mesh.preset",
   "mesh.data",
   "mesh.fsdp",

@@ -40,6 +40,7 @@ FLAGS = {
   "train.eval_every": 10,
   "train.eval_batches": 2,
   "train.checkpoint_every": 10,
+  "train.compilation_cache": "",
 }
 
 

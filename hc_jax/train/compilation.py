@@ -1,0 +1,141 @@
+"""The two steps compiled ahead of time, and compiled programs kept from one start to the next."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from hc_jax import sharding
+from hc_jax.train.feed import to_devices
+from hc_jax.train.state import TrainState
+from hc_jax.train.step import eval_step, jit_train_step
+from hc_jax.train.task import Task
+
+_PROGRAM = "/jax/core/compile/backend_compile_duration"
+_HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+
+
+@contextlib.contextmanager
+def cache(spec: str, workdir: str, log: Callable[[str], None] = print) -> Iterator[None]:
+  """While it is entered, compiled programs are kept in a folder and found there again.
+
+  Args:
+    spec: of `train.compilation_cache`: a folder, relative to the one that holds the workdir, so
+      that runs side by side share it; "" turns it off. A folder that JAX was given otherwise
+      (JAX_COMPILATION_CACHE_DIR) is used in its place.
+    workdir: of the run.
+    log: gets a line when the folder cannot be written.
+  """
+  if not spec or jax.config.jax_compilation_cache_dir:
+    yield
+    return
+  folder = os.path.join(os.path.dirname(workdir), os.path.expanduser(spec), _machine())
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    log(f"no compilation cache: {folder} cannot be written ({error.strerror})")
+    yield
+    return
+  wanted = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in wanted}
+  _update(wanted)
+  try:
+    yield
+  finally:
+    _update(before)
+
+
+def _update(values: dict[str, Any]) -> None:
+  for name, value in values.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def _machine() -> str:
+  """Names this processor: code that was compiled for another one is not to be run here."""
+  with contextlib.suppress(OSError):
+    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    facts = sorted({line for line in text.splitlines() if line.startswith(("flags", "model name"))})
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+  return f"{platform.system()}-{platform.machine()}"
+
+
+class Compilations:
+  """Counts, while it is entered, what is compiled and what the cache knew."""
+
+  def __init__(self) -> None:
+    self.programs = self.hits = self.misses = 0
+
+  def __enter__(self) -> "Compilations":
+    jax.monitoring.register_event_listener(self._event)
+    jax.monitoring.register_event_duration_secs_listener(self._duration)
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    jax.monitoring.unregister_event_listener(self._event)
+    jax.monitoring.unregister_event_duration_listener(self._duration)
+
+  def _event(self, event: str, **_: Any) -> None:
+    self.hits += event == _HIT
+    self.misses += event == _MISS
+
+  def _duration(self, event: str, seconds: float, **_: Any) -> None:
+    del seconds
+    self.programs += event == _PROGRAM
+
+  def cached(self, since: tuple[int, int] = (0, 0)) -> str:
+    """Hits and misses in words, those of `since` taken off."""
+    if not jax.config.jax_compilation_cache_dir:
+      return "no cache"
+    hits, misses = self.hits - since[0], self.misses - since[1]
+    return f"cache: {hits} {_plural('hit', hits)}, {misses} {_plural('miss', misses)}"
+
+
+def _plural(word: str, count: int) -> str:
+  return word if count == 1 else word + ("es" if word.endswith("s") else "s")
+
+
+def compile_steps(config: Any, task: Task, state: TrainState, batch: Any) -> tuple[Any, Any]:
+  """The training and the evaluation step, compiled: what runs later cannot compile again.
+
+  Returns:
+    `(state, batch) -> (state, metrics)` and `(params, batch) -> sums`; see `step`.
+  """
+  train = config.train
+  step = jit_train_step(
+    task.abstract,
+    donate=not train.debug_nans,
+    model=task.model,
+    optimizer=task.optimizer,
+    schedule=task.schedule,
+    accumulation=train.accumulation,
+  )
+  token_bytes = jax.device_put(task.text.tokenizer.token_bytes, sharding.replicated(task.mesh))
+  evaluates = jax.jit(functools.partial(eval_step, model=task.model))
+  part = to_devices(task.val[0], task.mesh)
+  options = compiler_options(train.deterministic, task.mesh.devices.flat[0].platform)
+  compiled = step.lower(state, batch).compile(options)
+  eval_compiled = evaluates.lower(state.params, part, token_bytes=token_bytes).compile(options)
+  return compiled, functools.partial(eval_compiled, token_bytes=token_bytes)
+
+
+def compiler_options(deterministic: bool, platform: str) -> dict[str, Any] | None:
+  """What XLA is told: on GPUs `deterministic` forbids sums in whatever order threads arrive."""
+  gpu = platform in ("gpu", "cuda", "rocm")
+  return {"xla_gpu_deterministic_ops": True} if deterministic and gpu else None
