@@ -255,15 +255,19 @@ def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
   assert checkpoint.steps_of(str(finished)) == [5, 10]
 
 
-def before_call(owner, name, monkeypatch, act, at=1):
-  """Has `act` run before the `at`-th call of a function."""
+def around_call(owner, name, monkeypatch, before=None, after=None, at=1):
+  """Has something run before or after the `at`-th call of a function."""
   real, calls = getattr(owner, name), []
 
   def wrapped(*args, **kwargs):
     calls.append(name)
-    if len(calls) == at:
-      act()
-    return real(*args, **kwargs)
+    now = len(calls) == at
+    if now and before:
+      before()
+    result = real(*args, **kwargs)
+    if now and after:
+      after()
+    return result
 
   monkeypatch.setattr(owner, name, wrapped)
 
@@ -279,25 +283,33 @@ WHERE = {  # where the signal comes: owner, function, which call of it, step tha
   "step": (loop.Loop, "_settle", 2, 2),
   "evaluation": (loop, "evaluate", 2, 3),
   "save": (checkpoint.Checkpoints, "save", 1, 3),
-  "manifest": (manifest, "write", 1, None),  # in the background: whatever step it is by then
+  "save in the background": (checkpoint.Checkpoints, "save", 1, 3),
 }
 
 
-@pytest.mark.parametrize("where", WHERE)
+_FEW = ("step", "save in the background")
+
+
+@pytest.mark.parametrize(
+  "where", [w if w in _FEW else pytest.param(w, marks=pytest.mark.slow) for w in WHERE]
+)
 def test_sigterm_leaves_a_complete_checkpoint_and_changes_nothing(
   tmp_path, monkeypatch, capsys, where
 ):
   owner, name, at, step = WHERE[where]
   flags = {"train__num_steps": 6, "train__eval_every": 3, "train__checkpoint_every": 3}
   with monkeypatch.context() as patch:
-    before_call(owner, name, patch, stop, at)
+    background = "background" in where
+    around_call(owner, name, patch, at=at, **{"after" if background else "before": stop})
+    if background:
+      around_call(manifest, "write", patch, before=lambda: time.sleep(0.5))
     with pytest.raises(
       Stopped, match=r"stopped by SIGTERM after step \d, which is saved"
     ) as caught:
       start(tmp_path, **flags)
   assert caught.value.exit_code == 75
   newest = checkpoint.steps_of(str(tmp_path))[-1]
-  assert step in (None, newest) and str(caught.value).count(f"step {newest},") == 1
+  assert newest == step and str(caught.value).count(f"step {newest},") == 1
   assert manifest.fault(checkpoint.path_of(str(tmp_path), newest), newest) is None
   capsys.readouterr()
   start(tmp_path, **flags)
@@ -311,7 +323,7 @@ def test_sigterm_leaves_a_complete_checkpoint_and_changes_nothing(
 def test_stopped_before_the_first_step_twice(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     for _ in range(2):
-      before_call(loop, "compile_steps", patch, stop)
+      around_call(loop, "compile_steps", patch, before=stop)
       with pytest.raises(Stopped, match="stopped by SIGTERM after step 0, which is saved"):
         start(tmp_path, train__num_steps=3)
       assert checkpoint.steps_of(str(tmp_path)) == [0]
