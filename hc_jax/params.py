@@ -93,6 +93,51 @@ def _connection_pattern(classes: tuple[str, ...]) -> re.Pattern:
   return re.compile("|".join([named, ends, *(rf"^{name}_\d+$" for name in classes)]))
 
 
+def check_shapes(found: PyTree, expected: PyTree) -> None:
+  """Refuses parameters that are not those of a model, before they are used.
+
+  A square mix looks the same in both orientations, so only the others of its site can tell: keep a
+  note of the orientation beside weights, as a run's checkpoints do on their card.
+
+  Args:
+    found: arrays, or anything with a shape, as loaded.
+    expected: those of the model, `jax.eval_shape(model.init, ...)["params"]` say.
+
+  Raises:
+    ValueError: names or shapes differ; read or write of the other orientation, and scanned for
+      unrolled layers, are said to be just that.
+  """
+  have = {path: tuple(leaf.shape) for path, leaf in named_leaves(found)}
+  want = {path: tuple(leaf.shape) for path, leaf in named_leaves(expected)}
+  for path in want.keys() & have.keys():
+    shape, wanted = have[path], want[path]
+    if shape == wanted:
+      continue
+    if is_connection(path) and shape == (*wanted[:-2], *wanted[:-3:-1]):
+      raise ValueError(
+        f"{path} is {shape}, and {wanted} is expected: it is of the other orientation. Here read "
+        "is [v, n], write [n, v], and mix[i, j] carries stream j into stream i (the paper's A_m, B "
+        "and A_r are their transposes); transpose read, mix and write together"
+      )
+    raise ValueError(
+      f"{path} is {shape}, and {wanted} is expected: another size of model, or another connection"
+    )
+  missing, unknown = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
+  if not missing and not unknown:
+    return
+  scanned = [any("/layers/" in f"/{path}" for path in paths) for paths in (missing, unknown)]
+  remedy = ""
+  if scanned[0] != scanned[1]:
+    convert = "stack_layers" if scanned[0] else "unstack_layers"
+    remedy = f"; hc_jax.models.{convert} converts them"
+  parts = [
+    f"{len(paths)} {what}, such as {paths[0]}"
+    for what, paths in (("missing", missing), ("that it does not have", unknown))
+    if paths
+  ]
+  raise ValueError(f"these are not the model's parameters: {'; '.join(parts)}{remedy}")
+
+
 def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
   """The leaves of a tree with their paths, as "a/b/name"; partitioning metadata is taken off."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(unboxed(params)):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
+from hc_jax import axes
 from hc_jax.config import load_config
 from tests.models import tiny
 
@@ -172,3 +173,39 @@ def test_a_name_that_no_rule_knows_is_refused():
     "static_": {"kernel": True},
     "kernel": {"bias": False},
   }
+
+
+def test_parameters_of_the_other_orientation_are_refused():
+  shapes = axes.unboxed(tiny.shapes(tiny.model(connection=tiny.SHC2)))
+  hc.params.check_shapes(shapes, shapes)
+  path = ("stack", "layers", "attn_connection", "static_read")
+
+  def with_shape(shape):
+    changed = jax.tree.map(lambda leaf: leaf, shapes)
+    node = changed
+    for part in path[:-1]:
+      node = node[part]
+    node[path[-1]] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return changed
+
+  name = "/".join(path)
+  with pytest.raises(
+    ValueError, match=rf"{name} is \(2, 2, 1\), and \(2, 1, 2\) is expected: .* other orientation"
+  ):
+    hc.params.check_shapes(with_shape((2, 2, 1)), shapes)
+  with pytest.raises(ValueError, match=rf"{name} is \(2, 1, 4\), .* another size of model"):
+    hc.params.check_shapes(with_shape((2, 1, 4)), shapes)
+
+
+def test_parameters_of_another_model_are_refused():
+  shapes = axes.unboxed(tiny.shapes(tiny.model()))
+  plain = axes.unboxed(tiny.shapes(tiny.model(connection=tiny.RESIDUAL)))
+  loop = axes.unboxed(tiny.shapes(tiny.model(scan=False)))
+  with pytest.raises(ValueError, match=r"10 missing, such as stack/layers/attn_connection/dynamic"):
+    hc.params.check_shapes(plain, shapes)
+  with pytest.raises(ValueError, match=r"10 that it does not have, such as stack/layers/attn_conn"):
+    hc.params.check_shapes(shapes, plain)
+  with pytest.raises(ValueError, match=r"hc_jax\.models\.stack_layers converts them"):
+    hc.params.check_shapes(loop, shapes)
+  with pytest.raises(ValueError, match=r"hc_jax\.models\.unstack_layers converts them"):
+    hc.params.check_shapes(shapes, loop)

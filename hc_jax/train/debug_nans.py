@@ -69,6 +69,7 @@ def _in_forward(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) 
     return token_nats(logits, part["targets"]) * part["mask"], state["intermediates"]
 
   nats, captured = jax.device_get(forward(params))
+  first = _first_layers(captured)
   sites = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
     names = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
@@ -77,14 +78,24 @@ def _in_forward(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) 
       continue
     at = "/".join(names[: where[-1] + 1])
     stacked = "layers" in names  # scanned: axis 0 is the layer
-    for layer in range(leaf.shape[0]) if stacked else [_layer(names)]:
-      if kind := _bad(leaf[layer] if stacked else leaf):
+    start = sum(first.get(name, 0) for name in names) if stacked else 0
+    for layer in range(start, start + leaf.shape[0]) if stacked else [_layer(names)]:
+      if kind := _bad(leaf[layer - start] if stacked else leaf):
         sites.append((*_rank(at, layer, order), _words(names[: where[-1] + 1], layer, kind)))
   if sites:
     return min(sites)[-1]
   if kind := _bad(nats):
     return f"{kind} first appears in the loss; logits are finite"
   return None
+
+
+def _first_layers(captured: Any) -> dict[str, int]:
+  """The number of the first layer of each segment of scanned layers, by the segment's name."""
+  counts = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
+    if found := re.search(r"'(segment_(\d+))'\]\['layers'\]", jax.tree_util.keystr(path)):
+      counts[int(found[2])] = leaf.shape[0]
+  return {f"segment_{i}": sum(counts[j] for j in range(i)) for i in counts}
 
 
 def _layer(names: list[str]) -> int | None:
@@ -103,7 +114,7 @@ def _rank(at: str, layer: int | None, order: dict[str, int]) -> tuple[int, int, 
 
 def _words(names: list[str], layer: int | None, kind: str) -> str:
   *modules, method = names
-  below = [name for name in modules if name not in ("stack", "layers") and "layer_" not in name]
+  below = [name for name in modules if not re.fullmatch(r"stack|layers|(layer|segment)_\d+", name)]
   output = "output" if method == "__call__" else f"{method}()"
   at = f"layer {layer}, " if layer is not None else ""
   sublayer = f"sublayer {below[0].split('_')[0]}, " if layer is not None and below else ""

@@ -8,9 +8,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from hc_jax import params as hc_params
 from hc_jax.errors import UserError
 from hc_jax.train import manifest
-from hc_jax.train.checkpoint import FOLDER, folders_of, path_of, read_card, rest_of
+from hc_jax.train.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
 from hc_jax.train.state import TrainState
 
 REJECTED = "rejected"
@@ -73,9 +74,29 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
   """The parameters alone, placed as `target` (a tree of ShapeDtypeStructs with shardings) says.
 
   Raises:
-    UserError: they are not of the shapes of `target`, or were written by another version.
+    UserError: they are of another orientation by their card or their shapes, not of the shapes of
+      `target`, or were written by another version.
   """
+  conventions = read_card(workdir, step).get("conventions", {})
+  orientation = conventions.get("orientation", CONVENTIONS["orientation"])
+  path = path_of(workdir, step, "params")
+  if orientation != CONVENTIONS["orientation"]:
+    raise UserError(
+      f"the card of {path} says that its maps are {orientation!r}; this version reads "
+      f"{CONVENTIONS['orientation']!r}. Convert the parameters, or read them with the version that "
+      "wrote them"
+    )
+  try:
+    hc_params.check_shapes(_stored_shapes(path), target)
+  except ValueError as error:
+    raise UserError(f"{path} is as it was written, but does not fit this model: {error}") from error
   return _read(workdir, step, "params", target)
+
+
+def _stored_shapes(path: str) -> Any:
+  with ocp.StandardCheckpointer() as reader:
+    found = reader.metadata(epath.Path(path)).item_metadata
+  return getattr(found, "tree", found)  # older versions of Orbax give the tree itself
 
 
 def _read(workdir: str, step: int, item: str, target: Any) -> Any:

@@ -8,10 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import config_dict
 
 from hc_jax import UserError, sharding
 from hc_jax.train import StorageError, TrainState, checkpoint, manifest
-from hc_jax.train.checkpoint import Checkpoints, best_step, folders_of, steps_of
+from hc_jax.train.checkpoint import Checkpoints, best_step, folders_of, make_card, steps_of
 from hc_jax.train.restore import restore_newest
 
 
@@ -193,3 +194,26 @@ def test_what_a_killed_removal_left_is_removed(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     checkpoints.save(state(3), 3, {})
   assert folders_of(str(tmp_path)) == [3]
+
+
+def test_maps_of_the_other_orientation_are_refused_by_card_and_by_shape(tmp_path):
+  """A square mix cannot tell, so the card does; read and write also show it."""
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  site = {"connection": {"static_read": jnp.ones((1, 2)), "static_mix": jnp.eye(2)}}
+  saved = state(1).replace(params=site)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), saved)
+  cards = {1: make_card(config_dict.ConfigDict(), {}), 2: {"conventions": {"orientation": "A_r"}}}
+  with Checkpoints(str(tmp_path), keep=3) as checkpoints:
+    checkpoints.save(saved, 1, cards[1])
+    checkpoints.wait()
+    assert restore_newest(str(tmp_path), shapes) is not None
+    transposed = jax.ShapeDtypeStruct((2, 1), jnp.float32, sharding=one)
+    params = {"connection": {**shapes.params["connection"], "static_read": transposed}}
+    with pytest.raises(
+      UserError, match=r"static_read is \(1, 2\), and \(2, 1\) is expected: .* other orientation"
+    ):
+      restore_newest(str(tmp_path), shapes.replace(params=params))
+    checkpoints.save(saved.replace(step=jnp.asarray(2, jnp.int32)), 2, cards[2])
+  with pytest.raises(UserError, match=r"its maps are 'A_r'; this version reads 'read \[v, n\]"):
+    restore_newest(str(tmp_path), shapes)
+  assert steps_of(str(tmp_path)) == [1, 2]  # it is whole, and is not put aside

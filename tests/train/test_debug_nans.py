@@ -7,16 +7,18 @@ import pytest
 
 from hc_jax import models
 from hc_jax.axes import unboxed
+from hc_jax.testing.compiled import jit
 from hc_jax.train import TrainState
 from hc_jax.train.debug_nans import find_nonfinite
 from tests.train import tiny
 
 
-def setup_of(scan):
-  config = tiny.config(model__scan=scan, model__dropout=0.0, model__norm_params=True)
+def setup_of(scan, **changes):
+  changes = {"model__dropout": 0.0, "model__norm_params": True, **changes}
+  config = tiny.config(model__scan=scan, **changes)
   model = models.make_model(config.model, vocab_size=8)
   tokens = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
-  params = unboxed(model.init(jax.random.key(0), tokens)["params"])
+  params = unboxed(jit(model.init)(jax.random.key(0), tokens)["params"])
   batch = {"inputs": tokens, "targets": tokens, "mask": jnp.ones((2, 4))}
   return model, params, batch
 
@@ -50,6 +52,20 @@ def test_the_first_site_in_order_of_execution_is_named(scan):
     f"NaN first appears at {where}",
   )
   assert found(model, poisoned, batch, accumulation=2).endswith(", micro-step 0 of 2")
+
+
+def test_layers_of_scanned_segments_are_counted_through():
+  model, params, batch = setup_of(
+    True,
+    model__layers="((1,'residual'),(2,{'name':'hc','dynamic':False}))",
+    model__num_layers=3,
+    model__connection__num_streams="none",
+  )
+  path = "stack/segment_1/layers/ffn"  # whose second layer is the third of the network
+  huge = with_leaf(params, f"{path}/out_kernel", lambda x: x.at[1].set(3e38))
+  huge = with_leaf(huge, f"{path}/in_kernel", lambda x: 1e10 * x)
+  said = found(model, huge, batch)
+  assert said.endswith(f"appears at layer 2, sublayer ffn, module {path} (output)"), said
 
 
 def test_before_and_after_the_layers():
