@@ -1,0 +1,113 @@
+"""`check_model`: does a user's own Flax model keep the conventions of its connections?"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from hc_jax.testing import conventions
+from hc_jax.testing.watch import Watched
+from hc_jax.testing.wiring import NotApplicable
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One convention: its state is "pass", "FAIL" or "skip", and why says so in a sentence."""
+
+  name: str
+  state: str
+  why: str = ""
+
+  def __str__(self) -> str:
+    return f"{self.state}  {self.name}{self.why and f': {self.why}'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What `check_model` found, a line for each convention."""
+
+  lines: tuple[Line, ...]
+
+  @property
+  def ok(self) -> bool:
+    """Whether no convention is broken."""
+    return not self.broken
+
+  @property
+  def broken(self) -> tuple[Line, ...]:
+    """The lines that failed."""
+    return tuple(line for line in self.lines if line.state == "FAIL")
+
+  def raise_if_broken(self) -> None:
+    """Raises AssertionError with the lines that failed, if any did."""
+    if self.broken:
+      raise AssertionError("\n".join(map(str, self.broken)))
+
+  def __str__(self) -> str:
+    return "\n".join(map(str, self.lines))
+
+
+def check_model(
+  model: nn.Module,
+  *inputs: Any,
+  kwargs: Mapping[str, Any] | None = None,
+  rngs: Mapping[str, jax.Array] | None = None,
+  causal_axis: int | None = None,
+  post_norm: bool = False,
+  learned_ends: bool = False,
+  log: Callable[[str], None] | None = print,
+) -> Report:
+  """Runs a Flax model that uses our connections, and says which convention it breaks, and where.
+
+      hc_jax.testing.check_model(MyModel(), x).raise_if_broken()
+
+  Every read and write of the model's connections is watched as it runs, scanned and rematerialised
+  layers too, at its own initial values and away from them. The model has one stack of sites: give
+  an encoder and a decoder one by one. Small inputs are enough.
+
+  Args:
+    model: a Linen module.
+    *inputs: what it is called with, arrays; the first is what `causal_axis` is about.
+    kwargs: keyword arguments of the call, `{"deterministic": True}` say; not traced.
+    rngs: keys of the call; `params` and `dropout` by default.
+    causal_axis: the axis of tokens, in the first input and in the outputs, if the model is causal.
+    post_norm: whether the model norms the streams after each write, each by itself.
+    learned_ends: whether its expand or reduce is its own, instead of copies and their sum.
+    log: gets each line as it is known; None for silence.
+
+  Returns:
+    The report. `ok` is whether all is well, `raise_if_broken()` raises AssertionError if not.
+  """
+  options = conventions.Options(causal_axis, post_norm, learned_ends)
+  rngs = rngs or {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+  lines = []
+
+  def add(name: str, state: str, why: str = "") -> None:
+    lines.append(Line(name, state, why))
+    if log is not None:
+      log(str(lines[-1]))
+
+  try:
+    evidence = conventions.Evidence(Watched(model, inputs, kwargs or {}, rngs), options)
+  except Exception as error:  # a user's model may raise anything
+    add("the model runs", "FAIL", _first_line(error))
+    return Report(tuple(lines))
+  for name, check in conventions.CONVENTIONS:
+    try:
+      check(evidence)
+    except NotApplicable as reason:
+      add(name, "skip", str(reason))
+    except AssertionError as error:
+      add(name, "FAIL", str(error))
+    except Exception as error:
+      add(name, "FAIL", _first_line(error))
+    else:
+      add(name, "pass")
+  return Report(tuple(lines))
+
+
+def _first_line(error: Exception) -> str:
+  text = (str(error).strip().splitlines() or [""])[0]
+  return f"it raised {type(error).__name__}: {text}"
