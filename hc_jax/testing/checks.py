@@ -7,9 +7,27 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from hc_jax.testing import conventions
+from hc_jax.testing import conventions, effects
+from hc_jax.testing.evidence import Evidence, Options
 from hc_jax.testing.watch import Watched
 from hc_jax.testing.wiring import NotApplicable
+
+CONVENTIONS = (
+  ("every read has its write", conventions.every_read_is_written),
+  ("write takes the coefs of its read", conventions.write_takes_its_reads_coefs),
+  ("write takes the streams of its read", conventions.write_takes_its_reads_streams),
+  ("streams cross from site to site", conventions.streams_cross_sites),
+  ("the index counts sublayers", conventions.index_counts_sites),
+  ("sites share no parameters", conventions.sites_share_nothing),
+  ("expand copies", effects.expand_copies),
+  ("reduce sums, before any norm", effects.reduce_sums),
+  ("coefs are float32", conventions.coefs_are_float32),
+  ("streams keep their dtype", conventions.streams_keep_their_dtype),
+  ("every connection learns", effects.everything_learns),
+  ("weight decay is decided", effects.decay_is_decided),
+  ("tokens do not see their future", effects.nothing_leaks),
+  ("starts as the residual network", effects.starts_as_residual),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +98,7 @@ def check_model(
   Returns:
     The report. `ok` is whether all is well, `raise_if_broken()` raises AssertionError if not.
   """
-  options = conventions.Options(causal_axis, post_norm, learned_ends)
+  options = Options(causal_axis, post_norm, learned_ends)
   rngs = rngs or {"params": jax.random.key(0), "dropout": jax.random.key(1)}
   lines = []
 
@@ -90,11 +108,11 @@ def check_model(
       log(str(lines[-1]))
 
   try:
-    evidence = conventions.Evidence(Watched(model, inputs, kwargs or {}, rngs), options)
+    evidence = Evidence(Watched(model, inputs, kwargs or {}, rngs), options)
   except Exception as error:  # a user's model may raise anything
     add("the model runs", "FAIL", _first_line(error))
     return Report(tuple(lines))
-  for name, check in conventions.CONVENTIONS:
+  for name, check in CONVENTIONS:
     try:
       check(evidence)
     except NotApplicable as reason:

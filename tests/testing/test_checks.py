@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from hc_jax.testing import check_model, conventions
+from hc_jax.testing import check_model
+from hc_jax.testing.checks import CONVENTIONS
 from hc_jax.testing.compiled import normal
+from hc_jax.testing.evidence import Evidence, Options
 from hc_jax.testing.watch import Watched
 from tests.models import tiny
 
@@ -153,9 +155,9 @@ def test_a_model_that_is_right(fields, skips):
 )
 def test_every_mistake_is_named(mistake, broken, words):
   watched = Watched(Mine(mistake), [X], {}, {"params": jax.random.key(0)})
-  seen = conventions.Evidence(watched, conventions.Options(causal_axis=1))
+  seen = Evidence(watched, Options(causal_axis=1))
   with pytest.raises(AssertionError, match=words):
-    dict(conventions.CONVENTIONS)[broken](seen)
+    dict(CONVENTIONS)[broken](seen)
 
 
 @pytest.mark.slow

@@ -1,0 +1,159 @@
+"""What must come of a model that calls its connections right; see `hc_jax.testing.conventions`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hc_jax import ops
+from hc_jax import params as hc_params
+from hc_jax.testing.compiled import normal
+from hc_jax.testing.evidence import Evidence, are_copies, close
+from hc_jax.testing.watch import Site
+from hc_jax.testing.wiring import NotApplicable, check
+
+SMALL = 3e-3  # streams whose variance is about the eps of a norm: it then tells a mean from a sum
+
+
+def expand_copies(seen: Evidence) -> None:
+  """The first site sees copies of one embedding."""
+  _skip_ends(seen)
+  streams, m = seen.reads[0].streams, seen.fractions
+  if streams.shape[-2] == m:
+    raise NotApplicable("nothing is copied: as many streams as fractions")
+  check(
+    are_copies(streams, m),
+    f"the streams that enter {seen.reads[0]} are no copies of one embedding; make them with "
+    "hc_jax.expand",
+  )
+
+
+def reduce_sums(seen: Evidence) -> None:
+  """After the last site the output is a function of the sum of the streams, before any norm.
+
+  With the last streams replaced by S it is what the plain residual network makes of the sum of S.
+  """
+  _skip_ends(seen)
+  if seen.options.post_norm:
+    raise NotApplicable("post_norm=True: the last norm is that of the streams")
+  like, last = seen.writes[-1].out, len(seen.writes) - 1
+  streams = [SMALL * normal(f"last{i}", *like.shape) for i in range(2)]
+  found = [_with_last(seen, last, S) for S in streams]
+  heard = [i for i, (a, b) in enumerate(zip(*found, strict=True)) if not close(a, b)]
+  check(
+    bool(heard),
+    f"the output does not depend on the streams that {seen.writes[-1]} writes; return "
+    "hc_jax.reduce of them",
+  )
+  with ops.plain_residual():
+    wanted = [_with_last(seen, last, _summed(S, seen.fractions)) for S in streams]
+  check(
+    all(close(found[k][i], wanted[k][i], 2e-2) for i in heard for k in range(2)),
+    f"after {seen.writes[-1]} the output is not made of the sum of the streams: hc_jax.reduce sums "
+    "them (no mean, no single stream), and comes before any norm",
+  )
+
+
+def everything_learns(seen: Evidence) -> None:
+  """Every parameter of every connection has a gradient, layer by layer."""
+  gradients, sizes = seen.model.gradients(), {}
+  for name, site in seen.model.sites.items():
+    for leaf, shape in site.shapes.items():
+      path = f"{name}/{leaf}" if f"{name}/{leaf}" in gradients else leaf
+      if leaf in _frozen(site):
+        continue
+      for layer, grad in enumerate(gradients[path].reshape(-1, max(int(np.prod(shape)), 1))):
+        sizes[path, layer] = float(np.linalg.norm(grad))
+  if not sizes:
+    raise NotApplicable("no connection has parameters that learn")
+  for (path, layer), size in sizes.items():
+    layers = sum(other == path for other, _ in sizes)
+    check(
+      size > 1e-7 * max(sizes.values()),
+      f"{path}{f' of layer {layer}' if layers > 1 else ''} has no gradient: what it makes is not "
+      "used",
+    )
+
+
+def decay_is_decided(seen: Evidence) -> None:
+  """Weight decay is decided for every parameter."""
+  try:
+    hc_params.decay_mask(seen.model.initial)
+  except hc_params.UserError as error:
+    raise AssertionError(str(error)) from error
+
+
+def nothing_leaks(seen: Evidence) -> None:
+  """A change of a token changes no output before it."""
+  axis = seen.options.causal_axis
+  if axis is None:
+    raise NotApplicable("say causal_axis=1 if axis 1 holds tokens and the model is causal")
+  first = np.array(seen.model.first)
+  t = first.shape[axis] // 2
+  at = (slice(None),) * axis + (t,)
+  is_float = np.issubdtype(first.dtype, np.floating)
+  first[at] = (
+    first[at] + 1 if is_float else np.where(first[at] == first.min(), first.max(), first.min())
+  )
+  check(not np.array_equal(first, seen.model.first), "all tokens of the input are equal: vary them")
+  after, before = seen.model.run(seen.model.kicked, first)[0], (slice(None),) * axis + (slice(t),)
+  outputs = [
+    (a[before], b[before]) for a, b in zip(after, seen.outputs, strict=True) if a.ndim > axis
+  ]
+  check(
+    all(close(a, b, 1e-6) for a, b in outputs),
+    f"a change of token {t} changes outputs before it: tokens see their future",
+  )
+
+
+def starts_as_residual(seen: Evidence) -> None:
+  """At init every stream is the plain residual network's, where all connections claim so."""
+  claims = {site.name: site.residual_at_init for site in seen.model.sites.values()}
+  for name, claim in claims.items():
+    if claim is None:
+      raise NotApplicable(f"{name} does not claim to start as a residual connection")
+  _skip_ends(seen)
+  streams = [v for v in seen.model.run(seen.model.initial)[1] if v.kind == "write"][-1].out
+  with ops.plain_residual():
+    plain = [v for v in seen.model.run(seen.model.initial)[1] if v.kind == "write"][-1].out
+  mean = _summed(streams, seen.fractions)[..., 0, :] * (seen.fractions / streams.shape[-2])
+  want = np.float32(plain[..., 0, :])
+  distance = np.linalg.norm(mean - want) / (np.linalg.norm(want) + 1e-12)
+  limit = max(*claims.values(), 1e-5 if streams.dtype.itemsize == 4 else 2e-2)
+  check(
+    distance <= limit,
+    f"at init the streams are {distance:.1e} away from the plain residual network of the same "
+    f"branches (hc_jax.as_residual), more than {limit:.0e}",
+  )
+
+
+def _skip_ends(seen: Evidence) -> None:
+  if seen.options.learned_ends:
+    raise NotApplicable("learned_ends=True")
+
+
+def _with_last(seen: Evidence, last: int, streams: np.ndarray) -> Sequence[np.ndarray]:
+  """Outputs with other streams after the last site."""
+  edit = lambda k, out: streams if k == last else out  # noqa: E731
+  return seen.model.run(seen.model.kicked, edit=edit)[0]
+
+
+def _summed(streams: np.ndarray, fractions: int) -> np.ndarray:
+  """`ops.reduce`, in NumPy, as one stream `[..., 1, d]`."""
+  streams, n = np.float32(streams), streams.shape[-2]
+  parts = [streams[..., k::fractions, :] for k in range(fractions)]
+  sums = [part.sum(-2) * (n / fractions / part.shape[-2]) for part in parts]
+  return np.concatenate(sums, -1)[..., None, :]
+
+
+def _frozen(site: Site) -> set[str]:
+  """Parameters that make nothing but what a connection's fields keep from learning."""
+  fields = {"train_read_mix": ("read", "mix"), "train_write": ("write",)}
+  held = {
+    part
+    for field, parts in fields.items()
+    if not getattr(site.connection, field, True)
+    for part in parts
+  }
+  parts = site.connection.parts({name: np.zeros(shape) for name, shape in site.shapes.items()})
+  learning = {name for part, names in parts.items() if part not in held for name in names}
+  return set(site.shapes) - (learning if held else set(site.shapes))
