@@ -137,10 +137,9 @@ def arrays(folder, step):
   """All numbers of a checkpoint."""
   import orbax.checkpoint as ocp
 
-  with ocp.PyTreeCheckpointer() as reader:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # it guesses shardings, which is fine here
-      return [reader.restore(folder / "checkpoints" / str(step) / i) for i in ("params", "train")]
+  with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it guesses shardings, which is fine here
+    return [reader.restore(folder / "checkpoints" / str(step) / i) for i in ("params", "train")]
 
 
 def rows(folder):

@@ -169,7 +169,7 @@ def bfloat16(candidate: Candidate) -> None:
 
 
 def mix_claims(candidate: Candidate) -> None:
-  """What the facts say of mix holds for parameters far from their initial values."""
+  """What the facts say of mix holds for parameters well away from their initial values."""
   facts = candidate.module.facts(cd.WIDTH)
   sums = {"rows": (-1, facts.mix_rows_sum_to_one), "columns": (-2, None)}
   if facts.mix_sums_to_one is not None:
@@ -177,7 +177,7 @@ def mix_claims(candidate: Candidate) -> None:
   if facts.mix_is_orthogonal is None and all(claim is None for _, claim in sums.values()):
     raise NotApplicable("it claims nothing of its mix")
   streams, y = candidate.streams(), output()
-  coefs = site(candidate)(site_params(candidate, kick=1.0), streams, y)[1]
+  coefs = site(candidate)(site_params(candidate, kick=0.3), streams, y)[1]
   mix = np.eye(candidate.num_streams) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
   for name, (axis, claim) in sums.items():
     worst = np.abs(mix.sum(axis) - 1).max()
