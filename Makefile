@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-all parity goldens lint format clean
+.PHONY: help quickstart test test-slow test-all mutants parity goldens lint format clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -37,11 +37,11 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 test-slow: ## only what `make test` leaves out: soaks, many processes
 	@$(SETUP) test
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 test-all: test test-slow ## everything but parity
 
@@ -56,6 +56,10 @@ parity: ## compare with live peers: PyTorch and more, in .venv-parity
 goldens: ## compute tests/goldens/*.npz anew with the live peers
 	@$(PARITY)
 	@$(PARITY_PYTHON) -m tests.goldens.make
+
+mutants: ## make every mistake on purpose, and show which test finds it
+	@$(SETUP) test
+	@$(BIN)/hc-jax selftest --mutants
 
 lint: ## ruff: rules and format
 	@$(SETUP) test

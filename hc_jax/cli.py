@@ -1,6 +1,7 @@
 """`hc-jax <command>`: thin; every command is a function elsewhere."""
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -63,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
   command.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
 
-  add("selftest", "Runs into the twenty traps of hyper-connection code; exit code 1 if one bites.")
+  command = add(
+    "selftest", "Runs into the twenty traps of hyper-connection code; exit code 1 if one bites."
+  )
+  command.add_argument(
+    "--mutants",
+    action="store_true",
+    help="make mistakes on purpose instead, and say which test finds each",
+  )
   return parser
 
 
@@ -190,10 +198,15 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
   """`hc-jax selftest`: is the wiring right, on this machine, as installed."""
-  del args, rest
+  del rest
+  log = functools.partial(print, flush=True)
+  if args.mutants:
+    from hc_jax.testing.mutation import mutation_run
+
+    return mutation_run(log=log)
   from hc_jax.testing.selftest import selftest
 
-  return selftest(log=lambda line: print(line, flush=True))
+  return selftest(log=log)
 
 
 COMMANDS = {"params": params, "sample": sample, "analyze": analyze, "selftest": selftest}

@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402  (after the environment)
+import pytest  # noqa: E402
 
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax-tests"
 CACHE_BYTES = 500 << 20
@@ -57,3 +58,10 @@ _keep_compiled_code()
 def pytest_make_parametrize_id(val: object) -> str | None:
   """Bytes go into a test's name by length: compressed ones hold the time, and ids must agree."""
   return f"{len(val)}bytes" if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+  """Tests of a file run in one process, which keeps compiled code; unless they say otherwise."""
+  for item in items:
+    if not item.get_closest_marker("xdist_group"):
+      item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))

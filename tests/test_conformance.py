@@ -30,7 +30,7 @@ def cases():
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
       slow = bool(fields) or (check.name in HEAVY and case not in QUICK)
-      marks = [pytest.mark.slow] if slow else []
+      marks = [pytest.mark.xdist_group(case), *([pytest.mark.slow] if slow else [])]
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
 

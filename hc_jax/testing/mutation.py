@@ -1,0 +1,39 @@
+"""`hc-jax selftest --mutants`: every mistake on purpose, and which test finds it."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hc_jax.testing.conformance import CONFORMANCE
+from hc_jax.testing.conformance_mutants import WRONG_CONNECTIONS
+from hc_jax.testing.mutants import MUTANTS
+from hc_jax.testing.selftest import examine
+from hc_jax.testing.traps import TRAPS, Trap
+
+Case = tuple[str, Trap, Any]
+
+
+def cases() -> list[Case]:
+  """(the mistake in words, the test made for it, who makes it), for every mutant there is."""
+  traps = {trap.name: trap for trap in (*TRAPS, *CONFORMANCE)}
+  return [
+    *((m.name, traps[m.trap], m.subject) for m in MUTANTS),
+    *((w.name, traps[w.check], w.candidate) for w in WRONG_CONNECTIONS),
+  ]
+
+
+def mutation_run(chosen: Iterable[Case] | None = None, log: Callable[[str], None] = print) -> int:
+  """Applies the mutants one by one and prints a table: each must be found by the test made for it.
+
+  Returns:
+    1 if one survives, else 0.
+  """
+  start, survivors, total = time.perf_counter(), 0, 0
+  log(f"{'mistake':<42} {'found by':<9} what it says")
+  for name, trap, subject in cases() if chosen is None else chosen:
+    state, why = examine(trap, subject)
+    found = state == "FAIL"
+    survivors, total = survivors + (not found), total + 1
+    log(f"{name:<42} {trap.name if found else 'NOBODY':<9} {why if found else trap.title}")
+  log(f"{total - survivors} of {total} found in {time.perf_counter() - start:.0f} s")
+  return 1 if survivors else 0
