@@ -179,17 +179,19 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
-  name = run.config.model.connection.name
+  model = run.config.model
+  name = "hybrid" if model.get("layers") else model.connection.name
   title = f"{Path(run.workdir).name}: {name}, step {run.step}"
   figures = {"loss": plots.loss_curve(train.read_metrics(run.workdir), title)}
-  config = run.config.data
-  text = train.open_text(config)
-  batch = data.eval_batches(text.val, length=config.length, batch_size=8, num_batches=1)[0]
-  sites = collect_coefs(run.model, run.params, batch["inputs"])
-  means = {site: token_mean(coefs) for site, coefs in sites.items()}
-  figures["connections"] = plots.connection_weights(
-    means, f"{title}, mean over {batch['inputs'].size:,} tokens"
-  )
+  if model.get("block") != "dual":  # ResiDual has no connections
+    config = run.config.data
+    text = train.open_text(config)
+    batch = data.eval_batches(text.val, length=config.length, batch_size=8, num_batches=1)[0]
+    sites = collect_coefs(run.model, run.params, batch["inputs"])
+    means = {site: token_mean(coefs) for site, coefs in sites.items()}
+    figures["connections"] = plots.connection_weights(
+      means, f"{title}, mean over {batch['inputs'].size:,} tokens"
+    )
   for figure_name, figure in figures.items():
     path = out / f"{figure_name}.png"
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)

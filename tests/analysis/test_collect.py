@@ -74,6 +74,25 @@ def test_pictures_of_any_size(tmp_path, monkeypatch, n, sites):
   assert len(drawn) >= 2 + min(sites, 6)
 
 
+def test_sites_of_several_shapes_in_one_picture(tmp_path):
+  """A row for each slot and fraction; a stream that a site does not have is left white."""
+  shapes = [(1, 1, 1), (3, 2, 1), (2, 4, 2)]  # slots of the read, streams, fractions
+  sites = {
+    f"stack/segment_{i}/layer_{i}/attn_connection": hc.Coefs(
+      read=np.full((v, n), i + 1.0), write=np.full((n, m), i + 1.0), mix=np.eye(n)
+    )
+    for i, (v, n, m) in enumerate(shapes)
+  }
+  figure = plots.connection_weights(sites)
+  figure.savefig(tmp_path / "a.png", dpi=40)
+  read, write = figure.subfigs[0].axes[:2]
+  labels = [label.get_text() for label in read.get_yticklabels()]
+  assert labels == ["0 attn", *(f"1 attn [{i}]" for i in range(3)), "2 attn [0]", "2 attn [1]"]
+  shown = read.images[0].get_array().filled(np.nan)
+  assert np.isfinite(shown).sum(-1).tolist() == [1, 2, 2, 2, 4, 4]
+  assert np.isfinite(write.images[0].get_array().filled(np.nan)).sum(-1).tolist() == [1, 2, 4, 4]
+
+
 def plt_axes(artist):
   return hasattr(artist, "images")
 

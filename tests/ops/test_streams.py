@@ -231,3 +231,15 @@ def ones(shape):
 def test_what_does_not_fit_is_refused(call, words):
   with pytest.raises(ValueError, match=words):
     call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
+def test_a_branch_output_that_is_no_floating_point_is_refused(dtype):
+  streams = jnp.ones((3, 2, 4), jnp.bfloat16)
+  coefs = hc.Coefs(read=jnp.ones((1, 2)), write=jnp.ones((2, 1)), mix=None)
+  with pytest.raises(
+    ValueError, match=rf"the branch output is {jnp.dtype(dtype)}, and .* bfloat16"
+  ):
+    hc.write(streams, jnp.ones((3, 4), dtype), coefs)
+  for fitting in (jnp.float32, jnp.float16, jnp.bfloat16):
+    assert hc.write(streams, jnp.ones((3, 4), fitting), coefs).dtype == jnp.bfloat16
