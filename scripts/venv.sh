@@ -6,7 +6,8 @@
 #   sh scripts/venv.sh parity  and the live peers that tests/parity compares with (PyTorch)
 #
 # Environment: PYTHON (the interpreter to use; empty: the one that made the environment, or
-# python3), VENV (where, .venv), INSTALLER (uv, or pip; uv is about three times as fast).
+# python3), VENV (where, .venv), INSTALLER (uv, or pip; uv is about three times as fast), MORE_PINS
+# (a file of constraints on top of those in constraints/).
 # It ends at once when pyproject.toml, the pins and the Python are those of the last time.
 set -eu
 cd "$(dirname "$0")/.."
@@ -87,8 +88,12 @@ fi
 # fails, pip does the work.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 bin=$venv/bin
-by_pip() { "$bin/python" -m pip install -qq --no-compile -c "$pins" "$@"; }
-by_uv() { "$bin/uv" pip install -q --python "$bin/python" -c "$pins" "$@"; }
+by_pip() {
+  "$bin/python" -m pip install -qq --no-compile -c "$pins" ${MORE_PINS:+-c "$MORE_PINS"} "$@"
+}
+by_uv() {
+  "$bin/uv" pip install -q --python "$bin/python" -c "$pins" ${MORE_PINS:+-c "$MORE_PINS"} "$@"
+}
 if [ "$installer" = uv ]; then
   config=$("$bin/python" -m pip config list) || config=
   if printf '%s\n' "$config" | grep -Eq '\.(index-url|no-index)='; then

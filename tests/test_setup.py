@@ -55,7 +55,16 @@ class Setup:
     return lines
 
   def run(self, *command: str, **env: str) -> subprocess.CompletedProcess:
-    names = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "INSTALLER", "PYTEST_ARGS")
+    names = (
+      "MAKEFLAGS",
+      "MFLAGS",
+      "MAKELEVEL",
+      "VENV",
+      "PYTHON",
+      "INSTALLER",
+      "PYTEST_ARGS",
+      "MORE_PINS",
+    )
     clean = {name: value for name, value in os.environ.items() if name not in names}
     clean["PATH"] = "/usr/bin:/bin"
     return subprocess.run(
@@ -231,6 +240,19 @@ def test_a_mirror_in_pips_configuration_is_respected(setup, config, uses_uv):
   (setup.folder / "pip-config").write_text(config + "\n")
   setup.venv("run")
   assert any(" uv" in call for call in setup.calls()) == uses_uv
+
+
+def test_more_pins_hold_for_either_installer(setup):
+  for installer in ("pip", "uv"):  # the stub installs no uv: write one that says what it is told
+    uv = setup.project / ".venv" / "bin" / "uv"
+    if installer == "uv":
+      uv.write_text(f'#!/bin/sh\necho "$@" >>"{setup.folder}/calls"\n')
+      uv.chmod(0o755)
+    with (setup.project / "pyproject.toml").open("a") as out:
+      out.write("# changed\n")
+    setup.calls()
+    assert setup.venv("test", INSTALLER=installer, MORE_PINS="a file").returncode == 0
+    assert "-c constraints/py312.txt -c a file " in setup.calls()[-1]
 
 
 @pytest.mark.parametrize(

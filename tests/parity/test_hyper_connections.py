@@ -15,6 +15,7 @@ peer = pytest.importorskip("hyper_connections", reason=WHY)
 
 import hc_jax as hc  # noqa: E402
 from hc_jax import convert  # noqa: E402
+from hc_jax.testing.compiled import jit  # noqa: E402
 from tests.goldens import make, ours  # noqa: E402
 
 
@@ -33,7 +34,8 @@ def test_both_start_alike(n, index):
   state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
   connection = hc.HyperConnection(num_streams=n, norm="rmsnorm", norm_params=True)
   streams = np.ones((1, n, 8), np.float32)
-  params = nn.unbox(connection.init(jax.random.key(0), streams, index))["params"]
+  init = jit(lambda key: connection.init(key, streams, index))
+  params = nn.unbox(init(jax.random.key(0)))["params"]
   theirs = convert.from_hyper_connections(state)
   assert set(params) == set(theirs)
   for name, value in theirs.items():
