@@ -29,8 +29,15 @@ def from_hyper_connections(state: State, prefix: str = "") -> dict[str, np.ndarr
     float32 parameters by name.
 
   Raises:
-    ValueError: if a name is missing, or the module has fractions or several input views.
+    ValueError: if a name is missing, the module has fractions or several input views, or is one of
+      `ManifoldConstrainedHyperConnections`.
   """
+  if f"{prefix}pre_branch_scale" in state:
+    raise ValueError(
+      f"{prefix}pre_branch_scale is of a ManifoldConstrainedHyperConnections, which norms and "
+      "projects each stream by itself; MHC (arXiv 2512.24880, Eq. 7) norms all streams of a token "
+      "together, and no parameters of it give the same function: train it anew"
+    )
   alpha, alpha_kernel = (_get(state, prefix + k) for k in ("static_alpha", "dynamic_alpha_fn"))
   beta, beta_kernel = (_get(state, prefix + k) for k in ("static_beta", "dynamic_beta_fn"))
   n = alpha.shape[0]

@@ -61,6 +61,12 @@ def test_fractions_and_views_are_refused(change):
     convert.from_hyper_connections({**state(), **change})
 
 
+def test_mhc_is_refused_with_the_reason():
+  given = state() | {"pre_branch_scale": np.ones(1), "dynamic_alpha_fn": np.zeros((1, 5, 4))}
+  with pytest.raises(ValueError, match=r"Eq\. 7.*norms all streams of a token together"):
+    convert.from_hyper_connections(given)
+
+
 def test_what_has_no_counterpart_is_refused():
   params = convert.from_hyper_connections(state())
   with pytest.raises(ValueError, match="norm_bias"):

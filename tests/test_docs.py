@@ -1,0 +1,49 @@
+"""Every Python block of the README and of docs/ runs, page by page."""
+
+import pathlib
+import re
+
+import pytest
+
+import hc_jax as hc
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page):
+  """The Python blocks of a page, each behind as many empty lines as come before it there."""
+  text = page.read_text()
+  for found in re.finditer(r"^```python\n(.*?)^```", text, flags=re.S | re.M):
+    yield "\n" * text[: found.start(1)].count("\n") + found[1]
+
+
+@pytest.fixture
+def table():
+  """The table of variants as it was before."""
+  before = dict(hc.CONNECTIONS)
+  yield
+  hc.CONNECTIONS.clear()
+  hc.CONNECTIONS.update(before)
+
+
+def run(page):
+  """Runs a page; its names."""
+  names = {"__name__": page.stem}
+  for block in blocks(page):
+    exec(compile(block, str(page), "exec"), names)
+  return names
+
+
+@pytest.mark.slow  # a page compiles operation by operation, as its reader's interpreter would
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, table, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert list(blocks(page)), f"{page.name} shows no code"
+  run(page)
+
+
+def test_links_lead_somewhere():
+  for page in PAGES:
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+      assert (page.parent / link).exists(), f"{page.name} links to {link}"
