@@ -166,7 +166,7 @@ def compare(straight, broken, steps):
   return wrong
 
 
-def soak(kills, seed, work, say=print):
+def soak(kills, seed, work, minutes=float("inf"), say=print):
   """Runs it all in the folder `work`; returns what went wrong, in words."""
   rng, begun = random.Random(seed), time.monotonic()
   steps = 12 + 4 * kills
@@ -177,7 +177,7 @@ def soak(kills, seed, work, say=print):
   whole = live(straight, steps)
   wrong = [whole.errors] if whole.errors else []
   counts, done = {phase: collections.Counter() for phase in PHASES}, 0
-  while done < kills and not wrong:
+  while done < kills and not wrong and time.monotonic() - begun < 60 * minutes:
     target = rng.choice(PHASES)
     if target == "prepare":
       shutil.rmtree(f"{broken}.data", ignore_errors=True)
@@ -222,10 +222,11 @@ def main():
     return child([flag for flag in sys.argv[1:] if flag != "--child"])
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--kills", type=int, default=100)
+  parser.add_argument("--minutes", type=float, default=float("inf"), help="kill no more after that")
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    return int(bool(soak(flags.kills, flags.seed, pathlib.Path(folder))))
+    return int(bool(soak(flags.kills, flags.seed, pathlib.Path(folder), flags.minutes)))
 
 
 if __name__ == "__main__":

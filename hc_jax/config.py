@@ -120,6 +120,14 @@ def check(config: ConfigDict) -> None:
     _at_least("optim." + key, config.optim[key], 0)
   for key in ("init_std", "output_init_scale", "norm_eps", "dropout", "expand_init_std"):
     _at_least("model." + key, model[key], 0)
+  if model.dropout >= 1:
+    raise UserError(f"model.dropout={model.dropout} drops everything; it must be less than 1")
+  if not model.causal:
+    raise UserError(
+      "model.causal=False cannot be trained on the next token: every position would see the one it "
+      "is to predict, and the loss would say nothing. Leave it True; in code, "
+      "hc_jax.models.TransformerLM(causal=False) is an encoder"
+    )
   for key, known in _choices().items():
     value = config
     for part in key.split("."):
@@ -158,8 +166,10 @@ def _choices() -> dict[str, tuple[str, ...]]:
 def _execute(path: str) -> ConfigDict:
   file = Path(path)
   if not file.is_file():
-    near = _nearest(file.name, [p.name for p in file.parent.glob("*.py")])
-    raise UserError(f"there is no config file {path}{near}")
+    names = [p.name for p in file.parent.glob("*.py")]
+    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
+    hint = f"; did you mean {str(file.parent / near[0])!r}?" if near else ""
+    raise UserError(f"there is no config file {path}{hint}")
   with _importable(file.resolve()):
     spec = importlib.util.spec_from_file_location("hc_jax_config_" + file.stem, file)
     if spec is None or spec.loader is None:

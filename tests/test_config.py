@@ -110,6 +110,11 @@ def test_overrides(override, key, value):
     ("model.num_layers=0", "model.num_layers=0 must be at least 1"),
     ("train.keep=0", "train.keep=0 must be at least 1"),
     ("optim.warmup_steps=-1", "optim.warmup_steps=-1 must be at least 0"),
+    ("model.dropout=1", "model.dropout=1.0 drops everything; it must be less than 1"),
+    (
+      "model.causal=false",
+      "model.causal=False cannot be trained on the next token: every position",
+    ),
     ("model.init_std=-1", "model.init_std=-1.0 must be at least 0"),
     ("model.connection.num_streams=0", "num_streams=0 must be at least 1"),
     ("model.connection.name=hcc", "connection 'hcc' is unknown; choose one of residual, hc"),
@@ -174,11 +179,13 @@ def test_what_is_no_override_is_refused(text):
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
   with pytest.raises(
-    hc.UserError, match=r"no config file .*quickstrat.py; did you mean 'quickstart"
+    hc.UserError, match=r"no config file .*quickstrat.py; did you mean '.*/configs/quickstart.py'"
   ):
     load_config(str(CONFIGS / "quickstrat.py"))
-  with pytest.raises(hc.UserError, match="no config file"):
-    load_config(str(tmp_path / "x.py"))
+  for far in (tmp_path / "x.py", CONFIGS / "mine.py", CONFIGS / "nowhere" / "quickstart.py"):
+    with pytest.raises(hc.UserError, match="no config file") as caught:
+      load_config(str(far))
+    assert "did you mean" not in str(caught.value)
 
 
 def test_a_file_that_is_no_config_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from hc_jax import data, models, sharding
+from hc_jax.errors import UserError
 from hc_jax.train.optim import make_optimizer
 from hc_jax.train.state import TrainState, abstract_state
 
@@ -51,6 +52,11 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
   optimizer, schedule = make_optimizer(config.optim, config.train.num_steps)
 
   text = open_text(config.data, log)
+  if rows * length > len(text.train):
+    raise UserError(
+      f"train.batch_size={rows} windows of data.length={length} are {rows * length:,} tokens, and "
+      f"{config.data.name} has only {len(text.train):,} to train on; lower train.batch_size"
+    )
   windows = {"length": length, "document_mask": config.data.document_mask}
   train = data.train_batches(text.train, batch_size=rows, seed=config.seed, **windows)
   # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.

@@ -90,6 +90,12 @@ def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(finished, 
   assert json.loads((finished / "config.json").read_text())["config"]["train"]["num_steps"] == 12
 
 
+def test_a_batch_of_more_tokens_than_there_are_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"are 32,000,000 tokens, and py_stdlib has only [\d,]+ to"):
+    start(tmp_path / "run", train__batch_size=1_000_000)
+  assert os.listdir(tmp_path) == []
+
+
 def test_another_config_is_refused_with_the_keys(finished):
   before = (finished / "config.json").read_bytes()
   with pytest.raises(UserError, match=r"model\.d_ff None -> 8; optim\.learning_rate 0\.01 -> 0\.1"):

@@ -1,6 +1,7 @@
 """Interrupted runs end as uninterrupted ones: weights, optimizer state, metrics, bit for bit."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -122,3 +123,34 @@ def test_train_py_reports_in_one_line_what_is_to_be_mended(tmp_path):
   assert done.stderr.startswith("error: ") and "optim.learning_rate" in done.stderr
   assert "Traceback" not in done.stderr
   assert not (tmp_path / "run").exists()
+
+
+def test_train_py_without_its_packages_says_how_to_have_them(tmp_path):
+  root = pathlib.Path(signals.__file__).parents[2]
+  bare = [sys.executable, "-I", "-S", str(root / "train.py")]  # no site-packages
+  flags = ["--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]
+  done = subprocess.run([*bare, *flags], capture_output=True, text=True, cwd=tmp_path)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+  assert "has no package" in done.stderr and "source .venv/bin/activate" in done.stderr
+
+
+def test_sigterm_while_the_text_is_prepared(tmp_path, monkeypatch, capsys):
+  import train as command
+  from hc_jax import data
+
+  def terminated(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the signal ends it")
+
+  monkeypatch.setattr(data, "load_text", terminated)
+  before = signal.getsignal(signal.SIGTERM)
+  workdir = tmp_path / "runs" / "x"
+  try:
+    with pytest.raises(SystemExit) as ended:
+      command.main(["--config=configs/quickstart.py", f"--workdir={workdir}"])
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert ended.value.code == 143
+  assert capsys.readouterr().err == "SIGTERM: stopped; what was saved is kept\n"
+  assert os.listdir(tmp_path) == []

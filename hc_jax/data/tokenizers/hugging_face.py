@@ -42,7 +42,8 @@ class HuggingFaceTokenizer(base.Tokenizer):
       import tokenizers
     except ImportError as error:
       raise UserError(
-        f"data.tokenizer: {path} needs the package tokenizers; pip install 'hc_jax[tokenizers]'"
+        f"data.tokenizer: {path} needs the package tokenizers: pip install tokenizers, or in a "
+        "clone of hc_jax pip install -e '.[tokenizers]'"
       ) from error
     self.path, self.spec = path, spec or path
     self.fingerprint = base.read_fingerprint(path)

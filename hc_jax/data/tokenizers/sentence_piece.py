@@ -23,7 +23,8 @@ class SentencePieceTokenizer(base.Tokenizer):
       import sentencepiece
     except ImportError as error:
       raise UserError(
-        f"data.tokenizer: {path} needs the package sentencepiece; pip install 'hc_jax[tokenizers]'"
+        f"data.tokenizer: {path} needs the package sentencepiece: pip install sentencepiece, or "
+        "in a clone of hc_jax pip install -e '.[tokenizers]'"
       ) from error
     self.path, self.spec = path, spec or path
     self.fingerprint = base.read_fingerprint(path)
