@@ -3,6 +3,7 @@
 import functools
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -69,3 +70,17 @@ def process(cache):
     )
 
   return run
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory, cache):
+  """Where a finished run of ten steps is kept, to be copied; made by the first test that asks."""
+  return tmp_path_factory.mktemp("template") / "run"
+
+
+@pytest.fixture
+def finished(template, tmp_path):
+  """A run of ten steps with checkpoints 5 and 10, of its own."""
+  if not template.exists():
+    tiny.start(template, train__num_steps=10, train__checkpoint_every=5)
+  return shutil.copytree(template, tmp_path / "run")

@@ -52,6 +52,13 @@ def config(**changes):
   return load_config(CONFIG, [f"--config.{key}={value}" for key, value in flags.items()])
 
 
+def start(workdir, **changes):
+  """Trains the tiny config in this process."""
+  from hc_jax.train import train_and_evaluate
+
+  return train_and_evaluate(config(**changes), str(workdir))
+
+
 def text(name="py_stdlib", *, fingerprint="tiny", **_):
   """The bytes of one module of the standard library, as what `hc_jax.data.load_text` returns."""
   from hc_jax import data

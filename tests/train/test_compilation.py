@@ -1,0 +1,125 @@
+"""What is compiled, when, and what is said of it; and when the memory does not suffice."""
+
+import os
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from hc_jax.train import (
+  OutOfMemoryError,
+  compilation,
+  loop,
+)
+from tests.train import tiny
+from tests.train.tiny import start
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
+  compiled, at = [], {}
+
+  def record(event, *_, **__):
+    compiled.append(event)
+
+  steps = loop.Loop._settle
+
+  def settle(self, *args):
+    if self._pending:
+      at[self._pending[0]] = sum("compile" in event for event in compiled)
+    return steps(self, *args)
+
+  monkeypatch.setattr(loop.Loop, "_settle", settle)
+  jax.monitoring.register_event_duration_secs_listener(record)
+  try:
+    start(tmp_path, train__num_steps=8, train__eval_every=4, train__checkpoint_every=3)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(record)
+  assert at[1] > 0 and set(at.values()) == {at[1]}
+  assert sum("compile" in event for event in compiled) == at[1]
+
+
+@pytest.fixture
+def no_cache_given(monkeypatch):
+  """JAX as a user has it: no folder for compiled programs is set."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_given):
+  flags = {"train__num_steps": 2, "train__compilation_cache": ".jax_cache"}
+  said = []
+  for name in ("a", "b"):
+    start(tmp_path / name, **flags)
+    said.append(capsys.readouterr().out)
+  assert re.search(
+    r"^compiling the .* step \.\.\.\ncompiled in [\d.]+ s, cache: 0 hits, 2 misses$", said[0], re.M
+  )
+  assert "cache: 2 hits, 0 misses\n" in said[1]
+  assert sorted(os.listdir(tmp_path)) == [".jax_cache", "a", "b"]
+  assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeypatch):
+  from hc_jax.train.metrics import Metrics
+
+  write = Metrics.write
+
+  def writing(self, row):
+    write(self, row)
+    if row["step"] in (2, 4):
+      jax.jit(lambda x: x + row["step"])(np.ones(row["step"]))
+
+  monkeypatch.setattr(Metrics, "write", writing)
+  start(tmp_path, train__num_steps=6, train__eval_every=0)
+  warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+  assert [re.findall(r"\d+ programs were compiled by step \d", line) for line in warnings] == [
+    ["1 programs were compiled by step 3"],
+    ["1 programs were compiled by step 5"],
+  ]
+
+
+def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
+  """For real, but for where: parameters of 32 TiB."""
+  too_much = lambda *_, **__: jax.numpy.zeros(2**43, "float32").block_until_ready()  # noqa: E731
+  monkeypatch.setattr(loop, "create_state", too_much)
+  with pytest.raises(OutOfMemoryError) as caught:
+    start(tmp_path)
+  message = str(caught.value)
+  assert message.startswith("the device ran out of memory (")
+  assert "Out of memory allocating 35184372088832 bytes" in message
+  order = ["train.accumulation=2 (now 1", "model.remat=full (now none", "train.batch_size (now 8)"]
+  places = [message.index(words) for words in order]
+  assert places == sorted(places) and "data.length (now 32)" in message and "\n" not in message
+  # The settings that it names may change on resume.
+  with pytest.raises(OutOfMemoryError, match=r"train\.accumulation=8 \(now 4"):
+    start(tmp_path, train__accumulation=4, model__remat="full")
+  with pytest.raises(OutOfMemoryError) as caught:
+    start(tmp_path, train__accumulation=8, model__remat="full")
+  assert "accumulation" not in str(caught.value) and "remat" not in str(caught.value)
+
+
+def test_only_out_of_memory_is_called_so():
+  from hc_jax.train.errors import out_of_memory
+
+  with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory(tiny.config()):
+    raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+  for words in ("RESOURCE_EXHAUSTED: x", "INTERNAL: Error dispatching computation: Out of memory"):
+    with pytest.raises(OutOfMemoryError), out_of_memory(tiny.config()):
+      raise jax.errors.JaxRuntimeError(words)
+
+
+def test_what_the_compiler_is_told():
+  assert compilation.compiler_options(True, "cpu") is None
+  assert compilation.compiler_options(False, "gpu") is None
+  options = compilation.compiler_options(True, "gpu")
+  assert options == {"xla_gpu_deterministic_ops": True}
+  # XLA knows the option, also where it has no effect; an unknown one is refused.
+  assert jax.jit(lambda x: x + 1).lower(1.0).compile(options)(1.0) == 2.0
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    jax.jit(lambda x: x + 1).lower(1.0).compile({"xla_gpu_deterministic_opts": True})
