@@ -84,11 +84,14 @@ class Life:
   Attributes:
     killed: whether it was, and not ended by itself.
     resumed: the step it went on from; None when it never came so far.
+    trained: whether it compiled its steps, so that what is left is its own.
     passed_over: checkpoints that were named incomplete.
+    errors: what it said that it should not have.
   """
 
   killed: bool
   resumed: int | None
+  trained: bool
   passed_over: int
   errors: str
 
@@ -103,7 +106,9 @@ def live(folder, steps, target=None, rng=None):
   process = subprocess.Popen(
     [*command, f"--workdir={folder}", *flags], stdout=log, stderr=subprocess.PIPE, text=True
   )
-  nth = rng.randint(1, 9 if target == "step" else 2) if target in PHASES[2:] else 1
+  nth = 1  # which time that the phase is entered: some way into the run
+  if target in PHASES[2:]:
+    nth = rng.randint(1, 24 if target == "step" else 6)
   errors, killed = [], False
   for line in process.stderr:
     if not line.startswith("@"):
@@ -124,7 +129,8 @@ def live(folder, steps, target=None, rng=None):
   killed = killed and process.returncode == -signal.SIGKILL
   if not killed and process.returncode:
     errors.append(f"exit code {process.returncode}")
-  return Life(killed, at, said.count("is passed over"), "".join(errors))
+  trained = "compiled in" in said
+  return Life(killed, at, trained, said.count("is passed over"), "".join(errors))
 
 
 def newest_complete(folder):
@@ -169,7 +175,7 @@ def compare(straight, broken, steps):
 def soak(kills, seed, work, minutes=float("inf"), say=print):
   """Runs it all in the folder `work`; returns what went wrong, in words."""
   rng, begun = random.Random(seed), time.monotonic()
-  steps = 12 + 4 * kills
+  steps = 12 + 8 * kills
   words = random.Random(0)
   text = "\n".join(" ".join(words.choices("abcdefgh", k=8)) for _ in range(30_000))
   (work / "text.txt").write_text(text)
@@ -192,9 +198,9 @@ def soak(kills, seed, work, minutes=float("inf"), say=print):
     now = newest_complete(broken)
     count = counts[target]
     count.update(kills=1, passed_over=life.passed_over, steps=now - before)
-    count["in a save"] += any(broken.glob("checkpoints/*tmp*"))
+    count["in a save"] += life.trained and any(broken.glob("checkpoints/*tmp*"))
     folders = (path.name for path in broken.glob("checkpoints/*") if path.name.isdecimal())
-    count["no manifest"] += any(int(name) > now for name in folders)
+    count["no manifest"] += life.trained and any(int(name) > now for name in folders)
   last = live(broken, steps)
   wrong += [last.errors] if last.errors else []
   wrong += compare(straight, broken, steps) if not wrong else []
