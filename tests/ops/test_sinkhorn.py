@@ -72,8 +72,14 @@ def test_rows_are_exact_and_columns_near(n, eps):
     assert np.abs(p.sum(-1) - 1).max() < 5e-7 < 1e-2 < np.abs(p.sum(-2) - 1).max()
 
 
+def test_eps_is_added_wherever_deepseek_v4_adds_it():
+  for steps in (1, 2, 20):
+    got = ops.sinkhorn(Z, eps=0.1, steps=steps)
+    np.testing.assert_allclose(got, reference_gated.comb(Z.T, steps, 0.1).T, atol=1e-6)
+
+
 @pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
-@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_the_exact_gradient_is_that_of_the_steps(implementation, eps, steps):
   got = gradient(eps=eps, steps=steps, implementation=implementation)
