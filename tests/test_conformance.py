@@ -22,7 +22,7 @@ CASES = {
 
 
 # What compiles most; of these, `make test` runs two variants and `make test-slow` all.
-HEAVY, QUICK = ("ways", "mesh", "once", "decode"), ("hc", "mhc")
+HEAVY, QUICK = ("ways", "half", "mesh", "once", "decode"), ("hc", "mhc")
 
 
 def cases():

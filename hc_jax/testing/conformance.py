@@ -28,6 +28,7 @@ _CHECKS = (
   ("causal", "no token sees its future or another row", network.causality),
   ("exact", "the network is Algorithm 1 in float64, forward and gradients", None),
   ("ways", "unrolled, rematerialised and autodiff agree with the scan", network.every_way_agrees),
+  ("half", "a bf16 network is as near to float64 as the residual", network.half_precision),
   ("decode", "decoding agrees with the whole", network.decoding),
   ("learns", "every parameter of every site learns", network.learning),
   ("once", "the second step compiles nothing", network.compiles_once),

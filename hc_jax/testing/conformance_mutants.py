@@ -152,6 +152,10 @@ def _other_when_one(connection, streams):
   return streams * (1 + 1e-4 * (streams.shape[-3] == 1))
 
 
+def _drifting(connection, streams):
+  return streams * 1.03 if streams.dtype == jnp.bfloat16 else streams
+
+
 def _over_tokens(connection, streams):
   return streams + 0.01 * jnp.mean(streams, axis=-3, keepdims=True)
 
@@ -186,6 +190,7 @@ _WRONG = (
   ("exact", "mix transposed in a network", changed_coefs(_transposed)),
   ("exact", "mix detached in a network", changed_coefs(_detached)),
   ("ways", "another mix under scan", changed_coefs(_stronger_when_scanned)),
+  ("half", "streams that drift in bf16", changed_streams(_drifting)),
   ("decode", "another result for one token", changed_streams(_other_when_one)),
   ("learns", "write learns at attention alone", changed_coefs(_first_site_only)),
   ("learns", "dynamic part detached", changed_part(lambda *p: jax.lax.stop_gradient(p))),

@@ -10,7 +10,7 @@ from hc_jax.axes import unboxed
 from hc_jax.models import unstack_layers
 from hc_jax.testing import candidate as cd
 from hc_jax.testing.candidate import RESIDUAL, TOKENS, Candidate, forward, initial, kicked
-from hc_jax.testing.compiled import jit, options
+from hc_jax.testing.compiled import jit, normal, options
 from hc_jax.testing.subject import distance, sharing
 from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
 
@@ -105,6 +105,38 @@ def every_way_agrees(candidate: Candidate) -> None:
     check(away < FORWARD, f"logits with {words} are {away:.1e} from those of a plain scan")
     away = distance(cd.flat(found_grads), grads)
     check(away < GRADIENT, f"gradients with {words} are {away:.1e} from those of a plain scan")
+
+
+def half_precision(candidate: Candidate) -> None:
+  """In bf16 the network is about as near to float64 as the residual network of its shape.
+
+  Logits 1.5 times as far at most and gradients 3 times, medians of three sets of parameters near
+  their initial values. A network of quite random maps amplifies any rounding, whatever its dtype.
+  """
+  if not candidate.has_reference:
+    raise NotApplicable("it has no float64 reference")
+  ours, plain = (
+    np.median([_rounding(who, draw) for draw in "abc"], axis=0) for who in (candidate, RESIDUAL)
+  )
+  for what, times, found, bound in zip(("logits", "gradients"), (1.5, 3), ours, plain, strict=True):
+    check(
+      found < times * bound,
+      f"bf16 {what} are {found:.1e} from float64, those of the residual network {bound:.1e}: more "
+      f"than {times} times as far",
+    )
+
+
+def _rounding(who: Candidate, draw: str) -> tuple[float, float]:
+  """How far bf16 is from float64 at parameters of that draw: logits, gradients."""
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf + 0.05 * normal(draw + hc_params.path_name(path), *leaf.shape),
+    kicked(who),
+  )
+  exact, at = cd.exact_logits(who), cd.flat(params)
+  (_, logits), grads = cd.value_and_grad(who, **PLAIN, dtype=jnp.bfloat16)(params, TOKENS)
+  ways = cd.directions({k: a for k, a in at.items() if not _is_frozen(who, k)}, 2)
+  want = cd.slopes(lambda flat: np.sum(exact(flat) * cd.WEIGHTS), at, ways)
+  return distance(logits, exact(at)), distance(cd.along(cd.flat(grads), ways), want)
 
 
 def decoding(candidate: Candidate) -> None:

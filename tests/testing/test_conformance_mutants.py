@@ -7,7 +7,7 @@ from hc_jax.testing.conformance_mutants import WRONG_CONNECTIONS
 from hc_jax.testing.selftest import examine
 
 CHECKS = {check.name: check for check in CONFORMANCE}
-SLOW = {"ways", "mesh", "once", "decode", "learns", "exact"}
+SLOW = {"ways", "half", "mesh", "once", "decode", "learns", "exact"}
 
 
 def case(wrong):
