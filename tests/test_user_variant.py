@@ -15,30 +15,19 @@ import pytest
 import hc_jax as hc
 from hc_jax import cli
 from hc_jax.config import connection_defaults, load_config
+from hc_jax.testing import conformance
 from hc_jax.user_modules import import_modules
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "train" / "tiny.py"
 CONFIG = str(ROOT / "configs" / "quickstart.py")
-# Its 15 lines: n streams that decay into one another, with one rate to learn.
-VARIANT = '''
-import flax.linen as nn
+# Its 15 lines, those of docs/drop-in.md.
+IMPORTS = """import flax.linen as nn
 import jax.numpy as jnp
 import hc_jax as hc
-
-class Leak(hc.Connection):
-  """Streams leak into their mean, at a rate that is learned."""
-  leak_init: float = 0.0
-
-  @nn.compact
-  def coefs(self, streams, index):
-    n = self.num_streams
-    rate = self.param("static_leak", nn.initializers.constant(self.leak_init), (1, 1))
-    read = jnp.ones((1, n)) / n
-    return hc.Coefs(read=read, write=jnp.ones((n, 1)), mix=jnp.eye(n) + rate * (1 / n - jnp.eye(n)))
-
-hc.register("leak", Leak)
-'''
+"""
+PAGE = (ROOT / "docs" / "drop-in.md").read_text()
+VARIANT = IMPORTS + PAGE[PAGE.index("class Fade") : PAGE.index("```", PAGE.index("class Fade"))]
 
 
 @pytest.fixture
@@ -139,25 +128,35 @@ print("codes", codes)
 def test_fifteen_lines_train_and_every_tool_takes_them(tmp_path):
   assert len([line for line in VARIANT.splitlines() if line.strip()]) <= 15
   (tmp_path / "my_package").mkdir()
-  (tmp_path / "my_package" / "leak.py").write_text(VARIANT)
-  name = "--config.model.connection.name=leak"
-  flags = [name, "--config.model.connection.leak_init=0.1", "--config.train.num_steps=2"]
+  (tmp_path / "my_package" / "fade.py").write_text(VARIANT)
+  name = "--config.model.connection.name=fade"
+  flags = [name, "--config.model.connection.fade_init=0.1", "--config.train.num_steps=2"]
   missing = run(tmp_path, [str(TINY)], "out", *flags)
   assert missing.returncode == 2 and "Traceback" not in missing.stderr
-  assert "'leak' is unknown" in missing.stderr and "--import=" in missing.stderr
-  trained = run(tmp_path, [str(TINY)], "out", "--import=my_package.leak", *flags)
+  assert "'fade' is unknown" in missing.stderr and "--import=" in missing.stderr
+  trained = run(tmp_path, [str(TINY)], "out", "--import=my_package.fade", *flags)
   assert trained.returncode == 0, trained.stderr
   saved = (tmp_path / "out" / "config.json").read_text()
-  assert json.loads(saved)["config"]["model"]["connection"]["leak_init"] == 0.1
+  assert json.loads(saved)["config"]["model"]["connection"]["fade_init"] == 0.1
   assert "my_package" not in saved
 
   program = ["-c", textwrap.dedent(COMMANDS.format(folder=str(TINY.parent)))]
   tools = [["sample", "out", "--tokens=2"], ["analyze", "out"], ["params", CONFIG, name]]
   done = run(tmp_path, program, json.dumps(tools))
   assert "codes [2, 2, 2]" in done.stdout, done.stdout + done.stderr
-  assert done.stderr.count("'leak' is unknown") == 3 and done.stderr.count("--import=") == 3
-  done = run(tmp_path, program, json.dumps([[*t, "--import=my_package.leak"] for t in tools]))
+  assert done.stderr.count("'fade' is unknown") == 3 and done.stderr.count("--import=") == 3
+  done = run(tmp_path, program, json.dumps([[*t, "--import=my_package.fade"] for t in tools]))
   assert "codes [0, 0, 0]" in done.stdout, done.stdout + done.stderr
-  assert "static_leak" in done.stdout and "connections.png" in done.stdout
+  assert "static_fade" in done.stdout and "connections.png" in done.stdout
   count = next(line for line in done.stdout.splitlines() if line.startswith("hyper-connection"))
-  assert count.split()[1] == "8"  # one number for each of four layers' two sites
+  assert count.split()[1] == "32"  # a number for each stream of four layers' two sites
+
+
+@pytest.mark.slow
+def test_it_goes_through_the_conformance_suite(table):
+  names = {}
+  exec(VARIANT, names)
+  conformance.check_connection(hc.CONNECTIONS["fade"], log=lambda line: None)
+  names["Fade"].facts = lambda self, d_model: hc.connections.Facts(num_params=7, note="")
+  with pytest.raises(AssertionError, match="formula"):
+    conformance.check_connection(names["Fade"], log=lambda line: None)

@@ -49,7 +49,8 @@ def reduce_sums(seen: Evidence) -> None:
   check(
     all(close(found[k][i], wanted[k][i], 2e-2) for i in heard for k in range(2)),
     f"after {seen.writes[-1]} the output is not made of the sum of the streams: hc_jax.reduce sums "
-    "them (no mean, no single stream), and comes before any norm",
+    "them (no mean, no single stream), and comes before any norm; say learned_ends=True if the "
+    "model's own reduce is meant",
   )
 
 
