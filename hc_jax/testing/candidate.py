@@ -134,7 +134,9 @@ def site(candidate: Candidate, eager: bool = False) -> Callable:
   return run if eager else jit(run)
 
 
-def exact_site(candidate: Candidate, params, streams, y) -> tuple:
+def exact_site(
+  candidate: Candidate, params: Mapping[str, Any], streams: np.ndarray, y: np.ndarray
+) -> tuple:
   """What the float64 reference says of `site`: (branch input, coefs by name, next streams)."""
   H = np.asarray(streams, np.float64) if not np.iscomplexobj(streams) else streams
   m = matrices_of(candidate.module, params, 1)(H)
