@@ -10,9 +10,24 @@ from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
 
 # Besides each class as it comes: fields that change what it computes.
 MORE = {
-  "hc": ({"dynamic": False}, {"num_streams": 3, "tanh": False, "norm": "rmsnorm"}),
+  "hc": (
+    {"dynamic": False},
+    {"num_streams": 3, "tanh": False, "norm": "rmsnorm"},
+    {"num_streams": 8, "norm_params": True},
+    {"num_streams": 1},
+  ),
   "frac": ({"fractions": 2, "num_streams": 4}, {"dynamic": False}),
   "ghc": ({"num_streams": 4}, {"dynamic": False}),
+  "altup": ({"num_streams": 3},),
+  "mhc": (
+    {"form": "deepseek_v4", "bias_init": "uniform", "num_streams": 2},
+    {"bias_init": "onehot", "norm_params": True, "num_streams": 3},
+    {"num_streams": 1},
+  ),
+  "identity": ({"num_streams": 1}, {"num_streams": 3, "bias_init": "onehot"}),
+  "mhc_lite": ({"num_streams": 3, "bias_init": "identity"},),
+  "kromhc": ({"num_streams": 8},),
+  "ohc": ({"train_mix_scale": True},),
 }
 CASES = {
   (name + "".join(f"-{k}={v}" for k, v in fields.items())): (cls, fields)
@@ -21,7 +36,7 @@ CASES = {
 }
 
 
-# What compiles most; of these, `make test` runs two variants and `make test-slow` all.
+# What compiles most; `make test` runs them for two variants, `make test-slow` for all of the table.
 HEAVY, QUICK = ("ways", "half", "mesh", "once", "decode"), ("hc", "mhc")
 
 
@@ -29,6 +44,8 @@ def cases():
   """Pairs of case and check; the cases with fields of their own, and the heavy checks, are slow."""
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
+      if fields and check.name in HEAVY:
+        continue
       slow = bool(fields) or (check.name in HEAVY and case not in QUICK)
       marks = [pytest.mark.xdist_group(case), *([pytest.mark.slow] if slow else [])]
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
