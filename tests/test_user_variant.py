@@ -100,6 +100,12 @@ def test_a_module_that_cannot_be_imported(table, tmp_path, monkeypatch, capsys, 
   assert f"--import={name}" in capsys.readouterr().err
 
 
+def test_an_unknown_variant_is_named_before_its_unknown_fields():
+  overrides = ["fade_init=0.1", "name=fade"]
+  with pytest.raises(hc.UserError, match=r"'fade' is unknown.*--import=my_package.my_file"):
+    load_config(CONFIG, [f"--config.model.connection.{o}" for o in overrides])
+
+
 def run(folder, program, *arguments):
   env = os.environ | {
     "PYTHONPATH": str(ROOT),
