@@ -2,9 +2,9 @@
 
 Orbax makes a checkpoint's folder appear whole, but keeps no checksums: a bit that flips in an array
 afterwards is read back as another number, and nothing says so. So a checkpoint counts only with its
-manifest, and is compared with it before anything else reads it. That costs about 1.25 s of processor
-time a GB on a core with SHA instructions (docs/survive.md), in the background while training goes
-on, and again, in the foreground, at a start.
+manifest, and is compared with it before anything else reads it. That costs about 1.25 s of
+processor time a GB on a core with SHA instructions (docs/survive.md), in the background while
+training goes on, and again, in the foreground, at a start.
 """
 
 import concurrent.futures

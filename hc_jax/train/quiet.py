@@ -41,6 +41,12 @@ class Quiet(logging.Filter):
     logging.getLogger("absl").removeFilter(self)
     sys.excepthook, sys.unraisablehook, threading.excepthook = self._hooks
 
+  def __enter__(self) -> "Quiet":
+    return self.install()
+
+  def __exit__(self, *_: Any) -> None:
+    self.remove()
+
   def filter(self, record: logging.LogRecord) -> bool:
     """Keeps errors of other kinds; Orbax also explains itself at length, on every save."""
     error = record.exc_info[1] if record.exc_info else None

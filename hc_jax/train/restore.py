@@ -12,6 +12,7 @@ from hc_jax import params as hc_params
 from hc_jax.errors import UserError
 from hc_jax.train import manifest
 from hc_jax.train.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
+from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
 
 REJECTED = "rejected"
@@ -102,7 +103,7 @@ def _stored_shapes(path: str) -> Any:
 def _read(workdir: str, step: int, item: str, target: Any) -> Any:
   path = path_of(workdir, step, item)
   try:
-    with ocp.StandardCheckpointer() as reader:
+    with Quiet(), ocp.StandardCheckpointer() as reader:
       return reader.restore(epath.Path(path), target)
   except (ValueError, KeyError, TypeError) as error:
     reason = str(error).strip().splitlines()

@@ -194,5 +194,6 @@ def test_bad_specs(tmp_path, monkeypatch, spec, message):
 def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
   (tmp_path / name).write_text("x")
   monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(UserError, match=r"pip install 'hc_jax\[tokenizers\]'"):
+  words = rf"pip install {package}, or in a clone of hc_jax pip install -e '\.\[tokenizers\]'"
+  with pytest.raises(UserError, match=words):
     load_tokenizer(str(tmp_path / name))
