@@ -21,13 +21,16 @@ def _expected(error: Any) -> bool:
   return _aftermath(error) or bool(storage_cause(error))
 
 
-class Quiet(logging.Filter):
+class Quiet:
   """Filters what is logged and printed, from `install` to `remove`."""
 
   def install(self) -> "Quiet":
     """Puts the filters in place; what is not dropped goes where it went before."""
     self._hooks = hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-    logging.getLogger("absl").addFilter(self)
+    # absl's logger asks no filters, so its own way to the handlers is cut.
+    logger = logging.getLogger("absl")
+    self._handle = handle = logger.handle
+    logger.handle = lambda record: handle(record) if self.filter(record) else None
     # TensorStore's threads print through excepthook, as an uncaught exception of ours would.
     sys.excepthook = lambda kind, error, trace: (
       None if _aftermath(error) else hooks[0](kind, error, trace)
@@ -38,7 +41,7 @@ class Quiet(logging.Filter):
 
   def remove(self) -> None:
     """Takes the filters away."""
-    logging.getLogger("absl").removeFilter(self)
+    logging.getLogger("absl").handle = self._handle
     sys.excepthook, sys.unraisablehook, threading.excepthook = self._hooks
 
   def __enter__(self) -> "Quiet":
