@@ -175,7 +175,10 @@ def learning(candidate: Candidate) -> None:
     median = float(np.median(loud)) if loud else total
     words = f"{leaf} ({part}) of sublayer {site}"
     if silent[site]:
-      check(size < 1e-2 * median, f"{words} cannot matter, yet its gradient has norm {size:.1e}")
+      check(
+        size < 1e-2 * median + 1e-7 * total,
+        f"{words} cannot matter, yet its gradient has norm {size:.1e}",
+      )
     elif silent[site] is False:
       check(
         size > 1e-3 * median and median > 1e-8 * total,
