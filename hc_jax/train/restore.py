@@ -95,7 +95,7 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
 
 
 def _stored_shapes(path: str) -> Any:
-  with ocp.StandardCheckpointer() as reader:
+  with Quiet(), ocp.StandardCheckpointer() as reader:
     found = reader.metadata(epath.Path(path)).item_metadata
   return getattr(found, "tree", found)  # older versions of Orbax give the tree itself
 
