@@ -64,6 +64,29 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
   command.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
 
+  command = add("eval", "Loss, perplexity and bits per byte of a run, on its own or any text.")
+  command.add_argument("run", help="the workdir of a run")
+  command.add_argument(
+    "--files",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="a file or folder of text to read; may be repeated (the run's own validation text)",
+  )
+  command.add_argument("--field", default=None, help="of a record in them (the run's data.field)")
+  command.add_argument("--split", default=None, help="of the run's own text: val or train (val)")
+  command.add_argument("--step", type=_step, default=None, help="of the checkpoint (the newest)")
+  command.add_argument(
+    "--batches", type=int, default=None, help="at most, of the run's train.batch_size (all)"
+  )
+  command.add_argument(
+    "--batch-size", type=int, default=None, help="windows at a time (the trainer's)"
+  )
+
+  command = add("inspect", "What lies in a run: checkpoints, card, parameters, newest metrics.")
+  command.add_argument("run", help="the workdir of a run")
+  command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+
   command = add(
     "selftest", "Runs into the twenty traps of hyper-connection code; exit code 1 if one bites."
   )
@@ -73,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     help="make mistakes on purpose instead, and say which test finds each",
   )
   return parser
+
+
+def _step(text: str) -> int | str:
+  return text if text == "best" else int(text)
 
 
 def params(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -198,6 +225,39 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
     print(f"wrote {path}")
 
 
+def evaluate(args: argparse.Namespace, rest: Sequence[str]) -> None:
+  """`hc-jax eval RUN`: how well a run predicts its validation text, or any other."""
+  del rest
+  from hc_jax import train
+
+  run = train.load_run(args.run, args.step)
+  print(f"{run.workdir}, step {run.step}", file=sys.stderr)
+  found = train.evaluate_run(
+    run,
+    files=args.files,
+    field=args.field,
+    split=args.split,
+    batches=args.batches,
+    batch_size=args.batch_size,
+  )
+  print(f"{found.text}: {found.tokens:,} tokens of {found.documents:,} documents")
+  print(f"{'loss':<15}{found.loss:.6f} nats per token")
+  print(f"{'perplexity':<15}{found.perplexity:.6g}")
+  bits = "no token stands for text" if found.bits_per_byte is None else f"{found.bits_per_byte:.6f}"
+  print(f"{'bits per byte':<15}{bits}")
+
+
+def inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  """`hc-jax inspect RUN`: what lies there; exit code 1 if any of it is damaged."""
+  del rest
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")  # it computes nothing: leave accelerators to others
+  from hc_jax.train.contents import report
+
+  return 1 if report(args.run, args.step) else 0
+
+
 def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
   """`hc-jax selftest`: is the wiring right, on this machine, as installed."""
   del rest
@@ -211,7 +271,14 @@ def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
   return selftest(log=log)
 
 
-COMMANDS = {"params": params, "sample": sample, "analyze": analyze, "selftest": selftest}
+COMMANDS = {
+  "params": params,
+  "sample": sample,
+  "analyze": analyze,
+  "eval": evaluate,
+  "inspect": inspect,
+  "selftest": selftest,
+}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from hc_jax.data.batches import EvalBatches, eval_batches, iterate, train_batche
 from hc_jax.data.text import TextData, load_text
 from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
 from hc_jax.data.tokens import TokenArray
+from hc_jax.data.whole import read_files
 from hc_jax.data.windows import Windows
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
   "iterate",
   "load_text",
   "load_tokenizer",
+  "read_files",
   "train_batches",
 ]

@@ -11,25 +11,30 @@ from hc_jax.data.tokens import TokenArray
 class Windows:
   """The windows of a split: window i holds tokens i·length to (i + 1)·length, the last as target.
 
-  So every token but the first is a target once per epoch (a tail shorter than a window is left).
+  So every token but the first is a target once per epoch (a tail shorter than a window is left,
+  unless `tail` is set).
 
   Attributes:
     split: the tokens.
     length: L, inputs per window.
     document_mask: also give `segment_ids`, and mask the target that starts another document.
+    tail: a last window that is not full is filled up with zeros, which its mask leaves out.
 
   Raises:
-    UserError: the split is shorter than one window.
+    UserError: the split is shorter than one window (with `tail`, than two tokens).
   """
 
   split: TokenArray
   length: int
   document_mask: bool = False
+  tail: bool = False
 
   def __post_init__(self) -> None:
-    self.split.num_windows(self.length)
+    self.split.num_windows(1 if self.tail else self.length)
 
   def __len__(self) -> int:
+    if self.tail:
+      return -(-self.split.num_windows(1) // self.length)
     return self.split.num_windows(self.length)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
@@ -42,15 +47,18 @@ class Windows:
     """
     start = (index % len(self)) * self.length
     tokens = self.split.tokens[start : start + self.length + 1].astype(np.int32)
+    there = len(tokens)  # fewer than length + 1 in a tail only
+    tokens = np.pad(tokens, (0, self.length + 1 - there))
     window = {
       "inputs": tokens[:-1],
       "targets": tokens[1:],
-      "mask": np.ones(self.length, np.float32),
+      "mask": (np.arange(1, self.length + 1) < there).astype(np.float32),
     }
     if self.document_mask:
       segments = self._segments(start)
+      segments[there:] = 0
       window["segment_ids"] = segments[:-1]
-      window["mask"] = (segments[1:] == segments[:-1]).astype(np.float32)
+      window["mask"] *= segments[1:] == segments[:-1]
     return window
 
   def _segments(self, start: int) -> np.ndarray:

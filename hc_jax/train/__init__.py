@@ -4,6 +4,8 @@ from hc_jax.train.errors import NonFiniteError as NonFiniteError
 from hc_jax.train.errors import OutOfMemoryError as OutOfMemoryError
 from hc_jax.train.errors import Stopped as Stopped
 from hc_jax.train.errors import StorageError as StorageError
+from hc_jax.train.evaluation import Evaluation as Evaluation
+from hc_jax.train.evaluation import evaluate_run as evaluate_run
 from hc_jax.train.loop import train_and_evaluate as train_and_evaluate
 from hc_jax.train.metrics import read_metrics as read_metrics
 from hc_jax.train.optim import make_optimizer as make_optimizer

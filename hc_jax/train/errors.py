@@ -83,6 +83,13 @@ def writing(what: str) -> Iterator[None]:
     ) from error
 
 
+def memory_cause(error: BaseException) -> str | None:
+  """The first line of `error` when it is that the device's memory is too small."""
+  reason = str(error).strip().splitlines()[0]
+  # What fails in a computation that was dispatched before comes as INTERNAL.
+  return reason if "RESOURCE_EXHAUSTED" in reason or "Out of memory" in reason else None
+
+
 @contextlib.contextmanager
 def out_of_memory(config: Any) -> Iterator[None]:
   """Turns the device's "out of memory" into one message with the settings that help most.
@@ -93,9 +100,8 @@ def out_of_memory(config: Any) -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    reason = str(error).strip().splitlines()[0]
-    # What fails in a computation that was dispatched before comes as INTERNAL.
-    if "RESOURCE_EXHAUSTED" not in reason and "Out of memory" not in reason:
+    reason = memory_cause(error)
+    if reason is None:
       raise
     train, parts = config.train, config.train.accumulation
     divisor = next(

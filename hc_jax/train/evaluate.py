@@ -29,8 +29,18 @@ def evaluate(
     `val/loss` in nats per token, `val/ppl` = exp of it, and `val/bpb`: nats over tokens that stand
     for text / (ln 2 * their bytes), special and masked tokens excluded (no key without any).
   """
+  return summary(batch_sums(step, params, batches, mesh))
+
+
+def batch_sums(
+  step: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+  params: Any,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: Mesh,
+) -> list[dict[str, Any]]:
+  """The sums of `eval_step` for each batch; see `evaluate`."""
   sums = [step(params, to_devices(batch, mesh)) for batch in batches]  # all launched, then read
-  return summary(jax.device_get(sums))
+  return jax.device_get(sums)
 
 
 def summary(sums: list[dict[str, Any]]) -> dict[str, float]:

@@ -88,13 +88,14 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
       "wrote them"
     )
   try:
-    hc_params.check_shapes(_stored_shapes(path), target)
+    hc_params.check_shapes(stored_shapes(path), target)
   except ValueError as error:
     raise UserError(f"{path} is as it was written, but does not fit this model: {error}") from error
   return _read(workdir, step, "params", target)
 
 
-def _stored_shapes(path: str) -> Any:
+def stored_shapes(path: str) -> Any:
+  """Names, shapes and dtypes of what lies in an item of a checkpoint; no array is read."""
   with Quiet(), ocp.StandardCheckpointer() as reader:
     found = reader.metadata(epath.Path(path)).item_metadata
   return getattr(found, "tree", found)  # older versions of Orbax give the tree itself

@@ -1,0 +1,61 @@
+"""The user's files as one split, undivided: text to evaluate on."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from hc_jax.data import documents, files, sources
+from hc_jax.data.tokenizers import Tokenizer
+from hc_jax.data.tokens import TokenArray
+from hc_jax.errors import UserError
+
+_BATCH_BYTES = 4 << 20
+
+
+def read_files(
+  entries: Sequence[str],
+  tokenizer: Tokenizer,
+  *,
+  field: str = "text",
+  log: Callable[[str], None] = print,
+) -> TokenArray:
+  """All text of `entries` as tokens, in memory; nothing is divided, prepared or kept.
+
+  Args:
+    entries: files or folders: plain text or code, .jsonl, .parquet, each also as .gz. What is given
+      twice counts once.
+    tokenizer: gives the ids; its bos starts every document.
+    field: the field of a record (.jsonl, .parquet) that holds the text.
+    log: gets a line when files in a folder are left out since they are no text.
+
+  Raises:
+    UserError: no such file, one that is no text or has no such field, or no text in any of them.
+  """
+  source = sources.text_files(entries, field)
+  if source.notes:
+    log(source.notes)
+  dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+  parts, sizes, num_bytes = [], [0], 0
+  for batch in _batches(
+    text for i in source.inspected for text in files.read_documents(i.file, field)
+  ):
+    for ids in tokenizer.encode_batch(batch):
+      parts.append(np.concatenate([[tokenizer.bos_id], ids]).astype(dtype))
+      sizes.append(len(parts[-1]))
+    num_bytes += sum(map(len, batch))
+  if sum(sizes) <= len(parts):
+    raise UserError(documents.EMPTY)
+  return TokenArray(np.concatenate(parts), np.cumsum(sizes, dtype=np.int64), num_bytes, "given")
+
+
+def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
+  """What a tokenizer is given at a time."""
+  batch, size = [], 0
+  for text in texts:
+    batch.append(text)
+    size += len(text)
+    if size >= _BATCH_BYTES:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch

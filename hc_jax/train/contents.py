@@ -1,0 +1,177 @@
+"""What lies in a run's folder: its checkpoints, the newest one's card and parameters, its metrics.
+
+Reads no array and needs neither the run's devices nor its data.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hc_jax.errors import UserError
+from hc_jax.params import decays, named_leaves, param_count
+from hc_jax.train import checkpoint, manifest, restore
+from hc_jax.train.metrics import read_metrics
+from hc_jax.train.workdir import CONFIG, saved_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A checkpoint as it lies there.
+
+  Attributes:
+    step: after which it was saved.
+    num_bytes: of its files.
+    fault: what is wrong with it, in words; None when it is as it was written.
+    val_loss: that its card states; None without one.
+  """
+
+  step: int
+  num_bytes: int
+  fault: str | None
+  val_loss: float | None
+
+
+def stored(workdir: str) -> list[Stored]:
+  """The checkpoints of a run by step, whole or not; each is read once, to compare its hashes."""
+  found = []
+  for step in checkpoint.folders_of(workdir):
+    fault, loss = manifest.fault(checkpoint.path_of(workdir, step), step), None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      loss = float(checkpoint.read_card(workdir, step)["val/loss"])
+    size = _size(checkpoint.path_of(workdir, step))
+    found.append(Stored(step, size, fault, loss))
+  return found
+
+
+def report(workdir: str, step: int | None = None, log: Callable[[str], None] = print) -> int:
+  """Says what is in a run.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint whose card and parameters are shown; None is the newest good one.
+    log: gets the lines.
+
+  Returns:
+    How many things are damaged: checkpoints, and the run's config.
+
+  Raises:
+    UserError: no run, or no checkpoint of that step.
+  """
+  workdir = os.path.abspath(os.path.expanduser(workdir))
+  found = stored(workdir)
+  damaged = sum(one.fault is not None for one in found)
+  log(workdir)
+  try:
+    saved_config(workdir)
+  except UserError as error:
+    if not found:
+      raise
+    log(f"  {CONFIG} is DAMAGED: {error}")
+    damaged += 1
+  if step is not None and step not in [one.step for one in found]:
+    there = ", ".join(str(one.step) for one in found) or "none"
+    raise UserError(f"{workdir} holds no checkpoint {step}; there are: {there}")
+  _list(workdir, found, log)
+  good = [one.step for one in found if one.fault is None and step in (None, one.step)]
+  if good:
+    _card(checkpoint.read_card(workdir, good[-1]), good[-1], log)
+    shapes = restore.stored_shapes(checkpoint.path_of(workdir, good[-1], "params"))
+    _parameters(shapes, good[-1], log)
+  elif found:
+    which = f"checkpoint {step} is damaged" if step is not None else "no checkpoint is good"
+    log(f"\n{which}: no card or parameters to show")
+  _metrics(workdir, log)
+  return damaged
+
+
+def _list(workdir: str, found: list[Stored], log: Callable[[str], None]) -> None:
+  if not found:
+    log("\nno checkpoint yet")
+    return
+  log(f"\n{'step':>10}{'size':>12}{'val/loss':>12}  manifest")
+  for one in found:
+    loss = "-" if one.val_loss is None else f"{one.val_loss:.4f}"
+    state = "good" if one.fault is None else f"DAMAGED: {one.fault}"
+    log(f"{one.step:>10}{_bytes(one.num_bytes):>12}{loss:>12}  {state}")
+  rejected = os.path.join(workdir, restore.REJECTED)
+  if os.path.isdir(rejected) and (names := sorted(os.listdir(rejected))):
+    log(f"moved aside as damaged before, to {restore.REJECTED}/: {', '.join(names)}")
+
+
+def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
+  config, data = card.get("config", {}), card.get("data", {})
+  model, text = config.get("model", {}), config.get("data", {})
+  fields = model.get("connection", {})
+  given = [f"{k}={v!r}" for k, v in fields.items() if k != "name" and v is not None]
+  lines = {
+    "format": card.get("format"),
+    "model": f"{model.get('num_layers')} layers of width {model.get('d_model')}, "
+    f"{model.get('num_heads')} heads, {model.get('dtype')}",
+    "connection": " ".join([str(fields.get("name")), *given]),
+    "layers": model.get("layers") or None,
+    "text": f"{text.get('name')}, fingerprint {data.get('fingerprint')}",
+    "tokenizer": f"{data.get('tokenizer')}, vocabulary {data.get('vocab_size')}",
+    "orientation": card.get("conventions", {}).get("orientation"),
+    "versions": ", ".join(f"{k} {v}" for k, v in card.get("versions", {}).items()),
+  }
+  log(f"\ncard of step {step}")
+  for name, value in lines.items():
+    if value is not None:
+      log(f"  {name:<13}{value}")
+
+
+def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:
+  leaves = dict(named_leaves(shapes))
+  sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+  width = max(map(len, leaves))
+  log(
+    f"\n{f'parameters of step {step}':<{width + 2}}  {'shape':<22}{'dtype':<10}decay{'count':>17}"
+  )
+  for path, leaf in leaves.items():
+    shape, decay = "x".join(map(str, leaf.shape)), "yes" if decays(path) else "no"
+    log(f"  {path:<{width}}  {shape:<22}{leaf.dtype!s:<10}{decay:<5}{sizes[path]:>17,}")
+  count = param_count(shapes)
+  decayed = sum(size for path, size in sizes.items() if decays(path))
+  dtypes: dict[str, int] = collections.defaultdict(int)
+  for path, leaf in leaves.items():
+    dtypes[str(leaf.dtype)] += sizes[path]
+  share = 100 * count.connection / count.total
+  for name, value, note in (
+    ("total", count.total, ", ".join(f"{n:,} {dtype}" for dtype, n in dtypes.items())),
+    ("embedding", count.embedding, ""),
+    ("hyper-connection", count.connection, f"{share:.4f} %"),
+    ("with weight decay", decayed, ""),
+    ("without", count.total - decayed, ""),
+  ):
+    log(f"  {name:<20}{value:>15,}{f'  ({note})' if note else ''}")
+
+
+def _metrics(workdir: str, log: Callable[[str], None]) -> None:
+  rows = read_metrics(workdir)
+  if not rows:
+    log("\nno metrics yet")
+    return
+  log(f"\nnewest metrics, of step {rows[-1]['step']}")
+  for name, value in rows[-1].items():
+    if name != "step":
+      log(f"  {name:<24}{value:.6g}" if isinstance(value, float) else f"  {name:<24}{value}")
+
+
+def _size(folder: str) -> int:
+  return sum(
+    os.lstat(os.path.join(parent, name)).st_size
+    for parent, _, names in os.walk(folder)
+    for name in names
+  )
+
+
+def _bytes(size: float) -> str:
+  for unit in ("B", "kB", "MB", "GB"):
+    if size < 1000:
+      return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    size /= 1000
+  return f"{size:.1f} TB"

@@ -1,0 +1,95 @@
+"""A run evaluated afterwards: its trainer's numbers on its own text, the model's on any other."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax import cli, train
+from tests.train import tiny
+
+
+def quiet(*_):
+  return None
+
+
+def test_the_numbers_are_the_trainers(one_device, finished):
+  """Of the same batches, at both steps, whatever number of windows the model takes at a time."""
+  rows = {row["step"]: row for row in train.read_metrics(str(finished))}
+  run = train.load_run(str(finished))
+  found = train.evaluate_run(run, batches=2, log=quiet)
+  row = rows[run.step]
+  assert run.step == 10
+  assert found.loss == pytest.approx(row["val/loss"], rel=1e-6)
+  assert found.perplexity == pytest.approx(row["val/ppl"], rel=1e-6)
+  assert found.bits_per_byte == pytest.approx(row["val/bpb"], rel=1e-6)
+  assert found.tokens == 2 * 8 * 32 and found.documents == 1
+  others = train.evaluate_run(run, batches=2, batch_size=5, log=quiet)
+  assert others.loss == pytest.approx(found.loss, rel=1e-5) and others.tokens == found.tokens
+
+  whole = train.evaluate_run(run, log=quiet)
+  val = tiny.text().val
+  assert whole.tokens == (len(val) - 1) // 32 * 32 > found.tokens
+  assert whole.loss != found.loss
+  seen = train.evaluate_run(run, split="train", log=quiet)
+  assert seen.text == "the train split of py_stdlib"
+  assert seen.tokens == (len(tiny.text().train) - 1) // 32 * 32
+
+
+def test_every_token_of_a_file_counts(one_device, finished, tmp_path, capsys):
+  """33 tokens and a document of 8, by windows of 32, against the model applied window by window."""
+  texts = ["x = 1\n" * 5 + "ab", "def f():"]
+  (tmp_path / "two.jsonl").write_text("\n".join(json.dumps({"t": text}) for text in texts))
+  run = train.load_run(str(finished))
+  bos = run.tokenizer.bos_id
+  ids = np.array([i for text in texts for i in (bos, *text.encode())], np.int32)
+  nats = []
+  apply = jax.jit(lambda tokens: run.model.apply({"params": run.params}, tokens))
+  for start in (0, 32):
+    tokens = ids[start : start + 33]
+    padded = np.pad(tokens[:-1], (0, 32 - len(tokens[:-1])))
+    log_p = jax.nn.log_softmax(apply(jnp.asarray(padded)[None])[0].astype(jnp.float32))
+    nats += [-float(log_p[i, target]) for i, target in enumerate(tokens[1:])]
+  assert len(nats) == 41
+  of_text = [n for n, target in zip(nats, ids[1:], strict=True) if target != bos]
+
+  argv = ["eval", str(finished), f"--files={tmp_path / 'two.jsonl'}", "--field=t"]
+  assert cli.main(argv) == 0
+  head, loss, perplexity, bits = capsys.readouterr().out.splitlines()
+  assert head == f"{tmp_path / 'two.jsonl'}: 41 tokens of 2 documents"
+  assert float(loss.split()[1]) == pytest.approx(np.mean(nats), rel=2e-5)
+  assert float(perplexity.split()[1]) == pytest.approx(math.exp(np.mean(nats)), rel=2e-5)
+  assert float(bits.split()[-1]) == pytest.approx(sum(of_text) / 40 / math.log(2), rel=2e-5)
+
+  for option, words in (
+    ("--field=body", "set --field"),
+    ("--split=val", "give one"),
+    ("--batches=0", "--batches=0 must be"),
+    ("--batch-size=0", "--batch-size=0 must be"),
+    ("--files=/nonexistent", "--files: '/nonexistent' does not exist"),
+    ("--step=7", "no checkpoint 7"),
+  ):
+    assert cli.main([*argv, option]) == 2
+    assert words in capsys.readouterr().err, option
+
+
+def test_another_text_under_the_runs_name_is_refused(one_device, finished):
+  run = train.load_run(str(finished))
+  with tiny.tiny_text(fingerprint="edited"), pytest.raises(hc.UserError, match="--files"):
+    train.evaluate_run(run, log=quiet)
+  with pytest.raises(hc.UserError, match="val and train"):
+    train.evaluate_run(run, split="test", log=quiet)
+
+
+def test_memory_that_is_too_small_names_the_remedy(one_device, finished, monkeypatch):
+  def full(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  run = train.load_run(str(finished))
+  monkeypatch.setattr("hc_jax.train.evaluation.batch_sums", full)
+  with pytest.raises(hc.UserError, match=r"8 windows at a time.*lower --batch-size"):
+    train.evaluate_run(run, log=quiet)
