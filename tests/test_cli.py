@@ -48,6 +48,8 @@ def test_params_of_a_config_that_leaves_the_vocabulary_to_the_tokenizer(capsys):
     (["params", str(ROOT / "configs/small.py"), "--config.model.d_modle=3"], "model.d_model"),
     (["sample", "/nonexistent/run"], "no run"),
     (["analyze", "/nonexistent/run"], "no run"),
+    (["eval", "/nonexistent/run"], "no run"),
+    (["inspect", "/nonexistent/run"], "no run"),
   ],
 )
 def test_what_is_wrong_exits_with_2(argv, words, capsys):

@@ -44,6 +44,7 @@ def test_a_run_as_it_is(one_device, finished):
   static = sum(leaf.size for path, leaf in leaves.items() if "static" in path or "scale" in path)
   assert by_step["without"] == [f"{static:,}"]
   assert by_step["with"] == ["weight", "decay", f"{total - static:,}"]
+  assert "card of step 10\n" in text and "parameters of step 10 " in text
   assert "newest metrics, of step 10" in text and f"{row['train/loss']:.6g}" in text
   assert "card of step 5" in lines_of(finished, 5)[0]
 
