@@ -13,6 +13,7 @@ from hc_jax.connections import IdentityHC as IdentityHC
 from hc_jax.connections import KromHC as KromHC
 from hc_jax.connections import MHCLite as MHCLite
 from hc_jax.connections import OrthogonalHC as OrthogonalHC
+from hc_jax.connections import PerStreamMHC as PerStreamMHC
 from hc_jax.connections import Residual as Residual
 from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected

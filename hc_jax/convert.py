@@ -14,46 +14,62 @@ State = Mapping[str, Any]
 
 
 def from_hyper_connections(state: State, prefix: str = "") -> dict[str, np.ndarray]:
-  """Parameters of one `HyperConnection` from the PyTorch package hyper-connections.
+  """Parameters of one connection from the PyTorch package hyper-connections.
 
-  They belong to `HyperConnection(num_streams=n, norm="rmsnorm", norm_params=True, norm_eps=0.0)`
-  with the same `tanh`: its norm is an RMSNorm without eps and stores its scale less one. Its
-  `alpha` holds the columns of read and mix as the paper does, transposed to ours, and its streams
-  are `[b * n, ..., d]`, ours `[b, ..., n, d]`.
+  Of one of its `HyperConnections` they belong to `HyperConnection(num_streams=n, norm="rmsnorm",
+  norm_params=True, norm_eps=0.0)` with the same `tanh`: its norm is an RMSNorm without eps and
+  stores its scale less one. Its `alpha` holds the columns of read and mix as the paper does,
+  transposed to ours, and its streams are `[b * n, ..., d]`, ours `[b, ..., n, d]`.
+
+  Of one of its `ManifoldConstrainedHyperConnections` they belong to `PerStreamMHC(num_streams=n,
+  norm_params=True, norm_eps=0.0)`, which says where that departs from the paper's mHC: it norms and
+  projects each stream by itself, so that no parameters of `MHC` give the same function.
 
   Args:
-    state: of one of its `HyperConnections` modules, or of a network that has one at `prefix`.
+    state: of one of its modules, or of a network that has one at `prefix`.
     prefix: what its names begin with there ("layers.0.0.").
 
   Returns:
     float32 parameters by name.
 
   Raises:
-    ValueError: if a name is missing, the module has fractions or several input views, or is one of
-      `ManifoldConstrainedHyperConnections`.
+    ValueError: if a name is missing, or the module has fractions, several input views or several
+      proposals for its mix.
   """
-  if f"{prefix}pre_branch_scale" in state:
-    raise ValueError(
-      f"{prefix}pre_branch_scale is of a ManifoldConstrainedHyperConnections, which norms and "
-      "projects each stream by itself; MHC (arXiv 2512.24880, Eq. 7) norms all streams of a token "
-      "together, and no parameters of it give the same function: train it anew"
-    )
+  constrained = f"{prefix}pre_branch_scale" in state
   alpha, alpha_kernel = (_get(state, prefix + k) for k in ("static_alpha", "dynamic_alpha_fn"))
   beta, beta_kernel = (_get(state, prefix + k) for k in ("static_beta", "dynamic_beta_fn"))
   n = alpha.shape[0]
+  if constrained:
+    if alpha_kernel.shape[0] != 1:
+      raise ValueError(
+        f"{prefix}dynamic_alpha_fn {alpha_kernel.shape} holds {alpha_kernel.shape[0]} proposals; "
+        "only num_dynamic_alpha_proposals=1 can be converted"
+      )
+    alpha_kernel = alpha_kernel[0]
   if alpha.shape != (n, n + 1) or beta_kernel.ndim != 1 or alpha_kernel.shape[1] != n + 1:
     raise ValueError(
       f"{prefix}static_alpha {alpha.shape} and {prefix}dynamic_beta_fn {beta_kernel.shape} are of "
       "a module with fractions or several input views; only num_fracs=1 and num_input_views=1 "
       "can be converted"
     )
-  scales = [_get(state, f"{prefix}dynamic_{name}_scale") for name in ("alpha", "beta")]
+  names = {"dynamic_scale": ("dynamic_alpha_scale", "dynamic_beta_scale")}
+  if constrained:
+    names = {
+      "read_scale": ("pre_branch_scale",),
+      "mix_scale": ("residual_scale",),
+      "write_scale": ("h_post_scale",),
+    }
+  scales = {
+    ours: np.concatenate([_get(state, prefix + name).reshape(1) for name in theirs])
+    for ours, theirs in names.items()
+  }
   return {
+    **scales,
     "static_read": alpha[:, :1].T,
     "static_mix": alpha[:, 1:].T,
     "static_write": beta[:, None],
     "dynamic_kernel": np.concatenate([alpha_kernel, beta_kernel[:, None]], axis=1),
-    "dynamic_scale": np.stack(scales),
     "norm_scale": _get(state, f"{prefix}norm.gamma") + 1,
   }
 

@@ -61,9 +61,9 @@ def test_fractions_and_views_are_refused(change):
     convert.from_hyper_connections({**state(), **change})
 
 
-def test_mhc_is_refused_with_the_reason():
-  given = state() | {"pre_branch_scale": np.ones(1), "dynamic_alpha_fn": np.zeros((1, 5, 4))}
-  with pytest.raises(ValueError, match=r"Eq\. 7.*norms all streams of a token together"):
+def test_mhc_with_several_proposals_is_refused():
+  given = state() | {"pre_branch_scale": np.ones(1), "dynamic_alpha_fn": np.zeros((2, 5, 4))}
+  with pytest.raises(ValueError, match="2 proposals; only num_dynamic_alpha_proposals=1"):
     convert.from_hyper_connections(given)
 
 

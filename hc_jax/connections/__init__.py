@@ -26,6 +26,7 @@ from hc_jax.connections.kromhc import KromHC as KromHC
 from hc_jax.connections.mhc import FORMS as FORMS
 from hc_jax.connections.mhc import MHC as MHC
 from hc_jax.connections.mhc_lite import MHCLite as MHCLite
+from hc_jax.connections.mhc_per_stream import PerStreamMHC as PerStreamMHC
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.connections.wrap import Wrapped as Wrapped
@@ -43,6 +44,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "mhc": MHC,
   "identity": IdentityHC,
   "mhc_lite": MHCLite,
+  "mhc_per_stream": PerStreamMHC,
   "kromhc": KromHC,
   "ohc": OrthogonalHC,
 }

@@ -14,8 +14,9 @@ class Facts:
     num_params: parameters of one site, by the published or derived formula.
     residual_at_init: a network of this connection starts as the Pre-Norm residual network of the
       same branches: largest relative distance of the logits. None: it does not.
-    mix_sums_to_one: rows and columns of mix sum to one, to within this.
-    mix_rows_sum_to_one: rows do, to within this, and columns only more or less (Sinkhorn).
+    mix_rows_sum_to_one: the rows of mix do, to within this.
+    mix_columns_sum_to_one: its columns do. Where one of both is claimed, the other holds more or
+      less (Sinkhorn).
     mix_is_orthogonal: `mix @ mix.T` is the identity, to within this.
     note: what a user should know of how it starts.
   """
@@ -23,7 +24,7 @@ class Facts:
   source: str = ""
   num_params: int | None = None
   residual_at_init: float | None = None
-  mix_sums_to_one: float | None = None
   mix_rows_sum_to_one: float | None = None
+  mix_columns_sum_to_one: float | None = None
   mix_is_orthogonal: float | None = None
   note: str = ""

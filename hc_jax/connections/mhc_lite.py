@@ -40,7 +40,10 @@ class MHCLite(GatedConnection):
 
   def facts(self, d_model: int) -> Facts:
     return dataclasses.replace(
-      super().facts(d_model), source="arXiv 2601.05732", mix_sums_to_one=2e-6
+      super().facts(d_model),
+      source="arXiv 2601.05732",
+      mix_rows_sum_to_one=2e-6,
+      mix_columns_sum_to_one=2e-6,
     )
 
   def num_mix_logits(self) -> int:

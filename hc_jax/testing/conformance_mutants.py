@@ -72,7 +72,7 @@ class _Boasts(HyperConnection):
   """Claims a doubly stochastic mix."""
 
   def facts(self, d_model):
-    return dataclasses.replace(super().facts(d_model), mix_sums_to_one=1e-5)
+    return dataclasses.replace(super().facts(d_model), mix_columns_sum_to_one=1e-5)
 
 
 class _BoastsOrthogonal(HyperConnection):

@@ -156,7 +156,7 @@ def learning(candidate: Candidate) -> None:
   Each part of a site is measured against the median of its kind over the sites. Streams that are
   copies of one embedding make the first site's read a scale, which the norm takes out; so is every
   read of a single stream. A mix whose rows sum to one does nothing to equal streams, and one whose
-  columns do is not seen by the sum at the end. Where columns do so only nearly, nothing is asked.
+  columns do is not seen by the sum at the end. Where they do so only nearly, nothing is asked.
   """
   _, grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
   layers, module = unstack_layers(grads)["stack"], candidate.module
@@ -195,10 +195,14 @@ def _silent(module, part: str, site: int) -> bool | None:
   if part == "read":
     return equal or module.num_streams == 1
   facts, last = module.facts(cd.WIDTH), site == cd.SITES - 1
-  if part == "mix" and facts.mix_sums_to_one is not None:
-    return equal or last or module.num_streams == 1
-  if part == "mix" and facts.mix_rows_sum_to_one is not None:
-    return equal or module.num_streams == 1 or (None if last else False)
+  rows, columns = facts.mix_rows_sum_to_one, facts.mix_columns_sum_to_one
+  if part == "mix" and (rows is not None or columns is not None):
+    if module.num_streams == 1:
+      return True
+    if equal:
+      return None if rows is None else True
+    if last:
+      return None if columns is None else True
   return False
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hc_jax.connections import MHC, GatedConnection, KromHC, MHCLite, OrthogonalHC
-from hc_jax.testing.reference import Matrices
+from hc_jax.connections import MHC, GatedConnection, KromHC, MHCLite, OrthogonalHC, PerStreamMHC
+from hc_jax.testing.reference import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
 
@@ -41,6 +41,33 @@ def gated(connection: GatedConnection, params: Params, index: int) -> Callable:
     H_post = 2 * sigmoid(logits("write"))
     return Matrices(
       A_m=np.swapaxes(H_pre, -1, -2), A_r=np.swapaxes(H_res, -1, -2), B=H_post[..., None, :]
+    )
+
+  return site
+
+
+def per_stream_mhc(connection: PerStreamMHC, params: Params, index: int) -> Callable:
+  """The package hyper-connections' mHC: HC's matrices (2409.19606 Eq. 10-13) under constraints.
+
+  Its `alpha` is [A_m | A_r], of which it passes A_r, not A_r^T, to Sinkhorn.
+  """
+  del index
+  n, v = connection.num_streams, connection.num_views
+  A_m, A_r, B = (params[f"static_{name}"].T for name in ("read", "mix", "write"))
+  eps = 1e-5 if connection.norm_eps is None else connection.norm_eps
+
+  def site(H: np.ndarray) -> Matrices:
+    free = [A_m, A_r, B]
+    if connection.dynamic:
+      normed = normalise(H, connection.norm, eps, params.get("norm_scale"), params.get("norm_bias"))
+      W = np.split(params["dynamic_kernel"], [v, v + n], axis=-1)
+      read, mix, write = (
+        params[f"{name}_scale"][0] * (np.tanh if connection.tanh else np.asarray)(normed @ w)
+        for name, w in zip(("read", "mix", "write"), W, strict=True)
+      )
+      free = [A_m + read, A_r + mix, B + np.swapaxes(write, -1, -2)]
+    return Matrices(
+      A_m=sigmoid(free[0]), A_r=sinkhorn(free[1], connection.sinkhorn_steps), B=2 * sigmoid(free[2])
     )
 
   return site

@@ -12,11 +12,12 @@ from hc_jax.connections import (
   Connection,
   GatedConnection,
   GeneralizedHyperConnection,
+  PerStreamMHC,
   Residual,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, initial, normalise
-from hc_jax.testing.reference_gated import gated
+from hc_jax.testing.reference_gated import gated, per_stream_mhc
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
@@ -85,6 +86,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   PerStreamConnection: per_stream,
   AltUp: altup,
   GatedConnection: gated,
+  PerStreamMHC: per_stream_mhc,
 }
 
 

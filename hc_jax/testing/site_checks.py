@@ -171,9 +171,7 @@ def bfloat16(candidate: Candidate) -> None:
 def mix_claims(candidate: Candidate) -> None:
   """What the facts say of mix holds for parameters well away from their initial values."""
   facts = candidate.module.facts(cd.WIDTH)
-  sums = {"rows": (-1, facts.mix_rows_sum_to_one), "columns": (-2, None)}
-  if facts.mix_sums_to_one is not None:
-    sums = {name: (axis, facts.mix_sums_to_one) for name, (axis, _) in sums.items()}
+  sums = {"rows": (-1, facts.mix_rows_sum_to_one), "columns": (-2, facts.mix_columns_sum_to_one)}
   if facts.mix_is_orthogonal is None and all(claim is None for _, claim in sums.values()):
     raise NotApplicable("it claims nothing of its mix")
   streams, y = candidate.streams(), output()

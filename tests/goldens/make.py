@@ -24,6 +24,7 @@ STREAMS = {
   "n4_linear": {"n": 4, "tanh": False},
   "n4_static": {"n": 4, "tanh": True, "dynamic": False},
 }
+CONSTRAINED = {f"n{n}_mhc": {"n": n, "tanh": False, "constrained": True} for n in (1, 2, 4)}
 OLMO = {
   "hidden_size": 16,
   "intermediate_size": 24,
@@ -37,20 +38,26 @@ OLMO = {
 }
 
 
-def hyper_connections(n, tanh, dynamic=True, *, width=8, batch=2, length=3, seed=0):
+def hyper_connections(
+  n, tanh, dynamic=True, constrained=False, *, width=8, batch=2, length=3, seed=0
+):
   """One `HyperConnections` away from its initial values, around the branch sin, by name of array.
 
-  The package has no static ones; they are what it does with projections of zero.
+  The package has no static ones; they are what it does with projections of zero. `constrained` is
+  one of its `ManifoldConstrainedHyperConnections`.
   """
   import torch
-  from hyper_connections import HyperConnections
+  from hyper_connections import HyperConnections, ManifoldConstrainedHyperConnections
 
   rng = np.random.default_rng([seed, n, tanh])
 
   def normal(*shape):
     return torch.tensor(rng.standard_normal(shape, np.float32))
 
-  module = HyperConnections(n, dim=width, layer_index=1, tanh=tanh)
+  if constrained:
+    module = ManifoldConstrainedHyperConnections(n, dim=width, layer_index=1)
+  else:
+    module = HyperConnections(n, dim=width, layer_index=1, tanh=tanh)
   with torch.no_grad():
     for name, value in module.named_parameters():
       far = 0.3
@@ -94,7 +101,7 @@ def olmo(tied, *, batch=2, length=10, seed=0, **sizes):
 def make(peer):
   """All cases of one file: arrays by "case/name"."""
   if peer == "hyper_connections":
-    cases = {name: hyper_connections(**case) for name, case in STREAMS.items()}
+    cases = {name: hyper_connections(**case) for name, case in {**STREAMS, **CONSTRAINED}.items()}
   else:
     cases = {"tied": olmo(True), "untied": olmo(False)}
   return {f"{case}/{name}": a for case, arrays in cases.items() for name, a in arrays.items()}

@@ -28,8 +28,8 @@ def below(arrays, prefix):
 
 
 @functools.cache
-def _hyper_connection(n, dynamic, tanh, norm_eps=0.0):
-  connection = hc.HyperConnection(
+def _hyper_connection(n, dynamic, tanh, constrained, norm_eps=0.0):
+  connection = (hc.PerStreamMHC if constrained else hc.HyperConnection)(
     num_streams=n,
     dynamic=dynamic,
     tanh=tanh,
@@ -63,7 +63,8 @@ def hyper_connection_distances(case, tanh, *, dynamic=True, convert_state=None):
   )  # gamma is the scale less one, its gradient is not
   if not dynamic:
     params = {name: value for name, value in params.items() if name.startswith("static_")}
-  run = _hyper_connection(case["streams"].shape[-2], dynamic, tanh)
+  constrained = "read_scale" in params
+  run = _hyper_connection(case["streams"].shape[-2], dynamic, tanh, constrained)
   (_, (h, out)), (grads, d_streams) = run(params, case["streams"], case["weights"])
   found = {"branch_input": distance(h, case["branch_input"]), "out": distance(out, case["out"])}
   got, want = {**grads, "streams": d_streams}, {**wanted, "streams": case["grad/streams"]}

@@ -57,6 +57,19 @@ def test_hyper_connections_with_zero_projections_are_static():
   ours.check(distances)
 
 
+@pytest.mark.parametrize("name", make.CONSTRAINED)
+def test_manifold_constrained_hyper_connections(name):
+  distances = ours.hyper_connection_distances(hyper(name), tanh=False)
+  assert len(distances) == 2 + 8 + 1 + 1  # three scales, and otherwise as above
+  ours.check(distances)
+
+
+def test_a_transposed_mix_of_mhc_shows():
+  transposed = wrong(lambda p: {"static_mix": p["static_mix"].T})
+  found = ours.hyper_connection_distances(hyper("n4_mhc"), False, convert_state=transposed)
+  assert found["out"] > 1000 * ours.FORWARD
+
+
 def wrong(change):
   """A converter with a mistake."""
 

@@ -27,6 +27,12 @@ def test_forward_and_gradients(name, seed):
   ours.check(ours.hyper_connection_distances(case, options["tanh"]))
 
 
+@pytest.mark.parametrize("name", make.CONSTRAINED)
+def test_manifold_constrained(name):
+  case = make.hyper_connections(**make.CONSTRAINED[name], width=32, batch=3, length=5, seed=1)
+  ours.check(ours.hyper_connection_distances(case, tanh=False))
+
+
 @pytest.mark.parametrize("n, index", [(1, 0), (2, 5), (4, 2)])
 def test_both_start_alike(n, index):
   """Initial parameters of the module with that layer index are those of ours with that index."""
@@ -54,10 +60,10 @@ def test_ours_loads_there():
   assert ours.distance(branch_input.detach().numpy(), case["branch_input"]) < ours.FORWARD
 
 
-@pytest.mark.parametrize("name", make.STREAMS)
+@pytest.mark.parametrize("name", [*make.STREAMS, *make.CONSTRAINED])
 def test_goldens_are_what_the_peer_computes(name):
   golden, versions = make.load("hyper_connections")
-  fresh = make.hyper_connections(**make.STREAMS[name])
+  fresh = make.hyper_connections(**{**make.STREAMS, **make.CONSTRAINED}[name])
   assert set(fresh) == set(golden[name])
   for key, value in fresh.items():
     assert ours.distance(golden[name][key], value) < ours.FORWARD, (name, key, versions)

@@ -1,0 +1,10 @@
+"""mHC of the PyTorch package hyper-connections, stream by stream, x 4."""
+
+from configs import quickstart
+
+
+def get_config():
+  """The delta."""
+  c = quickstart.get_config()
+  c.model.connection.name = "mhc_per_stream"
+  return c

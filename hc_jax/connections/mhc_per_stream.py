@@ -1,0 +1,78 @@
+"""Manifold constraints on the dynamic part of hyper-connections, as a PyTorch package has them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import axes, ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.per_stream import PerStreamConnection
+
+
+class PerStreamMHC(PerStreamConnection):
+  """The mHC of the PyTorch package hyper-connections, its `ManifoldConstrainedHyperConnections`.
+
+  Not the paper's (2512.24880), which is `MHC`: each stream is normed and projected by itself, as in
+  hyper-connections, and the constraints act on what comes out. With HC's static parts and scales of
+  their own for read, mix and write: `read = sigmoid(.)`, `write = 2 sigmoid(.)` and
+  `mix = sinkhorn(.^T)^T`, whose columns sum to one exactly and rows nearly.
+
+  It starts from HC's initial values, under the gates: no residual network. It is here so that
+  weights trained there go on here (`hc_jax.convert`).
+
+  Parameters: `|norm| + d(n+2) + n(n+2) + 3`.
+
+  Attributes:
+    gate_scale_init: initial value of the three scales.
+    sinkhorn_steps: as in `MHC`.
+    sinkhorn_gradient: as in `MHC`.
+  """
+
+  tanh: bool = False
+  norm: str = "rmsnorm"
+  gate_scale_init: float = 0.01
+  sinkhorn_steps: int = 20
+  sinkhorn_gradient: str = "exact"
+
+  def check(self) -> None:
+    if self.fractions != 1:
+      raise ValueError(f"PerStreamMHC has one fraction, not fractions={self.fractions}")
+    super().check()
+    ops.check_sinkhorn(self.sinkhorn_steps, self.sinkhorn_gradient)
+
+  def scales(self) -> tuple[jax.Array, jax.Array]:
+    init = axes.partitioned(nn.initializers.constant(self.gate_scale_init), None)
+    read, mix, write = (
+      self.param(f"{name}_scale", init, (1,)) for name in ("read", "mix", "write")
+    )
+    rows = [jnp.tile(read, self.slots), jnp.tile(mix, self.num_streams)]
+    return jnp.concatenate(rows)[:, None], write
+
+  def num_scales(self) -> int:
+    return 3
+
+  def facts(self, d_model: int) -> Facts:
+    return Facts(
+      source="hyper-connections 0.4.11 (PyTorch)",
+      num_params=self.num_params(d_model),
+      mix_columns_sum_to_one=1e-6,
+      note=(
+        "no residual network: HC's initial values under gates; reads are 0.73 and 0.5, writes "
+        "1.46, and with four streams the mix has 0.475 on its diagonal"
+      ),
+    )
+
+  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
+    free = super().coefs(streams, index)
+    mix = ops.sinkhorn(
+      free.mix.swapaxes(-1, -2),
+      steps=self.sinkhorn_steps,
+      gradient=self.sinkhorn_gradient,
+      implementation=self.implementation,
+    )
+    return Coefs(
+      read=jax.nn.sigmoid(free.read),
+      write=2 * jax.nn.sigmoid(free.write),
+      mix=mix.swapaxes(-1, -2),
+    )
