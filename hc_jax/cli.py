@@ -263,6 +263,10 @@ def selftest(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del rest
   log = functools.partial(print, flush=True)
   if args.mutants:
+    # One mistake shows on a mesh of eight devices alone. JAX reads this at its first computation.
+    flag = "--xla_force_host_platform_device_count"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+      os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=8".strip()
     from hc_jax.testing.mutation import mutation_run
 
     return mutation_run(log=log)

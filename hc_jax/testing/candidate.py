@@ -98,6 +98,11 @@ def initial(candidate: Candidate, scan: bool = True, seed: int = 3) -> PyTree:
   return jax.tree.map(np.asarray, axes.unboxed(variables["params"]))
 
 
+def initialised(candidate: Candidate) -> PyTree:
+  """The same, as the compiled init gives them: with the types that they start with."""
+  return axes.unboxed(_init(candidate, True)(jax.random.key(3), TOKENS)["params"])
+
+
 @functools.cache
 def _init(candidate: Candidate, scan: bool) -> Callable:
   return jit(network(candidate, scan=scan).init)

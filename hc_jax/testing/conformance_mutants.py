@@ -108,6 +108,16 @@ class _OwnWrite(HyperConnection):
     return mixed + coefs.write * branch_output[..., None, :]
 
 
+class _HalfParameter(HyperConnection):
+  """Has a parameter in bf16, which the first step of an optimizer makes float32."""
+
+  @nn.compact
+  def coefs(self, streams, index):
+    half = self.param("static_half", nn.initializers.ones, (1,), jnp.bfloat16)
+    found = HyperConnection.coefs(self, streams, index)
+    return found.replace(read=found.read * half.astype(jnp.float32))
+
+
 class _NeedsNumber(HyperConnection):
   """Wants the index as a number, one compilation for each."""
 
@@ -195,6 +205,7 @@ _WRONG = (
   ("learns", "write learns at attention alone", changed_coefs(_first_site_only)),
   ("learns", "dynamic part detached", changed_part(lambda *p: jax.lax.stop_gradient(p))),
   ("once", "index wanted as a number", _NeedsNumber),
+  ("once", "a parameter in bf16", _HalfParameter),
   ("mesh", "streams written without their constraint", _OwnWrite),
 )
 WRONG_CONNECTIONS = tuple(

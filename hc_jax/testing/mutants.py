@@ -187,6 +187,11 @@ def _transposed(connection, coefs):
   return coefs.replace(mix=coefs.mix.swapaxes(-1, -2))
 
 
+def _shared(read, mix, write):
+  """As if read and all rows of mix were made by one and the same column of the kernel."""
+  return read, jnp.broadcast_to(read, mix.shape), write
+
+
 def _rounded(connection, coefs):
   return jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), coefs)
 
@@ -254,6 +259,7 @@ def _op(change: Callable[[Coefs], Coefs]) -> Callable:
 _CONNECTIONS = (
   ("T1", "mix dropped", changed_coefs(_no_mix)),
   ("T2", "mix transposed", changed_coefs(_transposed)),
+  ("T19", "shared dynamic projection", changed_part(_shared)),
   ("T2", "dynamic mix transposed", changed_part(lambda r, m, w: (r, m.swapaxes(-1, -2), w))),
   ("T3", "streams averaged after each feed-forward", changed_streams(_collapsed)),
   ("T7", "constant index", changed_index(lambda index: 0)),

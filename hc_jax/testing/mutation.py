@@ -28,12 +28,14 @@ def mutation_run(chosen: Iterable[Case] | None = None, log: Callable[[str], None
   Returns:
     1 if one survives, else 0.
   """
-  start, survivors, total = time.perf_counter(), 0, 0
+  start, counts = time.perf_counter(), {"FAIL": 0, "pass": 0, "skip": 0}
   log(f"{'mistake':<42} {'found by':<9} what it says")
   for name, trap, subject in cases() if chosen is None else chosen:
     state, why = examine(trap, subject)
-    found = state == "FAIL"
-    survivors, total = survivors + (not found), total + 1
-    log(f"{name:<42} {trap.name if found else 'NOBODY':<9} {why if found else trap.title}")
-  log(f"{total - survivors} of {total} found in {time.perf_counter() - start:.0f} s")
-  return 1 if survivors else 0
+    counts[state] += 1
+    who = {"FAIL": trap.name, "pass": "NOBODY", "skip": "skip"}[state]
+    log(f"{name:<42} {who:<9} {why or trap.title}")
+  tried = counts["FAIL"] + counts["pass"]
+  skipped = f", {counts['skip']} skipped" * bool(counts["skip"])
+  log(f"{counts['FAIL']} of {tried} found{skipped} in {time.perf_counter() - start:.0f} s")
+  return 1 if counts["pass"] else 0

@@ -218,9 +218,9 @@ def compiles_once(candidate: Candidate) -> None:
   @jit
   def step(params, tokens):
     grads = jax.grad(lambda p: loss(p, tokens)[0])(params)
-    return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads)
+    return jax.tree.map(lambda p, g: p - jnp.float32(1e-3) * g, params, grads)
 
-  params = jax.tree.map(jnp.asarray, kicked(candidate))
+  params = cd.initialised(candidate)
   for shift in range(3):
     params = step(params, (TOKENS + shift) % cd.VOCAB)
   check(step._cache_size() == 1, f"three steps compiled {step._cache_size()} times")
