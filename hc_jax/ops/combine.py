@@ -12,16 +12,23 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from hc_jax.ops.platform import by_platform, stored
+
 IMPLEMENTATIONS = ("auto", "autodiff")
 HIGHEST = jax.lax.Precision.HIGHEST
 Dtype = jax.typing.DTypeLike
 
 
 def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
-  """`sum_j weights[..., i, j] * x[..., j, w]`, float32 `[..., i, w]`.
+  """`sum_j weights[..., i, j] * x[..., j, w]`, float32 `[..., i, w]`."""
+  return by_platform(weights, x, default=_multiply_add, tpu=_product)
 
-  A sum of products over the few j fuses into one elementwise pass; as an einsum XLA makes a batched
-  matrix product of it, with its operands copied to float32.
+
+def _multiply_add(weights: jax.Array, x: jax.Array) -> jax.Array:
+  """A sum over the few j fuses into one elementwise pass, which reads x once as it is.
+
+  As an einsum XLA makes a batched matrix product of it on CPU and GPU, with its operands copied to
+  float32.
   """
   x = x.astype(jnp.float32)
   weights = lift(weights, x.ndim)
@@ -29,14 +36,46 @@ def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
   return sum(terms[1:], start=terms[0])
 
 
+def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
+  """As an einsum; on TPU the multiply-adds would be an array `[..., i, j, w]`."""
+  shape = (*x.shape[:-2], *weights.shape[-2:])
+  return jnp.einsum(
+    "...ij,...jw->...iw",
+    jnp.broadcast_to(weights, shape),
+    x,
+    precision=HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+
+
 def outer(a: jax.Array, b: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """`sum_w a[..., i, w] * b[..., j, w]`, float32, summed over the token axes that `shape` lacks."""
-  out = jnp.einsum(
-    "...iw,...jw->...ij", a, b, precision=HIGHEST, preferred_element_type=jnp.float32
-  )
+  out = by_platform(a, b, default=_outer_product, gpu=_row_sums)
   extra = out.ndim - len(shape)
   ones = tuple(i + extra for i, size in enumerate(shape) if size == 1 != out.shape[i + extra])
   return jnp.sum(out, axis=(*range(extra), *ones)).reshape(shape)
+
+
+def _outer_product(a: jax.Array, b: jax.Array) -> jax.Array:
+  return jnp.einsum(
+    "...iw,...jw->...ij", a, b, precision=HIGHEST, preferred_element_type=jnp.float32
+  )
+
+
+def _row_sums(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Sums over w of all rows of the one times each row of the other, all of one shape.
+
+  XLA makes one kernel of up to eight such sums, which reads a and b once. Of one sum for each pair
+  it makes several kernels; of an einsum one that neither shares its reading nor saves any.
+  """
+  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+  if a.shape[-2] < b.shape[-2]:
+    return jnp.stack(stored([jnp.sum(row * b, axis=-1) for row in _rows(a)]), axis=-2)
+  return jnp.stack(stored([jnp.sum(a * row, axis=-1) for row in _rows(b)]), axis=-1)
+
+
+def _rows(x: jax.Array) -> list[jax.Array]:
+  return [x[..., i : i + 1, :] for i in range(x.shape[-2])]
 
 
 def lift(weights: jax.Array, ndim: int) -> jax.Array:
@@ -105,15 +144,16 @@ def _write_primal(mix, weights, streams, y):
 
 @jax.custom_vjp
 def _write(mix, weights, streams, y):
-  return _write_primal(mix, weights, streams, y)
+  return stored(_write_primal(mix, weights, streams, y))
 
 
 def _write_forward(mix, weights, streams, y):
-  return _write_primal(mix, weights, streams, y), (mix, weights, streams, y)
+  return stored(_write_primal(mix, weights, streams, y)), (mix, weights, streams, y)
 
 
 def _write_backward(saved, grad):
   mix, weights, streams, y = saved
+  grad = stored(grad)  # the sum of what read, projection and the next mix gave, rounded once
   d_weights = outer(grad, y, weights.shape)
   d_y = combine(weights.swapaxes(-1, -2), grad).astype(y.dtype)
   if mix is None:

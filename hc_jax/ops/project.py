@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax.ops.combine import HIGHEST, check_implementation, lift
+from hc_jax.ops.platform import by_platform
 
 NORMS = ("layernorm", "rmsnorm")
+_FEW = 64  # elements of which a first guess at the mean is made
 
 
 def project(
@@ -71,45 +73,90 @@ def _inputs(kernel):
 
 
 def _primal(streams, weights, norm, eps):
-  product, rstd = _product(streams, weights, norm, eps)
+  product, _, rstd = _product(streams, weights, norm, eps)
   return product * rstd
 
 
 def _product(streams, weights, norm, eps):
-  """`x @ weights` `[..., k]` and the reciprocal standard deviation `[..., 1]`."""
+  """`x @ weights` `[..., k]`, and `[..., 1]` the mean (zero for rmsnorm) and 1 / std."""
   names, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
   product = jnp.einsum(f"...{names},{names}k->...k", x, weights, precision=HIGHEST)
-  square = jnp.mean(jnp.square(_centred(x, norm, axes)), axis=axes)
-  return product, jax.lax.rsqrt(square + eps)[..., None]
+  mean = jnp.mean(x, axis=axes, keepdims=True) if norm == "layernorm" else 0.0
+  square = jnp.mean(jnp.square(x - mean), axis=axes)
+  mean = jnp.broadcast_to(jnp.mean(mean, axis=axes) if norm == "layernorm" else 0.0, square.shape)
+  return product, mean[..., None], jax.lax.rsqrt(square + eps)[..., None]
 
 
-def _centred(x, norm, axes):
-  return x - jnp.mean(x, axis=axes, keepdims=True) if norm == "layernorm" else x
+def _one_pass(streams, weights, norm, eps):
+  """`_product` by one kernel that reads the streams once: sums over w, side by side.
+
+  The variance is that of x - c, c the mean of a few of its elements: `E[(x-c)^2] - E[x-c]^2` loses
+  to rounding `(E[x]-c)^2 / var[x]`, which is at most w / few whatever x is. Without c a stream with
+  a large mean would lose everything; c = E[x] would be a second pass.
+  """
+  x = streams.astype(jnp.float32)
+  w = x.shape[-1]
+  columns = [jnp.sum(x * lift(c, x.ndim), axis=-1) for c in weights.T]
+  product = jnp.stack(columns, axis=-1)
+  if norm == "rmsnorm":
+    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return product, jnp.zeros_like(square), jax.lax.rsqrt(square + eps)
+  few = streams[..., : min(w, _FEW)].astype(jnp.float32)
+  near = jnp.mean(few, axis=-1, keepdims=True)
+  shift = jnp.sum(x - near, axis=-1, keepdims=True) / w
+  square = jnp.sum(jnp.square(x - near), axis=-1, keepdims=True) / w
+  variance = jnp.maximum(square - jnp.square(shift), 0.0)
+  return product, near + shift, jax.lax.rsqrt(variance + eps)
+
+
+def _saved_product(streams, weights, norm, eps):
+  form = functools.partial(_product, norm=norm, eps=eps)
+  if weights.ndim > 2:
+    # All streams at once have too many columns for a kernel of sums: it is a matrix product.
+    return form(streams, weights)
+  gpu = functools.partial(_one_pass, norm=norm, eps=eps)
+  return by_platform(streams, weights, default=form, gpu=gpu)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _project(streams, weights, norm, eps):
-  return _primal(streams, weights, norm, eps)
+  return _forward(streams, weights, norm, eps)[0]
 
 
 def _forward(streams, weights, norm, eps):
-  product, rstd = _product(streams, weights, norm, eps)
-  return product * rstd, (streams, weights, product, rstd)
+  product, mean, rstd = _saved_product(streams, weights, norm, eps)
+  return product * rstd, (streams, weights, product, mean, rstd)
 
 
 def _backward(norm, eps, saved, grad):
-  del eps
-  streams, weights, product, rstd = saved
+  del norm, eps
+  streams, weights, product, mean, rstd = saved
   names, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
   d_product = grad * rstd
   # k before w in the result: the contraction over all tokens then runs along rows of both.
   d_weights = jnp.einsum(f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST)
   d_square = jnp.sum(grad * product, axis=-1, keepdims=True) * rstd**3 / weights[..., 0].size
-  d_streams = jnp.einsum(f"...k,{names}k->...{names}", d_product, weights, precision=HIGHEST)
-  d_streams -= jnp.expand_dims(d_square[..., 0], axes) * _centred(x, norm, axes)
+  spread = by_platform(d_product, weights, default=_spread, gpu=_spread_gpu)
+  d_square, mean = (jnp.expand_dims(a[..., 0], axes) for a in (d_square, mean))
+  d_streams = spread - d_square * (x - mean)
   return d_streams.astype(streams.dtype), jnp.moveaxis(d_weights, 0, -1)
+
+
+def _spread(d_product, weights):
+  """`d_product @ weights^T`, the derivative of the product by x."""
+  names, _ = _inputs(weights)
+  return jnp.einsum(f"...k,{names}k->...{names}", d_product, weights, precision=HIGHEST)
+
+
+def _spread_gpu(d_product, weights):
+  """As multiply-adds, which fuse with all else that the streams' derivative is made of."""
+  if weights.ndim > 2:
+    return _spread(d_product, weights)
+  ndim = d_product.ndim
+  terms = [d_product[..., c, None] * lift(column, ndim) for c, column in enumerate(weights.T)]
+  return sum(terms[1:], start=terms[0])
 
 
 _project.defvjp(_forward, _backward)
