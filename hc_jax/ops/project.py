@@ -79,44 +79,61 @@ def _primal(streams, weights, norm, eps):
 
 def _product(streams, weights, norm, eps):
   """`x @ weights` `[..., k]`, and `[..., 1]` the mean (zero for rmsnorm) and 1 / std."""
-  names, axes = _inputs(weights)
+  _, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
-  product = jnp.einsum(f"...{names},{names}k->...k", x, weights, precision=HIGHEST)
-  mean = jnp.mean(x, axis=axes, keepdims=True) if norm == "layernorm" else 0.0
+  mean = jnp.zeros((1,) * x.ndim, jnp.float32)
+  if norm == "layernorm":
+    mean = jnp.mean(x, axis=axes, keepdims=True)
   square = jnp.mean(jnp.square(x - mean), axis=axes)
-  mean = jnp.broadcast_to(jnp.mean(mean, axis=axes) if norm == "layernorm" else 0.0, square.shape)
-  return product, mean[..., None], jax.lax.rsqrt(square + eps)[..., None]
+  mean = jnp.broadcast_to(jnp.mean(mean, axis=axes), square.shape)
+  return _contract(x, weights), mean[..., None], jax.lax.rsqrt(square + eps)[..., None]
 
 
-def _one_pass(streams, weights, norm, eps):
-  """`_product` by one kernel that reads the streams once: sums over w, side by side.
+def _contract(x, weights):
+  names, _ = _inputs(weights)
+  return jnp.einsum(f"...{names},{names}k->...k", x, weights, precision=HIGHEST)
+
+
+def _with_sums(streams, weights, norm, eps, contract):
+  """`_product` by sums over x alone, which one kernel can make in one pass.
 
   The variance is that of x - c, c the mean of a few of its elements: `E[(x-c)^2] - E[x-c]^2` loses
   to rounding `(E[x]-c)^2 / var[x]`, which is at most w / few whatever x is. Without c a stream with
   a large mean would lose everything; c = E[x] would be a second pass.
   """
+  _, axes = _inputs(weights)
+  size = weights[..., 0].size
   x = streams.astype(jnp.float32)
-  w = x.shape[-1]
-  columns = [jnp.sum(x * lift(c, x.ndim), axis=-1) for c in weights.T]
-  product = jnp.stack(columns, axis=-1)
-  if norm == "rmsnorm":
-    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return product, jnp.zeros_like(square), jax.lax.rsqrt(square + eps)
-  few = streams[..., : min(w, _FEW)].astype(jnp.float32)
-  near = jnp.mean(few, axis=-1, keepdims=True)
-  shift = jnp.sum(x - near, axis=-1, keepdims=True) / w
-  square = jnp.sum(jnp.square(x - near), axis=-1, keepdims=True) / w
+  near = jnp.zeros((1,) * x.ndim, jnp.float32)
+  if norm == "layernorm":
+    few = streams[..., :_FEW].astype(jnp.float32)
+    near = jnp.mean(few, axis=axes, keepdims=True)
+  square = jnp.sum(jnp.square(x - near), axis=axes) / size
+  shift = jnp.zeros_like(square)
+  if norm == "layernorm":
+    shift = jnp.sum(x - near, axis=axes) / size
   variance = jnp.maximum(square - jnp.square(shift), 0.0)
-  return product, near + shift, jax.lax.rsqrt(variance + eps)
+  mean = shift + jnp.mean(near, axis=axes)
+  return contract(x, weights), mean[..., None], jax.lax.rsqrt(variance + eps)[..., None]
+
+
+def _contract_by_sums(x, weights):
+  """A sum for each column: XLA makes one kernel of up to eight sums over x, which reads it once."""
+  if weights.ndim > 2:
+    return _contract(x, weights)  # all streams at once have many columns: a matrix product
+  return jnp.stack([jnp.sum(x * lift(column, x.ndim), axis=-1) for column in weights.T], axis=-1)
 
 
 def _saved_product(streams, weights, norm, eps):
-  form = functools.partial(_product, norm=norm, eps=eps)
-  if weights.ndim > 2:
-    # All streams at once have too many columns for a kernel of sums: it is a matrix product.
-    return form(streams, weights)
-  gpu = functools.partial(_one_pass, norm=norm, eps=eps)
-  return by_platform(streams, weights, default=form, gpu=gpu)
+  """`_product`, in the form that the platform moves the fewest bytes for."""
+  form = functools.partial(_with_sums, norm=norm, eps=eps)
+  return by_platform(
+    streams,
+    weights,
+    default=functools.partial(_product, norm=norm, eps=eps),
+    gpu=functools.partial(form, contract=_contract_by_sums),
+    tpu=functools.partial(form, contract=_contract),
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -138,7 +155,9 @@ def _backward(norm, eps, saved, grad):
   # k before w in the result: the contraction over all tokens then runs along rows of both.
   d_weights = jnp.einsum(f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST)
   d_square = jnp.sum(grad * product, axis=-1, keepdims=True) * rstd**3 / weights[..., 0].size
-  spread = by_platform(d_product, weights, default=_spread, gpu=_spread_gpu)
+  spread = by_platform(
+    d_product, weights, default=_spread, gpu=_spread_by_sums, tpu=_spread_by_sums
+  )
   d_square, mean = (jnp.expand_dims(a[..., 0], axes) for a in (d_square, mean))
   d_streams = spread - d_square * (x - mean)
   return d_streams.astype(streams.dtype), jnp.moveaxis(d_weights, 0, -1)
@@ -150,7 +169,7 @@ def _spread(d_product, weights):
   return jnp.einsum(f"...k,{names}k->...{names}", d_product, weights, precision=HIGHEST)
 
 
-def _spread_gpu(d_product, weights):
+def _spread_by_sums(d_product, weights):
   """As multiply-adds, which fuse with all else that the streams' derivative is made of."""
   if weights.ndim > 2:
     return _spread(d_product, weights)
