@@ -48,7 +48,8 @@ def get_config() -> config_dict.ConfigDict:
   c.model.dtype = "bfloat16"  # of matrix products: bfloat16 | float32
   c.model.stream_dtype = placeholder(str)  # of the streams; model.dtype
   c.model.scan = True  # scan over layers, or a Python loop
-  c.model.remat = "branches"  # computed again in the backward pass: none | branches | full
+  # Computed again in the backward pass: none | branches | full | blocks:K (docs/performance.md).
+  c.model.remat = "branches"
 
   # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | kromhc | ohc. The other
   # keys are the fields of the connection classes (see hc_jax/connections); None leaves the class's

@@ -136,12 +136,24 @@ def check(config: ConfigDict) -> None:
       near = _nearest(str(value), known)
       raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(known)}{near}")
   make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses the rest
+  _check_remat(model)
+
+
+def _check_remat(model: ConfigDict) -> None:
+  """A choice of words, or one with a number, which divides the layers."""
+  from hc_jax.models import remat
+
+  try:
+    for count in [count for count, _ in model.layers] or [model.num_layers]:
+      remat.check_groups(model.remat, count)
+  except ValueError as error:
+    raise UserError(f"model.{error}{_nearest(model.remat, remat.REMAT)}") from error
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
   """The keys that take one of a few words. (Imported late: configs are read before models.)"""
   from hc_jax.connections import BIAS_INITS, FORMS
-  from hc_jax.models import blocks, ends, layers, lm, stack
+  from hc_jax.models import blocks, ends, layers, lm
   from hc_jax.ops import NORMS, SINKHORN_GRADIENTS
 
   dtypes = ("float32", "bfloat16", "float16")
@@ -153,7 +165,6 @@ def _choices() -> dict[str, tuple[str, ...]]:
     "model.expand": ends.EXPAND,
     "model.reduce": ends.REDUCE,
     "model.positions": lm.POSITIONS,
-    "model.remat": stack.REMAT,
     "model.dtype": dtypes,
     "model.stream_dtype": dtypes,
     "model.connection.norm": NORMS,

@@ -122,6 +122,10 @@ def test_overrides(override, key, value):
     ("model.norm=layernrom", "'layernrom' is unknown.*did you mean 'layernorm'"),
     ("model.positions=alibi", "model.positions='alibi' is unknown"),
     ("model.remat=ful", "model.remat='ful' is unknown.*did you mean 'full'"),
+    (
+      "model.remat=blocks:5",
+      "model.remat='blocks:5' makes groups of 5 .* 24: choose 'blocks:2' or",
+    ),
     ("model.dtype=float8", "model.dtype='float8' is unknown"),
     ("model.stream_dtype=int8", "model.stream_dtype='int8' is unknown"),
     ("model.norm_position=mid", "model.norm_position='mid' is unknown"),

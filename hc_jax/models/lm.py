@@ -72,7 +72,7 @@ class TransformerLM(nn.Module):
     dtype: of the matrix products; parameters are float32.
     stream_dtype: of the streams; dtype by default.
     scan: scan over stacked layers, or a Python loop.
-    remat: "none", "branches" or "full"; see `Stack`.
+    remat: "none", "branches", "full" or "blocks:K"; see `Stack`.
   """
 
   vocab_size: int

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import ops
+from hc_jax import axes, ops
 from hc_jax.models.ends import Reduce
 from hc_jax.models.layers import TokenContext
+from hc_jax.models.remat import check_groups, group_size, rematerialised
 
 PyTree = Any
-REMAT = ("none", "branches", "full")
 _SEGMENT = re.compile(r"segment_(\d+)")
 
 
@@ -29,8 +29,10 @@ class Stack(nn.Module):
     scan: one block compiled once and scanned over stacked parameters, or a Python loop. The
       parameters convert by `unstack_layers` and `stack_layers`.
     remat: what the backward pass computes again. "none": nothing. "full": all but the input of each
-      block. "branches": as full, but branch outputs and coefficients are kept. Without it a scan
-      keeps every intermediate stream of every layer.
+      block. "branches": as full, but branch outputs and coefficients are kept. "blocks:K": all but
+      the input of every K-th block, from which K inputs are made again at a time: the least memory,
+      for one more forward pass than "full". Without it a scan keeps every intermediate stream of
+      every layer.
   """
 
   block: Callable[..., nn.Module]
@@ -43,26 +45,62 @@ class Stack(nn.Module):
   def __call__(self, streams: jax.Array, context: TokenContext) -> jax.Array:
     """Streams `[B, L, n, w]` -> `[B, L, n, w]`."""
     layers = range(self.first, self.first + self.num_layers)
+    check_groups(self.remat, self.num_layers)
+    size = group_size(self.remat)
+    # What is kept for later, in decoding and analysis, has a layer's place; nothing is taken back.
+    if self.is_initializing() or any(map(self.is_mutable_collection, ("cache", "intermediates"))):
+      size = None
 
     def run(block: nn.Module, streams: jax.Array, layer, context: TokenContext) -> jax.Array:
       return block(streams, layer, context)
 
     run = rematerialised(run, self.remat, in_scan=self.scan)
-    if not self.scan:
+    if self.scan:
+      return self._scanned(run, streams, jnp.arange(layers.start, layers.stop), context, size)
+
+    def some(stack: "Stack", streams: jax.Array, layers: range) -> jax.Array:
       for layer in layers:
-        streams = run(self.block(name=f"layer_{layer}"), streams, layer, context)
+        streams = run(stack.block(name=f"layer_{layer}"), streams, layer, context)
       return streams
-    scanned = nn.scan(
-      lambda block, streams, layer, context: (run(block, streams, layer, context), None),
-      variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(0, nn.broadcast),
-      length=self.num_layers,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(
-      self.block(name="layers"), streams, jnp.arange(layers.start, layers.stop), context
-    )[0]
+
+    if size is None:
+      return some(self, streams, layers)
+    for start in layers[::size]:
+      group = nn.remat(some, static_argnums=(2,))
+      streams = group(self, streams, range(start, start + size))
+    return streams
+
+  def _scanned(self, run, streams, layers, context, size) -> jax.Array:
+    """The scan; in groups of `size` layers, which are saved and computed again as one."""
+
+    def one(block, streams, layer, context):
+      return run(block, streams, layer, context), None
+
+    def group(block, streams, layers, context):
+      return _scan(one, size)(block, streams, layers, context)
+
+    block = self.block(name="layers")
+    if size is None:
+      return _scan(one, self.num_layers)(block, streams, layers, context)[0]
+
+    def grouped(params: PyTree) -> PyTree:
+      return jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), axes.unboxed(params))
+
+    groups = _scan(nn.remat(group, prevent_cse=False), self.num_layers // size)
+    run_all = nn.map_variables(groups, "params", trans_in_fn=grouped)
+    return run_all(block, streams, layers.reshape(-1, size), context)[0]
+
+
+def _scan(function: Callable, length: int) -> Callable:
+  """`function(block, streams, layer, context)` over stacked parameters and layers' numbers."""
+  return nn.scan(
+    function,
+    variable_axes={"params": 0, "cache": 0, "intermediates": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(0, nn.broadcast),
+    length=length,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,22 +159,6 @@ class SegmentedStack(nn.Module):
       streams = stack(streams, context)
       now, first = segment, first + segment.num_layers
     return streams
-
-
-def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
-  """Wraps a function of a module by the remat policy of that name.
-
-  Raises:
-    ValueError: if the policy is unknown.
-  """
-  if remat not in REMAT:
-    raise ValueError(f"remat={remat!r} is unknown; choose one of {REMAT}")
-  if remat == "none":
-    return run
-  policy = None
-  if remat == "branches":
-    policy = jax.checkpoint_policies.save_only_these_names("branch_output", "coefs")
-  return nn.remat(run, policy=policy, prevent_cse=not in_scan)
 
 
 def unstack_layers(tree: PyTree) -> PyTree:

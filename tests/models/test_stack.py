@@ -52,7 +52,9 @@ def expected():
   return np.asarray(logits), jax.tree.map(np.asarray, unstack_layers(grads))
 
 
-@pytest.mark.parametrize("scan, remat", [(True, "branches"), (False, "full")])
+@pytest.mark.parametrize(
+  "scan, remat", [(True, "branches"), (False, "full"), (True, "blocks:2"), (False, "blocks:2")]
+)
 def test_scan_and_remat_change_no_logit_and_no_gradient(scan, remat):
   params = stacked() if scan else unstack_layers(stacked())
   (_, logits), grads = value_and_grad(scan, remat)(params)

@@ -1,0 +1,53 @@
+"""What the backward pass computes again: policies for stacks of blocks, by name."""
+
+import re
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+REMAT = ("none", "branches", "full")
+REMAT_FORMS = (*REMAT, "blocks:K")
+_GROUPS = re.compile(r"blocks:([1-9]\d*)")
+
+
+def group_size(remat: str) -> int | None:
+  """K of "blocks:K"; None for the policies of one block.
+
+  Raises:
+    ValueError: if the policy is unknown.
+  """
+  if found := _GROUPS.fullmatch(remat):
+    return int(found[1])
+  if remat not in REMAT:
+    raise ValueError(
+      f"remat={remat!r} is unknown; choose one of {REMAT}, or 'blocks:K' with a number for K, such "
+      "as 'blocks:4'"
+    )
+  return None
+
+
+def check_groups(remat: str, num_layers: int) -> None:
+  """Raises ValueError if the policy is unknown, or its groups do not add up to `num_layers`."""
+  size = group_size(remat)
+  if size and num_layers % size:
+    able = [k for k in range(2, num_layers + 1) if num_layers % k == 0]
+    raise ValueError(
+      f"remat={remat!r} makes groups of {size} blocks, but there are {num_layers}: choose "
+      + (" or ".join(f"'blocks:{k}'" for k in able) or "'full'")
+    )
+
+
+def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
+  """Wraps a function of a module by the remat policy of that name.
+
+  Raises:
+    ValueError: if the policy is unknown.
+  """
+  size = group_size(remat)
+  if remat == "none":
+    return run
+  policy = None
+  if size is None and remat == "branches":
+    policy = jax.checkpoint_policies.save_only_these_names("branch_output", "coefs")
+  return nn.remat(run, policy=policy, prevent_cse=not in_scan)
