@@ -1,4 +1,4 @@
-"""What a compiled program moves: the bytes that each kernel of XLA's optimised HLO reads and writes.
+"""What a compiled program moves: the bytes that each kernel of XLA's HLO reads and writes.
 
 Every operand and every output of a kernel counts once; caches do not exist here. What a fusion
 reads through slices, or writes into a part of a buffer, counts by the part. Exact for what is

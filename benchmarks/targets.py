@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-TARGETS = ("h100", "v5e")
+TARGETS = ("h100", "v5e", "cpu")
 
 # An NVIDIA H100 SXM5, as XLA's ahead-of-time compiler wants to be told of it.
 _H100 = """
@@ -61,6 +61,8 @@ def sharding(target: str) -> Any:
   import jax
   from jax.experimental import topologies
 
+  if target == "cpu":
+    return jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
   try:
     if target == "h100":
       topology = topologies.get_topology_desc(

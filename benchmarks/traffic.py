@@ -6,7 +6,8 @@
 A program is a chain of sublayers, each a connection around a norm and one d x d product. Figures
 are those of one sublayer more: the difference between a longer and a shorter chain. The unit is
 C = tokens x d x bytes per element, one pass over an activation. Nothing runs and nothing is timed.
-`--target=h100` needs JAX's CUDA plugin (the extra cuda13), `--target=v5e` needs libtpu (tpu).
+`--target=h100` needs JAX's CUDA plugin (the extra cuda13), `--target=v5e` needs libtpu (tpu), whose
+bytes are those of XLA's own cost analysis; `--target=cpu` is this machine's CPU.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def figures(target, compiled, unit, elements):
   memory = compiled.memory_analysis()
   large = [(k, a) for k in kernels for a in k.instruction.outputs if a.size >= elements]
   return {
-    "bytes_c": (counted if target == "h100" else cost["bytes accessed"]) / unit,
+    "bytes_c": (cost["bytes accessed"] if target == "v5e" else counted) / unit,
     "copies": sum(k.times for k in kernels if k.is_copy and _moves(k, elements)),
     "fp32_streams": sum(k.times for k, a in large if a.dtype == "f32"),
     "temp_c": memory.temp_size_in_bytes / unit,

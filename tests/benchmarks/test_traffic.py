@@ -1,0 +1,63 @@
+"""benchmarks/traffic.py counts what it says, on a program for this machine's CPU."""
+
+import json
+
+import pytest
+
+from benchmarks import hlo, targets, traffic
+
+HLO = """HloModule m, is_scheduled=true
+
+%fused (a: f32[8,4], b: bf16[4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = bf16[4]{0} parameter(1)
+  %piece = f32[2,4]{1,0} slice(%a), slice={[0:2], [0:4]}
+  ROOT %out = f32[8,4]{1,0} broadcast(%piece), dimensions={}
+}
+
+%body (s: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %s = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8,4]{1,0} get-tuple-element(%s), index=1
+  %c = f32[8,4]{0,1} copy(%x)
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %c)
+}
+
+ENTRY %main (p: f32[8,4], q: bf16[4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = bf16[4]{0} parameter(1)
+  %f = f32[8,4]{1,0} fusion(%p, %q), kind=kLoop, calls=%fused
+  %z = s32[] constant(0)
+  %start = (s32[], f32[8,4]{1,0}) tuple(%z, %f)
+  %w = (s32[], /*index=1*/f32[8,4]{1,0}) while(%start), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %r = f32[8,4]{1,0} get-tuple-element(%w), index=1
+}
+"""  # noqa: E501
+
+
+def test_bytes_by_hand():
+  fusion, copy = hlo.Program(HLO).kernels()
+  assert (fusion.read, fusion.written, fusion.times) == (2 * 4 * 4, 8 * 4 * 4, 1)
+  assert not fusion.is_copy
+  assert (copy.read, copy.written, copy.times) == (128, 128, 5)
+  assert copy.is_copy and copy.bytes == 5 * 256
+
+
+@pytest.mark.slow
+def test_autodiff_moves_more_than_the_hand_written_derivatives(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(targets, "prepare", lambda: None)  # it is for a JAX not yet imported
+  file = tmp_path / "out.json"
+  rows = "branch,residual,dhc4,dhc4-autodiff"
+  flags = ["--target=cpu", "--batch=2", "--length=32", "--d=64", "--depth=1"]
+  assert traffic.main([*flags, f"--rows={rows}", f"--json={file}"]) == 0
+  found = json.loads(file.read_text())["rows"]
+  assert list(found) == rows.split(",") and "| dhc4 |" in capsys.readouterr().out
+  both = {name: row["both"]["bytes_c"] for name, row in found.items()}
+  assert 0 < both["branch"] < both["residual"] < both["dhc4"] < both["dhc4-autodiff"]
+  assert found["dhc4"]["forward"]["bytes_c"] < both["dhc4"]
+
+
+def test_an_unknown_row_is_refused(monkeypatch, capsys):
+  monkeypatch.setattr(targets, "prepare", lambda: None)
+  assert traffic.main(["--rows=dhc5"]) == 2
+  assert "dhc5" in capsys.readouterr().out

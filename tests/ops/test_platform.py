@@ -1,0 +1,106 @@
+"""The forms for GPU and TPU, run on CPU: the same numbers as the CPU's own form."""
+
+import functools
+import importlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax import ops
+from hc_jax.ops import combine
+from hc_jax.testing.compiled import jit, normal
+
+project = importlib.import_module("hc_jax.ops.project")  # its function has the same name
+
+
+@pytest.fixture(params=["gpu", "tpu"])
+def platform(request, monkeypatch):
+  """Within it every form is that of a platform that is not there."""
+
+  def chosen(*args, default, **forms):
+    return (forms.get(request.param) or default)(*args)
+
+  monkeypatch.setattr(combine, "by_platform", chosen)
+  monkeypatch.setattr(project, "by_platform", chosen)
+  return request.param
+
+
+# Token axes, v and n; static coefficients.
+@pytest.mark.parametrize("lead, v, n, static", [((2, 3), 1, 4, False), ((5,), 3, 3, True)])
+def test_read_and_write(platform, monkeypatch, lead, v, n, static):
+  shape = () if static else lead
+  coefs = hc.Coefs(
+    read=normal("read", *shape, v, n),
+    write=normal("write", *shape, n, v),
+    mix=normal("mix", *shape, n, n),
+  )
+
+  def loss(streams, coefs):
+    h = hc.read(streams, coefs)
+    return jnp.sum(jnp.sin(hc.write(streams, jnp.sin(h), coefs)))
+
+  streams = normal("streams", *lead, n, 6)
+  got = jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs)
+  monkeypatch.undo()
+  chex.assert_trees_all_close(got, jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(100, 5), (4, 100, 5)], ids=["one stream", "all streams"])
+@pytest.mark.parametrize("norm", ops.NORMS)
+def test_project(platform, monkeypatch, norm, shape):
+  def loss(streams, kernel):
+    return jnp.sum(jnp.sin(ops.project(streams, kernel, norm=norm)))
+
+  given = 1 + 3 * normal("streams", 3, 4, 100), normal("kernel", *shape)
+  got = jit(jax.value_and_grad(loss, (0, 1)))(*given)
+  monkeypatch.undo()
+  chex.assert_trees_all_close(
+    got, jit(jax.value_and_grad(loss, (0, 1)))(*given), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_one_pass_over_streams_far_from_zero_loses_nothing():
+  """E[x^2] - E[x]^2 of them in float32 is noise; and one feature may be far from all others."""
+  streams = 1000 + normal("streams", 3, 4, 256)
+  outlier = normal("streams", 3, 4, 256)
+  outlier[..., 0] = 1000
+  kernel = normal("kernel", 256, 2)
+  for x in (streams, outlier):
+    _, mean, rstd = jit(
+      functools.partial(
+        project._with_sums, norm="layernorm", eps=0.0, contract=project._contract_by_sums
+      )
+    )(x, kernel)
+    x = x.astype(np.float64)
+    np.testing.assert_allclose(mean[..., 0], x.mean(-1), rtol=1e-6)
+    np.testing.assert_allclose(rstd[..., 0], 1 / x.std(-1), rtol=2e-5)
+
+
+def lowered(function, platform, *args):
+  return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_the_program_holds_the_form_of_its_platform_alone():
+  a = jax.ShapeDtypeStruct((7, 4, 16), jnp.bfloat16)
+
+  def mix_gradient(a, b):
+    return combine.outer(a, b, (7, 4, 4))
+
+  assert "dot_general" in lowered(mix_gradient, "cpu", a, a)
+  assert "dot_general" in lowered(mix_gradient, "tpu", a, a)
+  assert "dot_general" not in lowered(mix_gradient, "cuda", a, a)
+  weights = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+  for name, einsum in (("cpu", False), ("cuda", False), ("tpu", True)):
+    assert ("dot_general" in lowered(combine.combine, name, weights, a)) == einsum
+
+
+def test_written_streams_are_stored_in_their_own_dtype():
+  coefs = hc.Coefs(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 4), (4, 1), (4, 4))))
+  streams, y = (jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((7, 4, 16), (7, 16)))
+  text = lowered(hc.write, "cuda", streams, y, coefs)
+  barrier = next(line for line in text.splitlines() if "optimization_barrier" in line)
+  assert "7x4x16xbf16" in barrier
