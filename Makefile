@@ -33,7 +33,7 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@echo; echo "== 2/3 Let it write."
 	$(BIN)/hc-jax sample $(RUN) --prompt='def '
 	@echo; echo "== 3/3 Draw the loss, and what the connections learned."
-	$(BIN)/hc-jax analyze $(RUN)
+	$(BIN)/hc-jax analyze $(RUN) --formats=png
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds

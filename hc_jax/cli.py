@@ -11,6 +11,7 @@ from hc_jax.errors import UserError
 from hc_jax.user_modules import add_flag, import_modules
 
 OVERRIDE = "--config."
+ANALYZED_TOKENS = 2048  # all streams of all sites are in memory at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,10 +60,13 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument("--seed", type=int, default=0, help="decides what is drawn (0)")
   command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
 
-  command = add("analyze", "Draws the loss and the learned connection weights of a run.")
+  command = add("analyze", "Draws what a run learned: loss, connections, what layers see, gains.")
   command.add_argument("run", help="the workdir of a run")
   command.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
   command.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
+  command.add_argument(
+    "--formats", default="png,pdf,svg", help="of the pictures; each takes its time (png,pdf,svg)"
+  )
 
   command = add("eval", "Loss, perplexity and bits per byte of a run, on its own or any text.")
   command.add_argument("run", help="the workdir of a run")
@@ -193,13 +197,16 @@ def _print_more(shown: str, text: str) -> str:
 
 
 def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
-  """`hc-jax analyze RUN`: the loss curve and the connection weights, as PNG."""
+  """`hc-jax analyze RUN`: figures, their numbers, and a table of every site."""
   del rest
   from pathlib import Path
 
   from hc_jax import data, train
-  from hc_jax.analysis import collect_coefs, plots, token_mean
+  from hc_jax.analysis import collect_sites, report
 
+  formats = args.formats.split(",")
+  if not set(formats) <= {"png", "pdf", "svg"}:
+    raise UserError(f"--formats={args.formats} is not of png, pdf and svg, with commas between")
   run = train.load_run(args.run, args.step)
   out = Path(args.out or Path(run.workdir) / "analysis")
   try:
@@ -208,21 +215,20 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
     raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
   model = run.config.model
   name = "hybrid" if model.get("layers") else model.connection.name
-  title = f"{Path(run.workdir).name}: {name}, step {run.step}"
-  figures = {"loss": plots.loss_curve(train.read_metrics(run.workdir), title)}
-  if model.get("block") != "dual":  # ResiDual has no connections
-    config = run.config.data
-    text = train.open_text(config)
-    batch = data.eval_batches(text.val, length=config.length, batch_size=8, num_batches=1)[0]
-    sites = collect_coefs(run.model, run.params, batch["inputs"])
-    means = {site: token_mean(coefs) for site, coefs in sites.items()}
-    figures["connections"] = plots.connection_weights(
-      means, f"{title}, mean over {batch['inputs'].size:,} tokens"
-    )
-  for figure_name, figure in figures.items():
-    path = out / f"{figure_name}.png"
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
-    print(f"wrote {path}")
+  title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
+  metrics = train.read_metrics(run.workdir)
+  if model.get("block") == "dual":
+    report.write_part(report.loss_part(metrics, title.format("ResiDual")), out, formats=formats)
+    print("no other figure: ResiDual (model.block='dual') has no connections")
+    return
+  config = run.config.data
+  text = train.open_text(config)
+  rows = max(1, min(8, ANALYZED_TOKENS // config.length))
+  batch = data.eval_batches(text.val, length=config.length, batch_size=rows, num_batches=1)[0]
+  sites = collect_sites(run.model, run.params, batch["inputs"])
+  title = title.format(f"{name}, {report.describe(sites)}")
+  report.write_part(report.loss_part(metrics, title), out, formats=formats)
+  report.write_report(sites, out, title, formats=formats)
 
 
 def evaluate(args: argparse.Namespace, rest: Sequence[str]) -> None:

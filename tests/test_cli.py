@@ -50,6 +50,7 @@ def test_params_of_a_config_that_leaves_the_vocabulary_to_the_tokenizer(capsys):
     (["analyze", "/nonexistent/run"], "no run"),
     (["eval", "/nonexistent/run"], "no run"),
     (["inspect", "/nonexistent/run"], "no run"),
+    (["analyze", "/nonexistent/run", "--formats=gif"], "png, pdf and svg"),
   ],
 )
 def test_what_is_wrong_exits_with_2(argv, words, capsys):
@@ -76,12 +77,15 @@ def test_sample_writes_the_prompt_and_more(run, capsys):
   assert cli.main([*argv, "--samples=0"]) == 2
 
 
-def test_analyze_draws_two_pictures(run, capsys, tmp_path):
+def test_analyze_draws_and_prints_what_a_run_learned(run, capsys, tmp_path):
   with tiny.tiny_text():
-    assert cli.main(["analyze", str(run), f"--out={tmp_path}"]) == 0
-  for name in ("loss.png", "connections.png"):
-    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert str(tmp_path / name) in capsys.readouterr().out or name == "connections.png"
+    assert cli.main(["analyze", str(run), f"--out={tmp_path}", "--formats=png"]) == 0
+  out = capsys.readouterr().out
+  for name in ("loss", "connections", "unfolded", "similarity", "gains"):
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.csv").read_text().count("\n") > 1
+    assert str(tmp_path / f"{name}.png, .csv") in out
+  assert "comp_amax_fwd" in out and "max_i |sum_j P_ij|" in out
 
 
 def test_the_version_is_the_packages():

@@ -147,7 +147,11 @@ def test_fifteen_lines_train_and_every_tool_takes_them(tmp_path):
   assert "my_package" not in saved
 
   program = ["-c", textwrap.dedent(COMMANDS.format(folder=str(TINY.parent)))]
-  tools = [["sample", "out", "--tokens=2"], ["analyze", "out"], ["params", CONFIG, name]]
+  tools = [
+    ["sample", "out", "--tokens=2"],
+    ["analyze", "out", "--formats=png"],
+    ["params", CONFIG, name],
+  ]
   done = run(tmp_path, program, json.dumps(tools))
   assert "codes [2, 2, 2]" in done.stdout, done.stdout + done.stderr
   assert done.stderr.count("'fade' is unknown") == 3 and done.stderr.count("--import=") == 3

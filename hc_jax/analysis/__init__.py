@@ -1,4 +1,10 @@
-"""Looking inside: what connections do in a trained model. Takes any model as an argument."""
+"""Looking inside: what connections do in a trained model. Takes any model as an argument.
 
+sites = collect_sites(model, params, tokens)
+report.write_report(sites, "figures")       # needs matplotlib; `from hc_jax.analysis import report`
+"""
+
+from hc_jax.analysis.collect import Site as Site
 from hc_jax.analysis.collect import collect_coefs as collect_coefs
+from hc_jax.analysis.collect import collect_sites as collect_sites
 from hc_jax.analysis.collect import token_mean as token_mean

@@ -1,6 +1,9 @@
-"""The coefficients of every connection of a model, on real tokens."""
+"""What every connection of a model uses, reads and gets back, on real tokens."""
 
+import contextlib
+import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,12 +14,33 @@ from hc_jax.coefs import Coefs
 
 # Scanned layers are stacked in one module of this name, unrolled ones end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
+# Names under which values are sown beside a connection's own "coefs".
+_SOWN = {name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output")}
 
 
-def collect_coefs(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Coefs]:
-  """Runs a model and returns what each of its connections used.
+@dataclasses.dataclass(frozen=True)
+class Site:
+  """What one connection did in one forward pass.
 
-  Works on any Flax model that holds connections of this package, scanned or unrolled.
+  Attributes:
+    coefs: its maps, float32; dynamic ones have the axes of the tokens.
+    streams: `[..., n, w]`, those that it read.
+    branch_input: `[..., d]` (`[..., views, d]` with several views), before the branch's norm.
+    branch_output: `[..., d]`, as it was written; None if nothing was.
+  """
+
+  coefs: Coefs
+  streams: np.ndarray
+  branch_input: np.ndarray
+  branch_output: np.ndarray | None
+
+
+def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
+  """Runs a model and returns what each of its connections did.
+
+  Works on any Flax model that holds connections of this package, scanned or unrolled. All streams
+  of all sites are kept at once: `tokens * sites * (n + 2) * d` numbers, so give it a few thousand
+  tokens.
 
   Args:
     model: any module.
@@ -25,16 +49,30 @@ def collect_coefs(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> d
     **kwargs: likewise.
 
   Returns:
-    Coefs by site, in the order of the forward pass: "layer_0/attn_connection", ... Dynamic ones
-    have the axes of the tokens.
+    Sites by name, in the order of the forward pass: "layer_0/attn_connection", ...
 
   Raises:
     ValueError: if the model holds no connection.
   """
+  found = {}
+  for name, sown in _collect(model, params, args, kwargs, _record).items():
+    found[name] = Site(sown["coefs"], *(sown.get(key) for key in _SOWN.values()))
+  return found
 
+
+def collect_coefs(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Coefs]:
+  """As `collect_sites`, the maps alone: Coefs by site. Dynamic ones have the axes of the tokens."""
+  return {name: sown["coefs"] for name, sown in _collect(model, params, args, kwargs, None).items()}
+
+
+def _collect(
+  model: nn.Module, params: Any, args: tuple, kwargs: dict, record: Callable | None
+) -> dict[str, dict[str, Any]]:
   @jax.jit
   def run(params: Any, args: tuple, kwargs: dict) -> Any:
-    return model.apply({"params": params}, *args, **kwargs, mutable=["intermediates"])[1]
+    listen = nn.intercept_methods(record) if record else contextlib.nullcontext()
+    with listen:
+      return model.apply({"params": params}, *args, **kwargs, mutable=["intermediates"])[1]
 
   sown = run(params, args, kwargs).get("intermediates", {})
   sites = _sites(jax.device_get(sown), ())
@@ -44,6 +82,25 @@ def collect_coefs(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> d
       "(nn.scan needs variable_axes={'intermediates': 0} to let them through)"
     )
   return dict(sites)
+
+
+def _record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+  """Sows what goes through a connection; it is known by the Coefs that it gives or takes."""
+  out = call(*args, **kwargs)
+  given = dict(zip(("streams", "branch_output", "coefs"), args, strict=False)) | kwargs
+  sow = {}
+  if context.method_name == "write" and isinstance(given.get("coefs"), Coefs):
+    sow = {"branch_output": given["branch_output"]}
+  elif context.method_name == "__call__" and _is_read(out):
+    sow = {"streams": given["streams"], "branch_input": out[0]}
+  for name, value in sow.items():
+    context.module.sow("intermediates", _SOWN[name], value)
+  return out
+
+
+def _is_read(out: Any) -> bool:
+  """Whether this is what a connection's call returns: a branch input and Coefs."""
+  return isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Coefs)
 
 
 def token_mean(coefs: Coefs) -> Coefs:
@@ -56,7 +113,7 @@ def token_mean(coefs: Coefs) -> Coefs:
   return Coefs(read=mean(coefs.read), write=mean(coefs.write), mix=mix)
 
 
-def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, Coefs]]:
+def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, Any]]:
   """Depth first; numbered modules by number, the layers of a stacked one side by side.
 
   Stacked layers get numbers from `first` on; those of `segment_0`, `segment_1`, ... count through.
@@ -65,9 +122,13 @@ def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, 
   for name in sorted(node, key=_order):
     child = node[name]
     if name == "coefs":
-      calls = child if isinstance(child, tuple) else (child,)
+      calls = _calls(child)
       names = [path if len(calls) == 1 else (*path, f"call_{i}") for i in range(len(calls))]
-      found += [("/".join(n), c) for n, c in zip(names, calls, strict=True)]
+      values = {"coefs": calls}
+      # A connection that is called but not always written to has fewer outputs: they are left out.
+      values |= {key: _calls(node[key]) for key in _SOWN.values() if key in node}
+      values = {key: v for key, v in values.items() if len(v) == len(calls)}
+      found += [("/".join(n), {k: v[i] for k, v in values.items()}) for i, n in enumerate(names)]
     elif name == _STACKED and isinstance(child, dict):
       layers = jax.tree.leaves(child)[0].shape[0]
       for i in range(layers):
@@ -79,6 +140,10 @@ def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, 
       if segment and _STACKED in child:
         first += jax.tree.leaves(child[_STACKED])[0].shape[0]
   return found
+
+
+def _calls(sown: Any) -> tuple:
+  return sown if isinstance(sown, tuple) else (sown,)
 
 
 def _order(name: str) -> tuple[str, int]:

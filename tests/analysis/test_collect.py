@@ -64,7 +64,7 @@ def test_a_model_without_connections_is_refused():
 
 @pytest.mark.parametrize("n, sites", [(1, 1), (4, 9)])
 def test_pictures_of_any_size(tmp_path, monkeypatch, n, sites):
-  monkeypatch.setattr(plots, "MAX_SITES", 6)
+  monkeypatch.setattr(plots.connections, "MAX_SITES", 6)
   coefs = hc.Coefs(read=np.eye(n)[:1], write=np.ones((n, 1)), mix=np.eye(n) + 0.1)
   figure = plots.connection_weights(
     {f"stack/layer_{i}/ffn_connection": coefs for i in range(sites)}

@@ -1,0 +1,134 @@
+"""What `spectra` and `similarity` say of every site of a model, token by token."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from hc_jax.analysis import spectra
+from hc_jax.analysis.collect import Site
+from hc_jax.analysis.unfold import rebuild, unfold
+from hc_jax.coefs import Coefs
+
+# Measures that are one number per token, in the order of the tables.
+GAINS = (
+  *(f"{what}_{way}" for what in ("amax", "norm") for way in ("fwd", "bwd")),
+  *(f"composite_{what}_{way}" for what in ("amax", "norm") for way in ("fwd", "bwd")),
+  *("sigma_max", "sigma_min", "identity_distance"),
+)
+STREAMS = ("effective_read", "effective_write", "effective_energy", "stream_cosine")
+
+
+def measure(sites: Sequence[Site]) -> list[dict[str, np.ndarray]]:
+  """All of `GAINS` and `STREAMS` of each site, and what they are made of.
+
+  Composites run from a site to the last one that has as many streams and is reached without a
+  change of their number.
+
+  Returns:
+    A dict for each site. One number per token `[...]` under the names above (one number in all
+    where maps are static); `[..., n]` under "sigma", "composite_sigma" and "energy".
+  """
+  mixes = [_mix(site.coefs) for site in sites]
+  products = []
+  for _, group in itertools.groupby(mixes, key=lambda mix: mix.shape[-1]):
+    products += spectra.composites(list(group))
+  return [
+    _measure_site(site, mix, product)
+    for site, mix, product in zip(sites, mixes, products, strict=True)
+  ]
+
+
+def is_residual(sites: Sequence[Site]) -> bool:
+  """Whether every site is `x + F(x)`: one stream, all weights one."""
+  return all(
+    site.coefs.mix is None
+    and site.streams.shape[-2] == 1
+    and np.all(site.coefs.read == 1)
+    and np.all(site.coefs.write == 1)
+    for site in sites
+  )
+
+
+def is_dynamic(sites: Sequence[Site]) -> bool:
+  """Whether any map has the axes of the tokens."""
+  return any(
+    x.ndim > 2 for s in sites for x in (s.coefs.read, s.coefs.write, s.coefs.mix) if x is not None
+  )
+
+
+def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
+  """The same sites with one token axis `[t, ...]`, of tokens spread evenly over the sample."""
+  lead = sites[0].streams.shape[:-2]
+  count = int(np.prod(lead))
+  chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+  def pick(x: np.ndarray | None, own: int) -> np.ndarray | None:
+    if x is None:
+      return None
+    x = np.broadcast_to(x, (*lead, *x.shape[x.ndim - own :]))
+    return x.reshape(count, *x.shape[len(lead) :])[chosen].astype(np.float64)
+
+  found = []
+  for site in sites:
+    c = site.coefs
+    coefs = Coefs(read=pick(c.read, 2), write=pick(c.write, 2), mix=pick(c.mix, 2))
+    inputs = site.branch_input.ndim - len(lead)
+    found.append(
+      Site(
+        coefs, pick(site.streams, 2), pick(site.branch_input, inputs), pick(site.branch_output, 1)
+      )
+    )
+  return found
+
+
+def unfolding_error(sites: Sequence[Site]) -> float:
+  """How far layer inputs rebuilt from the unfolded matrices are from the actual ones.
+
+  The largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given: rounding where
+  the unfolding holds, about one where it does not (Post-Norm, streams that do not begin as copies).
+
+  Raises:
+    ValueError: as `unfold`; or if a site has no output, or streams do not begin as copies.
+  """
+  if any(site.branch_output is None for site in sites):
+    raise ValueError("a connection was read and not written to, or more often than it was written")
+  m = sites[0].coefs.write.shape[-1]
+  start = sites[0].streams
+  copies = start[..., np.arange(start.shape[-2]) % m, :]
+  if not np.allclose(start, copies, rtol=1e-6, atol=0):
+    raise ValueError("streams do not begin as copies of one embedding (model.expand)")
+  embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
+  matrix = unfold([site.coefs for site in sites])
+  rebuilt = rebuild(matrix, [embedding, *(site.branch_output for site in sites)])
+  distances = [
+    np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)
+    for made, site in zip(rebuilt, sites, strict=False)
+  ]
+  return float(max(distances))
+
+
+def layer_input(site: Site) -> np.ndarray:
+  """The branch input `[..., d]`; with several views, their mean."""
+  h, lead = site.branch_input, site.streams.ndim - 2
+  return h if h.ndim == lead + 1 else np.mean(h, axis=-2, dtype=np.float64)
+
+
+def _measure_site(site: Site, mix: np.ndarray, composite: np.ndarray) -> dict[str, np.ndarray]:
+  found = {}
+  for head, matrix in (("", mix), ("composite_", composite)):
+    found[f"{head}amax_fwd"], found[f"{head}amax_bwd"] = spectra.amax_gain(matrix)
+    found[f"{head}norm_fwd"], found[f"{head}norm_bwd"] = spectra.norm_gain(matrix)
+    found[f"{head}sigma"] = spectra.singular_values(matrix)
+  found["sigma_max"], found["sigma_min"] = found["sigma"][..., 0], found["sigma"][..., -1]
+  found["identity_distance"] = spectra.identity_distance(mix)
+  found["energy"] = spectra.energy_shares(site.streams)
+  found["effective_read"] = spectra.effective_streams(np.abs(site.coefs.read).sum(-2))
+  found["effective_write"] = spectra.effective_streams(np.abs(site.coefs.write).sum(-1))
+  found["effective_energy"] = spectra.effective_streams(found["energy"])
+  found["stream_cosine"] = spectra.stream_cosine(site.streams)
+  return found
+
+
+def _mix(coefs: Coefs) -> np.ndarray:
+  return np.eye(coefs.read.shape[-1]) if coefs.mix is None else np.asarray(coefs.mix, np.float64)

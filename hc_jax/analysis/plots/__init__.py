@@ -1,0 +1,17 @@
+"""Pictures: one function per figure, each returns the figure; `save` writes it."""
+
+import matplotlib
+
+matplotlib.use("agg", force=False)  # a display is not needed to write files
+
+from hc_jax.analysis.plots.connections import connection_weights as connection_weights
+from hc_jax.analysis.plots.connections import weight_distributions as weight_distributions
+from hc_jax.analysis.plots.depth import gains as gains
+from hc_jax.analysis.plots.depth import similarity as similarity
+from hc_jax.analysis.plots.depth import streams as streams
+from hc_jax.analysis.plots.style import FORMATS as FORMATS
+from hc_jax.analysis.plots.style import save as save
+from hc_jax.analysis.plots.style import short as short
+from hc_jax.analysis.plots.training import loss_curve as loss_curve
+from hc_jax.analysis.plots.unfolded import stream_matrices as stream_matrices
+from hc_jax.analysis.plots.unfolded import unfolded_matrices as unfolded_matrices

@@ -1,0 +1,128 @@
+"""Numbers against depth: similarity of inputs, gains, and the use of streams."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from hc_jax.analysis.plots.style import COLORS, GREY, short, site_ticks, stream_style
+
+FLOOR = 1e-9  # of logarithmic axes: float32 maps know nothing below
+SITE = "site: block and branch"
+_GAINS = {  # measure: label, colour, line
+  "amax_fwd": ("Amax forward: max |row sum|", COLORS[0], "o-"),
+  "amax_bwd": ("Amax backward: max |column sum|", COLORS[1], "s-"),
+  "norm_fwd": ("norm forward: max row sum of |P|", COLORS[0], "^:"),
+  "norm_bwd": ("norm backward: max column sum of |P|", COLORS[1], "v:"),
+}
+
+
+def similarity(names: Sequence[str], percentiles: np.ndarray, title: str = "") -> Figure:
+  """Cosine of each site's input with the one before (2409.19606, Figure 3).
+
+  Args:
+    names: of all K sites.
+    percentiles: `[K - 1, 3]`, of `adjacent_similarity`.
+    title: above the figure.
+  """
+  fig, ax = plt.subplots(figsize=(8, 4.4), layout="constrained")
+  low, middle, high = percentiles.T
+  x = np.arange(1, len(names))
+  ax.fill_between(x, low, high, color=COLORS[0], alpha=0.25, lw=0, label="5th to 95th percentile")
+  ax.plot(x, middle, "o-", color=COLORS[0], lw=1.6, ms=5, label="median over tokens")
+  ax.set(ylabel="cosine with the input before", title=title, ylim=(min(0, low.min() - 0.05), 1.05))
+  ax.set_xlabel(SITE)
+  site_ticks(ax, [short(name) for name in names])
+  ax.grid(alpha=0.3)
+  ax.legend(frameon=False)
+  return fig
+
+
+def gains(
+  names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
+) -> Figure:
+  """Gains under both definitions and singular values, per site and composite; means over tokens."""
+  fig, axes = plt.subplots(2, 2, figsize=(12, 8), sharex=True, layout="constrained")
+  fig.suptitle(title)
+  x, labels = np.arange(len(names)), [short(name) for name in names]
+  for row, (head, what) in enumerate({"": "mix of the site", "composite_": "composite"}.items()):
+    until = ", from the site to the last" if head else ""
+    for key, (label, color, line) in _GAINS.items():
+      y = np.array([m[f"{head}{key}"].mean() for m in measures])
+      y = np.maximum(y, FLOOR) if head else y
+      axes[row, 0].plot(x, y, line, color=color, lw=1.4, ms=4, label=label, fillstyle="none")
+    axes[row, 0].axhline(1, color=GREY, lw=0.8, zorder=0)
+    axes[row, 0].set(ylabel="gain (no unit)", title=f"gains of the {what}{until}")
+    most = max(m["sigma"].shape[-1] for m in measures)
+    for i in range(most):
+      known = [k for k, m in enumerate(measures) if m["sigma"].shape[-1] > i]
+      y = np.array([measures[k][f"{head}sigma"][..., i].mean() for k in known])
+      y = np.maximum(y, FLOOR) if head else y
+      style = stream_style(i, most)
+      axes[row, 1].plot(known, y, lw=1.4, ms=4, label=f"σ{i + 1}", **style)
+    axes[row, 1].axhline(1, color=GREY, lw=0.8, zorder=0)
+    axes[row, 1].set(
+      ylabel="singular value (no unit)", title=f"singular values of the {what}{until}"
+    )
+    if head:
+      for ax in axes[row]:
+        _log_scale(ax)
+  for ax in axes.ravel():
+    ax.grid(alpha=0.3)
+  for column, side in enumerate(("left", "right")):
+    handles = axes[0, column].get_legend_handles_labels()
+    fig.legend(
+      *handles, loc=f"outside lower {side}", frameon=False, fontsize=9, ncols=2 if not column else 4
+    )
+  for ax in axes[1]:
+    ax.set_xlabel(SITE)
+    site_ticks(ax, labels)
+  return fig
+
+
+def streams(
+  names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
+) -> Figure:
+  """Energy of each stream, cosine between them and effective streams; means over tokens."""
+  fig, axes = plt.subplots(3, 1, figsize=(9, 9.5), sharex=True, layout="constrained")
+  fig.suptitle(title)
+  x = np.arange(len(names))
+  most = max(m["energy"].shape[-1] for m in measures)
+  for i in range(most):
+    known = [k for k, m in enumerate(measures) if m["energy"].shape[-1] > i]
+    y = [100 * np.nanmean(measures[k]["energy"][..., i]) for k in known]
+    axes[0].plot(known, y, lw=1.4, ms=4, label=f"stream {i}", **stream_style(i, most))
+  axes[0].set(ylabel="share of the energy (%)", title="energy of each stream the site reads")
+  axes[0].set_ylim(0, None)
+  _band(axes[1], x, [m["stream_cosine"] for m in measures])
+  axes[1].set(ylabel="cosine", title="cosine between streams: mean over pairs", ylim=(None, 1.05))
+  for i, (key, what) in enumerate(
+    {"read": "|read|", "write": "|write|", "energy": "energy"}.items()
+  ):
+    y = [np.nanmean(m[f"effective_{key}"]) for m in measures]
+    axes[2].plot(x, y, lw=1.4, ms=4, label=f"by {what}", **stream_style(i, 3))
+  axes[2].set(ylabel="streams", title="effective streams: exp of the entropy of the shares")
+  axes[2].set_ylim(0.9, most + 0.1)
+  for ax in axes:
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8, ncols=4)
+  site_ticks(axes[2], [short(name) for name in names], most=48)
+  axes[2].set_xlabel(SITE)
+  return fig
+
+
+def _log_scale(ax) -> None:
+  """Logarithmic, with plain numbers; those between the powers of ten only on a short axis."""
+  ax.set_yscale("log")
+  low, high = ax.get_ylim()
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.yaxis.set_minor_formatter("{x:.2g}" if high < 10 * low else "")
+
+
+def _band(ax, x: np.ndarray, values: Sequence[np.ndarray]) -> None:
+  """Median and 5th to 95th percentile over tokens, where they are defined."""
+  known = [k for k, v in enumerate(values) if np.isfinite(v).any()]
+  low, middle, high = np.array([np.nanpercentile(values[k], (5, 50, 95)) for k in known]).T
+  ax.fill_between(x[known], low, high, color=COLORS[0], alpha=0.25, lw=0, label="5th to 95th %")
+  ax.plot(x[known], middle, "o-", color=COLORS[0], lw=1.4, ms=4, label="median over tokens")

@@ -1,0 +1,68 @@
+"""What all figures share: colours that everyone tells apart and that print, and how to save."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours without yellow, darkest contrasts first; grey is for what is no stream.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY = "#7F7F7F"
+MARKERS = "os^Dv<>P"  # lines differ by more than colour
+SIGNED, POSITIVE = "PuOr_r", "cividis_r"
+FORMATS = ("png", "pdf", "svg")
+# Files of the same figure are the same bytes: no dates, no random names.
+_METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+def save(figure: Figure, stem: str | os.PathLike, formats: Sequence[str] = FORMATS) -> list[str]:
+  """Writes `stem.png` (150 dots an inch), `stem.pdf` and `stem.svg`, and closes the figure."""
+  figure.draw_without_rendering()
+  figure.set_layout_engine("none")  # laid out once; each file would do it again
+  paths = []
+  with plt.rc_context({"svg.hashsalt": "hc_jax", "svg.fonttype": "none", "pdf.fonttype": 42}):
+    for kind in formats:
+      paths.append(f"{stem}.{kind}")
+      figure.savefig(paths[-1], dpi=150, metadata=_METADATA[kind])
+  plt.close(figure)
+  return paths
+
+
+def stream_style(i: int, n: int) -> dict[str, Any]:
+  """Colour and marker of stream i of n; beyond seven, shades from light to dark."""
+  color = COLORS[i] if n <= len(COLORS) else plt.get_cmap("viridis")(i / (n - 1))
+  return {"color": color, "marker": MARKERS[i % len(MARKERS)]}
+
+
+def bound_of(*values: np.ndarray, least: float = 0.01) -> float:
+  """The end of a symmetric colour scale; at least `least`, so that rounding stays pale."""
+  return max([least, *(float(np.nanmax(np.abs(v))) for v in values if np.isfinite(v).any())])
+
+
+def write_numbers(ax: Any, values: np.ndarray, bound: float, size: float = 7) -> None:
+  """Each number in its cell, white on dark."""
+  for i, j in np.argwhere(np.isfinite(values)):
+    color = "white" if abs(values[i, j]) > 0.6 * bound else "black"
+    size_of = abs(values[i, j])
+    digits = ".2f" if size_of < 9.995 else ".1f" if size_of < 99.95 else ".3g"
+    text = f"{values[i, j]:{digits}}".replace("-0.00", "0.00")
+    ax.text(j, i, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def site_ticks(ax: Any, labels: Sequence[str], most: int = 24) -> None:
+  """Sites along x by their short names, as many as can be read."""
+  step = -(-len(labels) // most)
+  ax.set_xticks(range(0, len(labels), step), labels[::step], rotation=60, ha="right", fontsize=8)
+  for label in ax.get_xticklabels():
+    label.set_rotation_mode("anchor")
+  ax.set_xlim(-0.6, len(labels) - 0.4)
+
+
+def short(site: str) -> str:
+  """`stack/layer_3/attn_connection` -> `3 attn`."""
+  parts = [p for p in site.split("/") if p not in ("stack", "coefs")]
+  parts = [p for p in parts if not p.startswith("segment_")]
+  return " ".join(p.removesuffix("_connection").removeprefix("layer_") for p in parts) or site

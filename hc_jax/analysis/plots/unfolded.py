@@ -1,0 +1,107 @@
+"""The unfolded connection matrices: 2409.19606, Figures 7, 13 and 14."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from hc_jax.analysis.plots.style import POSITIVE, SIGNED, bound_of, write_numbers
+
+MAX_NUMBERS = 9  # rows of a matrix whose numbers can still be read
+ROWS, COLUMNS = "input of sublayer (last: mean of streams)", "output of sublayer (0: embedding)"
+
+
+def unfolded_matrices(
+  matrices: Mapping[str, np.ndarray],
+  spread: np.ndarray | None = None,
+  title: str = "",
+  fractions: int = 1,
+) -> Figure:
+  """C(0) of a network and of others, on one colour scale.
+
+  Args:
+    matrices: `[rows, columns]` by panel title, in order, five panels a row; above the diagonal
+      nothing is drawn.
+    spread: standard deviation over tokens, `[rows, columns]`, as a last panel with a scale of its
+      own.
+    title: above the figure.
+    fractions: m, of the network's own matrices (other panels have one).
+  """
+  panels = len(matrices) + (spread is not None)
+  return _panels(matrices, spread, title, fractions, columns=min(panels, 5), ylabel=ROWS)
+
+
+def stream_matrices(streams: np.ndarray, title: str = "", fractions: int = 1) -> Figure:
+  """C(1) .. C(n), `[n, K + 1, columns]`: what each stream holds before each sublayer."""
+  matrices = {f"C({i + 1}): stream {i}": matrix for i, matrix in enumerate(streams)}
+  label = "held before sublayer (last: at the end)"
+  return _panels(matrices, None, title, fractions, columns=min(len(matrices), 4), ylabel=label)
+
+
+def _panels(
+  matrices: Mapping[str, np.ndarray],
+  spread: np.ndarray | None,
+  title: str,
+  fractions: int,
+  columns: int,
+  ylabel: str,
+) -> Figure:
+  own = next(iter(matrices.values())).shape[-1]  # other networks have no fractions
+  parts = {name: fractions if m.shape[-1] == own else 1 for name, m in matrices.items()}
+  drawn = {name: _lower(m, parts[name]) for name, m in matrices.items()}
+  rows = -(-(len(drawn) + (spread is not None)) // columns)
+  fig, axes = plt.subplots(
+    rows,
+    columns,
+    figsize=(max(2.9 * columns, 6) + 1, 3.0 * rows + 0.7),
+    layout="constrained",
+    squeeze=False,
+  )
+  fig.suptitle(title)
+  flat, bound = axes.ravel(), bound_of(*drawn.values())
+  for ax, (name, matrix) in zip(flat, drawn.items(), strict=False):
+    ax.imshow(matrix, cmap=SIGNED, vmin=-bound, vmax=bound, aspect="auto")
+    _label(ax, matrix, bound, name, parts[name])
+  bar = fig.colorbar(flat[0].images[0], ax=list(flat), shrink=0.8, pad=0.01)
+  bar.set_label("weight (no unit)")
+  if spread is not None:
+    ax, values = flat[len(drawn)], _lower(spread, fractions)
+    top = bound_of(values, least=1e-3)
+    image = ax.imshow(values, cmap=POSITIVE, vmin=0, vmax=top, aspect="auto")
+    _label(ax, values, top, "standard deviation\nover tokens", fractions)
+    inset = ax.inset_axes((0.93, 0.45, 0.05, 0.5))  # the half above the diagonal is empty
+    fig.colorbar(image, cax=inset, ticklocation="left").ax.tick_params(labelsize=7)
+  for ax in flat[len(drawn) + (spread is not None) :]:
+    ax.set_visible(False)
+  fig.supxlabel(COLUMNS, fontsize=10)
+  fig.supylabel(ylabel, fontsize=10)
+  return fig
+
+
+def _lower(matrix: np.ndarray, fractions: int) -> np.ndarray:
+  """NaN above the (block) diagonal: a layer sees nothing of later ones."""
+  rows, columns = matrix.shape
+  i, j = np.indices(matrix.shape)
+  return np.where(j // fractions <= i // (rows * fractions // columns), matrix, np.nan)
+
+
+def _label(ax: Any, matrix: np.ndarray, bound: float, name: str, fractions: int) -> None:
+  rows, columns = matrix.shape
+  ax.set_title(name, fontsize=9)
+  _ticks(ax.set_xticks, columns, fractions)
+  _ticks(ax.set_yticks, rows, fractions if rows == columns else 1, first=1)
+  ax.tick_params(labelsize=7)
+  if max(rows, columns) <= MAX_NUMBERS:
+    write_numbers(ax, matrix, bound, size=6)
+
+
+def _ticks(set_ticks: Any, size: int, fractions: int, first: int = 0) -> None:
+  """Sublayers by number, about ten of them; each has `fractions` rows or columns."""
+  count = size // fractions
+  shown: Sequence[int] = range(0, count, max(1, -(-count // 10)))
+  labels = [str(k + first) for k in shown]
+  if first and shown[-1] == count - 1:
+    labels[-1] = "end"
+  set_ticks([k * fractions + (fractions - 1) / 2 for k in shown], labels)

@@ -1,0 +1,45 @@
+"""Numbers by name: written as CSV, printed as text."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Columns and rows; a number that is not defined is NaN, and empty in the CSV."""
+
+  columns: Sequence[str]
+  rows: Sequence[Sequence[Any]]
+
+  def write_csv(self, path: str | os.PathLike) -> None:
+    """Numbers have nine digits, enough for any float32."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+      writer = csv.writer(file, lineterminator="\n")
+      writer.writerow(self.columns)
+      writer.writerows([_cell(value, "{:.9g}") for value in row] for row in self.rows)
+
+  def text(self) -> str:
+    """Aligned columns of four digits."""
+    cells = [list(self.columns)] + [[_cell(v, "{:.4g}") or "-" for v in row] for row in self.rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+    lines = []
+    for row in cells:
+      first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+      lines.append("  ".join([first.strip().ljust(widths[0]), *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def matrix_rows(values: np.ndarray, *head: Any) -> list[tuple]:
+  """Rows `(*head, i, j, value)` of a matrix, without what is NaN."""
+  return [(*head, int(i), int(j), values[i, j]) for i, j in np.argwhere(np.isfinite(values))]
+
+
+def _cell(value: Any, number: str) -> str:
+  if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+    return ""
+  return number.format(value) if isinstance(value, float | np.floating) else str(value)

@@ -1,0 +1,143 @@
+"""The report of a model: which figures, what their tables hold, and what is left out."""
+
+import csv
+import pathlib
+
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax.analysis import Site, measures, plots, report, unfold
+
+N, TOKENS, WIDTH = 3, 5, 4
+
+
+def network(count=4, dynamic=True, norm=False, n=N):
+  """What sites of a random network did, computed here."""
+  rng = np.random.default_rng(0)
+  lead = (2, TOKENS) if dynamic else ()
+  streams = np.repeat(rng.normal(size=(2, TOKENS, 1, WIDTH)), n, axis=-2)
+  sites = {}
+  for k in range(count):
+    maps = {"read": (1, n), "write": (n, 1), "mix": (n, n)}
+    coefs = hc.Coefs(**{name: rng.normal(size=(*lead, *shape)) for name, shape in maps.items()})
+    h = (coefs.read @ streams)[..., 0, :]
+    y = rng.normal(size=h.shape)
+    sites[f"stack/layer_{k // 2}/{('attn', 'ffn')[k % 2]}_connection"] = Site(coefs, streams, h, y)
+    streams = coefs.mix @ streams + coefs.write @ y[..., None, :]
+    if norm:
+      streams = streams / np.linalg.norm(streams, axis=-1, keepdims=True)
+  return sites
+
+
+def residual(count=4):
+  ones = np.ones((1, 1))
+  coefs = hc.Coefs(read=ones, write=ones, mix=None)
+  x = np.random.default_rng(0).normal(size=(count, TOKENS, 1, WIDTH))
+  return {f"site_{k}": Site(coefs, x[k], x[k, :, 0], x[k, :, 0]) for k in range(count)}
+
+
+def parts_of(sites):
+  parts, skipped = report.look(sites)
+  return {part.name: part for part in parts}, skipped
+
+
+def column(table, name):
+  return [row[list(table.columns).index(name)] for row in table.rows]
+
+
+def test_every_figure_and_its_numbers_are_written(tmp_path):
+  said = []
+  sites = network(2, n=2)
+  paths = report.write_report(sites, tmp_path, "a title", said.append, ("svg",))
+  names = {"similarity", "connections", "weights", "gains", "streams"}
+  names |= {"unfolded", "unfolded_streams"}
+  assert {p.name for p in tmp_path.iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "csv")}
+  assert len(paths) == 2 * len(names)
+  for name in names:
+    assert "a title" in (tmp_path / f"{name}.svg").read_text()
+    with open(tmp_path / f"{name}.csv", newline="") as file:
+      head, *rows = csv.reader(file)
+    assert rows and all(len(row) == len(head) for row in rows)
+  text = "\n".join(said)
+  assert "max_i sum_j |P_ij|" in text and "max_i |sum_j P_ij|" in text
+  assert "composite" not in text.split("amax_fwd")[0] and "0 ffn" in text
+
+
+def test_a_figure_is_saved_in_every_format(tmp_path):
+  paths = plots.save(plots.loss_curve([]), tmp_path / "loss")
+  heads = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+  assert [p.rsplit(".")[-1] for p in paths] == list(heads)
+  for path, head in zip(paths, heads.values(), strict=True):
+    assert pathlib.Path(path).read_bytes().startswith(head)
+
+
+def test_the_tables_hold_the_numbers():
+  sites = network()
+  parts, skipped = parts_of(sites)
+  assert not skipped
+  first, last = next(iter(sites.values())), list(sites.values())[-1]
+  rows = np.abs(last.coefs.mix.sum(-1)).max(-1)
+  table = parts["gains"].table
+  for name in ("amax_fwd", "composite_amax_fwd"):  # the last site's composite is its own mix
+    assert column(table, f"{name}_mean")[-1] == pytest.approx(rows.mean())
+    assert column(table, f"{name}_max")[-1] == pytest.approx(rows.max())
+  product = np.eye(N)
+  for site in sites.values():
+    product = site.coefs.mix @ product
+  want = np.abs(product).sum(-2).max(-1).mean()
+  assert column(table, "composite_norm_bwd_mean")[0] == pytest.approx(want)
+
+  weights = parts["weights"].table
+  at = [i for i, r in enumerate(weights.rows) if r[:4] == (next(iter(sites)), "mix", 0, 2)]
+  assert column(weights, "variance")[at[0]] == pytest.approx(first.coefs.mix[..., 0, 2].var())
+  assert column(parts["streams"].table, "stream_cosine")[0] == pytest.approx(1)
+
+  found = [row for row in parts["unfolded"].table.rows if row[0].startswith("this network, mean")]
+  matrix = unfold.unfold([site.coefs for site in sites.values()]).mean((0, 1))
+  for _, i, j, value in found:
+    assert value == pytest.approx(matrix[i, j] / (N if i == 4 else 1))
+  assert len(found) == 15
+
+
+def test_static_maps_have_no_spread():
+  parts, skipped = parts_of(network(dynamic=False))
+  assert "static" in skipped["weights"] and list(skipped) == ["weights"]
+  networks = {row[0] for row in parts["unfolded"].table.rows}
+  assert networks == {"this network", "Pre-Norm", "Post-Norm", "PTB", "two-hop"}
+
+
+def test_a_residual_network_has_only_its_similarity():
+  parts, skipped = parts_of(residual())
+  assert list(parts) == ["similarity"]
+  assert {"connections", "gains", "unfolded"} <= set(skipped)
+  assert report.describe(residual()) == "plain residual"
+  assert report.describe(network()) == "n = 3, dynamic"
+  assert report.describe(network(dynamic=False, n=2)) == "n = 2, static"
+
+
+def test_fractions_are_drawn_in_blocks():
+  """Above the diagonal block there is nothing; within it both fractions of a source count."""
+  matrix = np.kron(np.tril(np.ones((3, 3))), np.ones((2, 2)))
+  figure = plots.unfolded_matrices({"own": matrix, "other": np.ones((3, 3))}, fractions=2)
+  own, other = [ax.images[0].get_array().filled(np.nan) for ax in figure.axes[:2]]
+  np.testing.assert_array_equal(np.isfinite(own), matrix > 0)
+  np.testing.assert_array_equal(np.isfinite(other), np.tril(np.ones((3, 3))) > 0)
+  streams = plots.stream_matrices(np.ones((2, 3, 6)), fractions=2).axes[0].images[0]
+  assert np.isfinite(streams.get_array().filled(np.nan)).sum(-1).tolist() == [2, 4, 6]
+
+
+def test_what_does_not_unfold_is_left_out_and_says_why():
+  """A norm between the sites makes the matrices wrong, and the rebuilt inputs show it."""
+  assert measures.unfolding_error(measures.some_tokens(list(network().values()), 7)) < 1e-12
+  parts, skipped = parts_of(network(norm=True))
+  assert "unfolded" not in parts and "off by" in skipped["unfolded"]
+  sites = network()
+  uneven = {k: Site(s.coefs, s.streams + np.eye(N, WIDTH), *_rest(s)) for k, s in sites.items()}
+  assert "copies" in parts_of(uneven)[1]["unfolded"]
+  unwritten = {k: Site(s.coefs, s.streams, s.branch_input, None) for k, s in sites.items()}
+  assert "not written" in parts_of(unwritten)[1]["unfolded"]
+
+
+def _rest(site):
+  return site.branch_input, site.branch_output
