@@ -218,7 +218,9 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
   metrics = train.read_metrics(run.workdir)
   if model.get("block") == "dual":
-    report.write_part(report.loss_part(metrics, title.format("ResiDual")), out, formats=formats)
+    report.write_part(
+      report.loss_part(metrics, title.replace("{}", "ResiDual")), out, formats=formats
+    )
     print("no other figure: ResiDual (model.block='dual') has no connections")
     return
   config = run.config.data
@@ -226,7 +228,7 @@ def analyze(args: argparse.Namespace, rest: Sequence[str]) -> None:
   rows = max(1, min(8, ANALYZED_TOKENS // config.length))
   batch = data.eval_batches(text.val, length=config.length, batch_size=rows, num_batches=1)[0]
   sites = collect_sites(run.model, run.params, batch["inputs"])
-  title = title.format(f"{name}, {report.describe(sites)}")
+  title = title.replace("{}", f"{name}, {report.describe(sites)}")
   report.write_part(report.loss_part(metrics, title), out, formats=formats)
   report.write_report(sites, out, title, formats=formats)
 
