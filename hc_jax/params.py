@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hc_jax.axes import unboxed
-from hc_jax.connections import CONNECTIONS
+from hc_jax.connections import CONNECTIONS, Connection
 from hc_jax.errors import UserError
 
 PyTree = Any
@@ -65,7 +65,11 @@ def decays(path: str) -> bool:
 
 
 def param_count(params: PyTree) -> ParamCount:
-  """Counts the parameters of a tree of arrays or of `jax.ShapeDtypeStruct`s."""
+  """Counts the parameters of a tree of arrays or of `jax.ShapeDtypeStruct`s.
+
+  Whose they are is known by their paths alone: see `is_connection`, and give a connection a name
+  that ends in "connection" to be sure; embeddings are parameters whose name ends in "embedding".
+  """
   total = embedding = connection = 0
   for path, leaf in named_leaves(params):
     size = int(np.prod(leaf.shape, dtype=np.int64))
@@ -76,21 +80,52 @@ def param_count(params: PyTree) -> ParamCount:
 
 
 def is_connection(path: str) -> bool:
-  """Whether the parameter at `path` ("a/b/name") belongs to a connection."""
-  pattern = _connection_pattern(tuple(cls.__name__ for cls in CONNECTIONS.values()))
-  return any(pattern.search(module) for module in path.split("/")[:-1])
+  """Whether the parameter at `path` ("a/b/name") belongs to a connection.
+
+  A tree of arrays has paths and no classes, so names decide. It does if
+
+  * a module of the path is named `connection` or `..._connection`, or by Flax for a variant of your
+    own (`Mine_0`, where `Mine` is registered or a subclass of `hc_jax.Connection` that is
+    imported), however deep below it the parameter lies;
+  * the module that holds the parameter is named by Flax for a variant of this package
+    (`HyperConnection_0`): these have parameters and no submodules, so a block of yours by that name
+    is none. `Residual_0` never is: that connection has no parameters;
+  * it is one of the learned ends of streams, which a residual network lacks: directly in
+    `expand_streams` or `reduce_streams`, or `scale` or `bias` of `Expand_0`, or `kernel`, `scale`
+    or `bias` of `Reduce_0`.
+
+  A connection of any other name is not counted, nor a variant whose module is not imported: name
+  it `..._connection`. Name nothing else so.
+  """
+  parents, _, leaf = path.rpartition("/")
+  *above, holder = parents.split("/")
+  found = {cls.__name__: cls.__module__.split(".")[0] for cls in _subclasses(Connection)}
+  found |= {cls.__name__: cls.__module__.split(".")[0] for cls in CONNECTIONS.values()}
+  theirs = tuple(name for name, package in found.items() if package != "hc_jax")
+  ours = tuple(name for name, package in found.items() if package == "hc_jax")
+  anywhere, direct = _connection_patterns(theirs, ours)
+  return any(map(anywhere.search, [*above, holder])) or bool(direct.search(f"{holder}/{leaf}"))
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+  for sub in cls.__subclasses__():
+    yield sub
+    yield from _subclasses(sub)
 
 
 @functools.cache
-def _connection_pattern(classes: tuple[str, ...]) -> re.Pattern:
-  """A module of a tree is a connection if its name says so or is Flax's own for its class.
-
-  The learned ends of streams (`models.Expand`, `models.Reduce`) count as connections: a residual
-  network has neither.
-  """
-  named = r"(?i:(^|_)connection(_\d+)?$)"
-  ends = r"(^|_)(expand|reduce)_streams$|^(Expand|Reduce)_\d+$"
-  return re.compile("|".join([named, ends, *(rf"^{name}_\d+$" for name in classes)]))
+def _connection_patterns(
+  theirs: tuple[str, ...], ours: tuple[str, ...]
+) -> tuple[re.Pattern, re.Pattern]:
+  """Of a module that is a connection with all below it, and of "module/name" of one parameter."""
+  anywhere = [r"(?i:(^|_)connection(_\d+)?$)", *(rf"^{name}_\d+$" for name in theirs)]
+  ends = (
+    r"(^|_)(expand|reduce)_streams/",
+    r"^Expand_\d+/(scale|bias)$",
+    r"^Reduce_\d+/(kernel|scale|bias)$",
+  )
+  direct = [*ends, *(rf"^{name}_\d+/" for name in ours if name != "Residual")]
+  return re.compile("|".join(anywhere)), re.compile("|".join(direct))
 
 
 def check_shapes(found: PyTree, expected: PyTree) -> None:

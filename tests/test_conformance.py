@@ -4,9 +4,10 @@ import functools
 
 import pytest
 
-from hc_jax.connections import CONNECTIONS
+from hc_jax.connections import CONNECTIONS, Facts, HyperConnection
 from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+from hc_jax.testing.network_checks import starts_as_claimed
 
 # Besides each class as it comes: fields that change what it computes.
 MORE = {
@@ -73,3 +74,13 @@ def test_conforms(case, check):
     check.run(candidate(case))
   except NotApplicable as reason:
     pytest.skip(str(reason))
+
+
+def test_a_connection_that_states_no_facts_is_not_held_to_any():
+  class Silent(HyperConnection):
+    def facts(self, d_model):
+      del d_model
+      return Facts()
+
+  with pytest.raises(NotApplicable, match="no facts"):
+    starts_as_claimed(Candidate("silent", Silent))

@@ -209,3 +209,53 @@ def test_parameters_of_another_model_are_refused():
     hc.params.check_shapes(loop, shapes)
   with pytest.raises(ValueError, match=r"hc_jax\.models\.unstack_layers converts them"):
     hc.params.check_shapes(shapes, loop)
+
+
+@pytest.mark.parametrize(
+  "path, wanted",
+  [
+    ("Residual_0/Dense_0/kernel", False),
+    ("Residual_0/kernel", False),
+    ("Expand_0/Dense_0/kernel", False),
+    ("Expand_0/kernel", False),
+    ("Reduce_0/Dense_0/kernel", False),
+    ("HyperConnection_0/Dense_0/kernel", False),
+    ("AltUp_1/Dense_0/kernel", False),
+    ("blocks/HyperConnection_0/static_mix", True),
+    ("Expand_0/scale", True),
+    ("Reduce_1/kernel", True),
+    ("stack/expand_streams/bias", True),
+    ("stack/layers/attn_connection/static_read", True),
+    ("connection/Dense_0/kernel", True),
+    ("Unregistered_0/Dense_0/kernel", True),
+    ("Unregistered_0/static_fade", True),
+    ("Unknown_0/static_fade", False),
+  ],
+)
+def test_whose_a_parameter_is_by_its_path(path, wanted):
+  class Unregistered(hc.Connection):
+    """Never registered; that it is imported is enough."""
+
+  assert hc.params.is_connection(path) == wanted, Unregistered
+
+
+class Residual(nn.Module):
+  """A user's own block, which happens to be called so."""
+
+  @nn.compact
+  def __call__(self, h):
+    return nn.Dense(h.shape[-1])(h)
+
+
+def test_a_users_block_by_the_name_of_a_connection_is_none():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      streams = hc.expand(x, 2)
+      connection = hc.HyperConnection(num_streams=2, dynamic=False)
+      h, coefs = connection(streams)
+      return hc.reduce(connection.write(streams, Residual()(h), coefs))
+
+  variables = jax.eval_shape(Net().init, jax.random.key(0), np.ones((3, 8), np.float32))
+  assert set(variables["params"]) == {"HyperConnection_0", "Residual_0"}
+  assert hc.param_count(variables["params"]).connection == 2 * 4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Union
 
@@ -69,8 +70,11 @@ class Connection(nn.Module):
   def check(self) -> None:
     """Raises ValueError, with the remedy, if the fields do not go together."""
     for name in ("num_streams", "fractions", "num_views"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a whole number, an int")
+      if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
     if self.num_streams < self.fractions:
       raise ValueError(
         f"num_streams={self.num_streams} streams cannot hold fractions={self.fractions}: "
@@ -119,7 +123,8 @@ class Connection(nn.Module):
       coefficients, which go into `write`.
 
     Raises:
-      ValueError: if the streams do not have `num_streams` streams, or by `check`.
+      ValueError: if the streams do not have `num_streams` streams, or are not of floating point, or
+        by `check`.
     """
     self.check()
     if is_plain := ops.is_plain():
@@ -150,7 +155,7 @@ class Connection(nn.Module):
 
     Raises:
       ValueError: if the branch output has another shape than the branch input (one view of it), or
-        is not of floating point.
+        is not of floating point; if coefs are of other streams, in number or in leading axes.
     """
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")

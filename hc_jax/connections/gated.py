@@ -63,6 +63,10 @@ class GatedConnection(Connection):
     """`[..., K]` -> `[..., n, n]`."""
     raise NotImplementedError(f"{type(self).__name__} must define mix_of(logits)")
 
+  def mix_of_zeros(self) -> str:
+    """What the mix of zero logits does, in words: that of "uniform" at first."""
+    return "averages all streams"
+
   def mix_bias(self) -> jax.Array:
     """`[K]`, the initial bias of a mix near the identity; "uniform" starts from zeros instead."""
     raise NotImplementedError(f"{type(self).__name__} must define mix_bias()")
@@ -101,8 +105,13 @@ class GatedConnection(Connection):
     return Facts(
       num_params=self.num_params(d_model),
       residual_at_init=self.distance_at_init(d_model),
-      note=NOTES[self.bias_init],
+      note=NOTES[self.bias_init] + (self._uniform_mix() if self.bias_init == "uniform" else ""),
     )
+
+  def _uniform_mix(self) -> str:
+    if not self.num_mix_logits():
+      return ", and nothing is mixed"
+    return f", and a mix of zero logits {self.mix_of_zeros()}"
 
   def distance_at_init(self, d_model: int) -> float | None:
     """Bound on how far "identity" is from the residual network at first; None for the others."""
@@ -184,5 +193,5 @@ NOTES = {
     "(nothing with kernel_init_std=0, which however keeps equal streams equal for ever)"
   ),
   "onehot": "no residual network: reads favour stream k mod n and writes it too, by gates of +-1",
-  "uniform": "no residual network: all gates are half open, and a mix of zero logits averages all",
+  "uniform": "no residual network: all gates are half open",
 }

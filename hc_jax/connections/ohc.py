@@ -51,6 +51,9 @@ class OrthogonalHC(GatedConnection):
   def num_mix_logits(self) -> int:
     return 8 if self.num_streams == 4 else 0
 
+  def mix_of_zeros(self) -> str:
+    return "is the identity"
+
   def mix_bias(self) -> jax.Array:
     return jnp.zeros(8, jnp.float32)
 

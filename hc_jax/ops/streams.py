@@ -5,6 +5,8 @@ last axes are never merged, nor folded into the batch, so that each keeps its na
 All sums are float32, whatever the dtype of the streams, and are rounded once.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -28,9 +30,14 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1, axis: int = -1) -
     is one stream, x itself.
 
   Raises:
-    ValueError: if m does not divide d, or n < m.
+    ValueError: if m does not divide d, n < m, or x is not of floating point.
   """
   x = jnp.moveaxis(x, axis, -1)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise ValueError(
+      f"expand: x is {x.dtype}, and streams are floating point; embed tokens first, or cast "
+      "numbers: x.astype(jnp.float32)"
+    )
   d = x.shape[-1]
   _check_fractions(num_streams, fractions)
   if d % fractions:
@@ -104,7 +111,12 @@ def read(
 
   Returns:
     `[..., v * w]`.
+
+  Raises:
+    ValueError: if the coefficients are of another number of streams, or their leading axes do not
+      broadcast to those of the streams, or the streams are not of floating point.
   """
+  _check_fit("read", streams, [("read", coefs.read, -1)])
   h = combine.read(coefs.read, streams, dtype or streams.dtype, implementation)
   return h.reshape(*streams.shape[:-2], -1)
 
@@ -125,8 +137,12 @@ def write(
 
   Raises:
     ValueError: if the branch output has another shape than the branch input, or is not of floating
-      point.
+      point; and as `read`.
   """
+  maps = [("write", coefs.write, -2)]
+  if coefs.mix is not None:
+    maps += [("mix", coefs.mix, -1), ("mix", coefs.mix, -2)]
+  _check_fit("write", streams, maps)
   *lead, _, w = streams.shape
   v = coefs.write.shape[-1]
   if branch_output.shape != (*lead, v * w):
@@ -141,6 +157,35 @@ def write(
     )
   y = branch_output.reshape(*lead, v, w)
   return _constrain(combine.write(coefs.mix, coefs.write, streams, y, implementation))
+
+
+def _check_fit(what: str, streams: jax.Array, maps: Sequence[tuple[str, jax.Array, int]]) -> None:
+  """Refuses streams that maps do not fit; each map comes with its axis of streams."""
+  if not jnp.issubdtype(streams.dtype, jnp.floating):
+    raise ValueError(
+      f"{what}: streams are {streams.dtype}, which would be rounded to whole numbers at every "
+      "sublayer; make them floating point: streams.astype(jnp.float32)"
+    )
+  if streams.ndim < 2:
+    raise ValueError(
+      f"{what}: streams are {streams.shape}, not [..., n, w]; make them with hc_jax.expand"
+    )
+  *lead, n, _ = streams.shape
+  for name, value, axis in maps:
+    if value.shape[axis] != n:
+      raise ValueError(
+        f"{what}: coefs.{name} {value.shape} is of {value.shape[axis]} streams, but "
+        f"streams {streams.shape} are {n}; give {what} the streams [..., n, w] and the coefs of "
+        "one and the same connection"
+      )
+    own = value.shape[:-2]
+    pairs = zip(reversed(own), reversed(lead), strict=False)
+    if len(own) > len(lead) or any(size not in (1, wanted) for size, wanted in pairs):
+      raise ValueError(
+        f"{what}: coefs.{name} {value.shape} is of tokens {own}, but streams "
+        f"{streams.shape} have tokens {tuple(lead)}; use the coefs that were made of these very "
+        "streams (static ones have no axes of tokens)"
+      )
 
 
 def _constrain(streams: jax.Array) -> jax.Array:

@@ -113,9 +113,9 @@ def starts_as_residual(seen: Evidence) -> None:
     if claim is None:
       raise NotApplicable(f"{name} does not claim to start as a residual connection")
   _skip_ends(seen)
-  streams = [v for v in seen.model.run(seen.model.initial)[1] if v.kind == "write"][-1].out
+  streams = _last_written(seen)
   with ops.plain_residual():
-    plain = [v for v in seen.model.run(seen.model.initial)[1] if v.kind == "write"][-1].out
+    plain = _last_written(seen)
   mean = _summed(streams, seen.fractions)[..., 0, :] * (seen.fractions / streams.shape[-2])
   want = np.float32(plain[..., 0, :])
   distance = np.linalg.norm(mean - want) / (np.linalg.norm(want) + 1e-12)
@@ -125,6 +125,13 @@ def starts_as_residual(seen: Evidence) -> None:
     f"at init the streams are {distance:.1e} away from the plain residual network of the same "
     f"branches (hc_jax.as_residual), more than {limit:.0e}",
   )
+
+
+def _last_written(seen: Evidence) -> np.ndarray:
+  """The streams that the last site writes, at init."""
+  found = [visit.out for visit in seen.model.run(seen.model.initial)[1] if visit.kind == "write"]
+  check(bool(found), "no connection writes")
+  return found[-1]
 
 
 def _skip_ends(seen: Evidence) -> None:

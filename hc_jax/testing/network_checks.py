@@ -7,6 +7,7 @@ import numpy as np
 from hc_jax import params as hc_params
 from hc_jax import sharding
 from hc_jax.axes import unboxed
+from hc_jax.connections.facts import Facts
 from hc_jax.models import unstack_layers
 from hc_jax.testing import candidate as cd
 from hc_jax.testing.candidate import RESIDUAL, TOKENS, Candidate, forward, initial, kicked
@@ -20,6 +21,8 @@ PLAIN = {"scan": True, "remat": "none"}  # the plainest way to run
 def starts_as_claimed(candidate: Candidate) -> None:
   """At init it is the Pre-Norm residual network, as near as its facts claim, or says it is not."""
   facts = candidate.module.facts(cd.WIDTH)
+  if facts == Facts():
+    raise NotApplicable("it states no facts")
   params = initial(candidate)
   shapes = jax.eval_shape(cd.network(RESIDUAL).init, jax.random.key(0), TOKENS)["params"]
   found = forward(candidate)(params, TOKENS)

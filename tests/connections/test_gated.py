@@ -269,3 +269,27 @@ def test_equal_streams_stay_equal_without_kernels_and_part_with_them():
 def test_what_does_not_fit_is_refused(call, words):
   with pytest.raises((ValueError, hc.UserError), match=words):
     call()
+
+
+@pytest.mark.parametrize(
+  "connection",
+  [
+    hc.MHC(bias_init="uniform"),
+    hc.MHCLite(bias_init="uniform"),
+    hc.KromHC(bias_init="uniform"),
+    hc.OrthogonalHC(bias_init="uniform"),
+    hc.IdentityHC(bias_init="uniform"),
+    hc.MHC(bias_init="uniform", num_streams=1),
+  ],
+  ids=lambda connection: f"{type(connection).__name__}-{connection.num_streams}",
+)
+def test_the_note_on_uniform_is_true(connection):
+  n, note = connection.num_streams, connection.facts(8).note
+  streams = normal("streams", 2, n, 8)
+  coefs = connection.clone(gate_scale_init=0.0).init_with_output(KEY, streams)[0][1]
+  if coefs.mix is None or not connection.num_mix_logits():
+    assert "nothing is mixed" in note and "zero logits" not in note
+    return
+  mix = np.asarray(coefs.mix)
+  assert ("a mix of zero logits averages all streams" in note) == np.allclose(mix, 1 / n)
+  assert ("a mix of zero logits is the identity" in note) == np.allclose(mix, np.eye(n))

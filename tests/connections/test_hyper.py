@@ -234,3 +234,20 @@ def test_a_model_fills_in_only_what_is_left_open():
 def test_what_does_not_fit_is_refused(call, error, words):
   with pytest.raises(error, match=words):
     call()
+
+
+@pytest.mark.parametrize("name", ["num_streams", "fractions", "num_views"])
+@pytest.mark.parametrize("value", [2.5, 2.0, True, "2", None])
+def test_what_is_counted_is_a_whole_number(name, value):
+  connection = hc.GeneralizedHyperConnection(**{name: value}, parent=None)
+  with pytest.raises(ValueError, match=f"{name}={value!r} must be a whole number"):
+    connection.check()
+
+
+def test_numpys_whole_numbers_count():
+  hc.HyperConnection(num_streams=np.int64(2), parent=None).check()
+
+
+def test_streams_of_whole_numbers_are_refused():
+  with pytest.raises(ValueError, match=r"are int32.*astype\(jnp.float32\)"):
+    hc.HyperConnection(num_streams=2).init(jax.random.key(0), np.ones((3, 2, 4), np.int32))

@@ -243,3 +243,59 @@ def test_a_branch_output_that_is_no_floating_point_is_refused(dtype):
     hc.write(streams, jnp.ones((3, 4), dtype), coefs)
   for fitting in (jnp.float32, jnp.float16, jnp.bfloat16):
     assert hc.write(streams, jnp.ones((3, 4), fitting), coefs).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("have, made_for", [(2, 4), (4, 2), (3, 1), (1, 3)])
+def test_coefs_of_another_number_of_streams_are_refused(have, made_for):
+  streams, y = ones((2, 5, have, 6)), ones((2, 5, 6))
+  coefs = random_coefs(made_for)
+  words = rf"coefs\.{{}} .* of {made_for} streams, but streams \(2, 5, {have}, 6\) are {have}"
+  with pytest.raises(ValueError, match="read: " + words.format("read")):
+    hc.read(streams, coefs)
+  with pytest.raises(ValueError, match="write: " + words.format("write")):
+    hc.write(streams, y, coefs)
+  fitting = random_coefs(have)
+  with pytest.raises(ValueError, match="write: " + words.format("mix")):
+    hc.write(streams, y, fitting.replace(mix=coefs.mix))
+  with pytest.raises(ValueError, match="write: " + words.format("mix")):
+    hc.write(streams, y, fitting.replace(mix=ones((made_for, have))))
+
+
+@pytest.mark.parametrize("lead", [(3, 5), (2, 4), (7, 2, 5), (5, 2), (1, 1, 1)])
+def test_coefs_of_other_tokens_are_refused(lead):
+  """Else coefficients of three rows make three rows of streams of which there is one."""
+  for tokens in ((2, 5), (1, 5)) if lead != (1, 1, 1) else ((2, 5),):
+    streams, y = ones((*tokens, 4, 6)), ones((*tokens, 6))
+    coefs, fitting = random_coefs(4, lead=lead), random_coefs(4, lead=tokens)
+    with pytest.raises(ValueError, match=r"read: coefs\.read .* of tokens"):
+      hc.read(streams, coefs)
+    with pytest.raises(ValueError, match=r"write: coefs\.write .* of tokens"):
+      hc.write(streams, y, coefs)
+    with pytest.raises(ValueError, match=r"write: coefs\.mix .* of tokens"):
+      hc.write(streams, y, fitting.replace(mix=coefs.mix))
+
+
+def test_coefs_of_fewer_axes_or_one_token_serve_all():
+  streams, y = ones((2, 5, 4, 6)), ones((2, 5, 6))
+  for lead in ((), (5,), (1, 5), (2, 1), (2, 5)):
+    coefs = random_coefs(4, lead=lead)
+    chex.assert_shape(hc.read(streams, coefs), (2, 5, 6))
+    chex.assert_shape(hc.write(streams, y, coefs), streams.shape)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.complex64])
+def test_what_is_no_floating_point_is_refused(dtype):
+  x = np.ones((3, 8), dtype)
+  name = np.dtype(dtype).name
+  with pytest.raises(ValueError, match=rf"expand: x is {name}.* embed .*astype\(jnp.float32\)"):
+    hc.expand(x, 4)
+  streams, coefs = np.ones((3, 4, 8), dtype), random_coefs(4)
+  with pytest.raises(ValueError, match=rf"read: streams are {name}.*astype\(jnp.float32\)"):
+    hc.read(streams, coefs)
+  with pytest.raises(ValueError, match=rf"write: streams are {name}.*astype\(jnp.float32\)"):
+    hc.write(streams, ones((3, 8)), coefs)
+
+
+def test_streams_without_an_axis_of_streams_are_refused():
+  with pytest.raises(ValueError, match=r"read: streams are \(4,\), not \[\.\.\., n, w\]"):
+    hc.read(ones(4), random_coefs(4))

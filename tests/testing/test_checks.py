@@ -292,3 +292,17 @@ def test_the_models_own_arguments_reach_it():
   for deterministic in (True, False):
     kwargs = {"deterministic": deterministic}
     check_model(Dropped(), X, np.ones_like(X), kwargs=kwargs, rngs=keys, log=None).raise_if_broken()
+
+
+def test_a_model_that_never_writes_is_told_so():
+  class Unwritten(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      h, _ = hc.HyperConnection(num_streams=2)(hc.expand(x, 2), 0)
+      return nn.LayerNorm()(nn.Dense(8)(h))
+
+  report = check_model(Unwritten(), X, log=None)
+  assert not report.ok and "it raised" not in str(report), report
+  why = names(report.broken)
+  assert "HyperConnection_0 reads and never writes" in why["every read has its write"]
+  assert why["starts as the residual network"] == "no connection writes"
