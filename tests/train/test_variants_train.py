@@ -43,7 +43,7 @@ def losses(path: pathlib.Path, workdir: pathlib.Path) -> tuple[list[float], dict
 def test_a_variant_trains(path, tmp_path):
   found, params = losses(path, tmp_path / "run")
   assert len(found) == STEPS and np.all(np.isfinite(found))
-  assert found[-1] < found[0], found
+  assert found[-1] < found[0] - 0.12, found  # 0.07 comes of the batches alone, 0.27 of learning
   for leaf in jax.tree.leaves(params):
     assert np.all(np.isfinite(leaf))
 
