@@ -142,18 +142,23 @@ def _write_primal(mix, weights, streams, y):
   return out.astype(streams.dtype)
 
 
+def _once(mix, x):
+  """Stored, but for a float32 sum without a mix: the residual stays the plain addition."""
+  return x if mix is None and x.dtype == jnp.float32 else stored(x)
+
+
 @jax.custom_vjp
 def _write(mix, weights, streams, y):
-  return stored(_write_primal(mix, weights, streams, y))
+  return _once(mix, _write_primal(mix, weights, streams, y))
 
 
 def _write_forward(mix, weights, streams, y):
-  return stored(_write_primal(mix, weights, streams, y)), (mix, weights, streams, y)
+  return _once(mix, _write_primal(mix, weights, streams, y)), (mix, weights, streams, y)
 
 
 def _write_backward(saved, grad):
   mix, weights, streams, y = saved
-  grad = stored(grad)  # the sum of what read, projection and the next mix gave, rounded once
+  grad = _once(mix, grad)  # the sum of what read, projection and the next mix gave, rounded once
   d_weights = outer(grad, y, weights.shape)
   d_y = combine(weights.swapaxes(-1, -2), grad).astype(y.dtype)
   if mix is None:

@@ -31,6 +31,9 @@ class Quiet:
     logger = logging.getLogger("absl")
     self._handle = handle = logger.handle
     logger.handle = lambda record: handle(record) if self.filter(record) else None
+    # asyncio speaks of an error that nobody fetched when its future is collected, which may be after
+    # `remove`: this filter stays, and drops that alone.
+    logging.getLogger("asyncio").addFilter(_fetched)
     # TensorStore's threads print through excepthook, as an uncaught exception of ours would.
     sys.excepthook = lambda kind, error, trace: (
       None if _aftermath(error) else hooks[0](kind, error, trace)
@@ -54,3 +57,8 @@ class Quiet:
     """Keeps errors of other kinds; Orbax also explains itself at length, on every save."""
     error = record.exc_info[1] if record.exc_info else None
     return record.levelno >= logging.ERROR and not _expected(error)
+
+
+def _fetched(record: logging.LogRecord) -> bool:
+  """Keeps what asyncio logs, but for storage errors: the run has reported those itself."""
+  return not (record.exc_info and _expected(record.exc_info[1]))
