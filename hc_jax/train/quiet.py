@@ -31,7 +31,7 @@ class Quiet:
     logger = logging.getLogger("absl")
     self._handle = handle = logger.handle
     logger.handle = lambda record: handle(record) if self.filter(record) else None
-    # asyncio speaks of an error that nobody fetched when its future is collected, which may be after
+    # asyncio speaks of an error that nobody fetched when its future is collected, maybe after
     # `remove`: this filter stays, and drops that alone.
     logging.getLogger("asyncio").addFilter(_fetched)
     # TensorStore's threads print through excepthook, as an uncaught exception of ours would.
