@@ -179,7 +179,7 @@ def learning(candidate: Candidate) -> None:
     words = f"{leaf} ({part}) of sublayer {site}"
     if silent[site]:
       check(
-        size < 1e-2 * median + 1e-6 * total,
+        size < 5e-2 * median + 5e-6 * total,
         f"{words} cannot matter, yet its gradient has norm {size:.1e}",
       )
     elif silent[site] is False:

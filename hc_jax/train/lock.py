@@ -145,7 +145,9 @@ def _beat(path: str, file: IO[str], me: Owner, left: threading.Event) -> None:
   last = me
   while not left.wait(HEARTBEAT):
     with contextlib.suppress(OSError):  # the disk's troubles are the checkpoints' to report
-      if (now := _read(file)) != last:
+      if (now := _read(file)) is None:
+        continue  # somebody is writing it: look again
+      if now != last:
         print(f"error: workdir {os.path.dirname(path)} was taken over by {now}", file=sys.stderr)
         os._exit(StorageError.exit_code)
       last = dataclasses.replace(me, heartbeat=time.time())
