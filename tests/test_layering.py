@@ -25,6 +25,7 @@ TABLE = {
   "errors": (set(), set()),
   "user_modules": ({"errors"}, set()),
   "costs": (set(), set()),
+  "durable": (set(), set()),
   "convert": (set(), {"numpy"}),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
@@ -35,13 +36,13 @@ TABLE = {
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
   "config": (_L1 | {"models"}, {"ml_collections"}),
   "data": (
-    {"errors"},
+    {"durable", "errors"},
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
   ),
   "analysis": (_L0 | {"params"}, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
-    _L2,
+    _L2 | {"durable"},
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),

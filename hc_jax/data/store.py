@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
+from hc_jax import durable
 from hc_jax.errors import UserError
 
 _TEMPORARY = ".tmp-"
@@ -107,10 +108,10 @@ def build(folder: str, key: str) -> Iterator[str]:
     with writing(folder):
       yield temporary
       for name in os.listdir(temporary):
-        _sync(os.path.join(temporary, name))
-      _sync(temporary)
+        durable.sync(os.path.join(temporary, name))
+      durable.sync(temporary)
       _rename(temporary, os.path.join(folder, key))
-      _sync(folder)
+      durable.sync(folder)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -122,14 +123,6 @@ def _rename(temporary: str, final: str) -> None:
     if not os.path.isdir(final):
       raise
     # Without locks another process may have been first: its result is as good.
-
-
-def _sync(path: str) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def remove(folder: str, key: str) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 from typing import Any
 
-from hc_jax.train.durable import sync_folder, write_atomically
+from hc_jax import durable
 
 FILE = "manifest.json"
 FORMAT = "hc_jax manifest 1"
@@ -35,9 +35,9 @@ def write(folder: str, step: int) -> None:
     entries = pool.map(lambda name: _entry(os.path.join(folder, name), sync=True), names)
     files = dict(zip(names, entries, strict=True))
   for parent, _, _ in os.walk(folder):
-    sync_folder(parent)
-  sync_folder(os.path.dirname(folder))
-  write_atomically(
+    durable.sync(parent)
+  durable.sync(os.path.dirname(folder))
+  durable.write_atomically(
     os.path.join(folder, FILE),
     json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1) + "\n",
   )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from hc_jax.train.durable import write_atomically
+from hc_jax.durable import write_atomically
 from hc_jax.train.errors import writing
 from hc_jax.train.events import Events
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hc_jax import config as config_lib
+from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 from hc_jax.train import lock
-from hc_jax.train.durable import write_atomically
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"

@@ -17,11 +17,11 @@ def write_atomically(path: str, text: str) -> None:
     with contextlib.suppress(OSError):
       os.unlink(temporary)
     raise
-  sync_folder(os.path.dirname(path) or ".")
+  sync(os.path.dirname(path) or ".")
 
 
-def sync_folder(path: str) -> None:
-  """Makes the names in a folder outlast a power cut."""
+def sync(path: str) -> None:
+  """Makes a file's bytes, or the names in a folder, outlast a power cut."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
