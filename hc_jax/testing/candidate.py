@@ -16,29 +16,17 @@ from hc_jax import axes
 from hc_jax import params as hc_params
 from hc_jax.connections import Connection, ConnectionLike, Residual, connection_factory
 from hc_jax.models import TransformerLM, unstack_layers
-from hc_jax.testing import transformer
+from hc_jax.testing import subject, transformer
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.references import REFERENCES, matrices_of
 
 PyTree = Any
-WIDTH, LAYERS, VOCAB, EPS, KICK = 16, 2, 11, 1e-6, 0.1
-SITES = 2 * LAYERS
+WIDTH, EPS, KICK = 16, 1e-6, 0.1
+LAYERS, SITES, VOCAB = subject.LAYERS, subject.SITES, subject.VOCAB
+TINY = {**subject.TINY, "d_model": WIDTH, "norm_eps": EPS}
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 6)).astype(np.int32)
 WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
 LEAD = (2, 5)  # token axes of a site that is run alone
-# A final norm without eps: n equal streams and one then end in the same logits.
-TINY = {
-  "vocab_size": VOCAB,
-  "d_model": WIDTH,
-  "num_layers": LAYERS,
-  "num_heads": 2,
-  "d_ff": 8,
-  "max_length": 8,
-  "norm_eps": EPS,
-  "final_norm_eps": 1e-12,
-  "init_std": 0.3,
-  "remat": "none",
-}
 INHERITED = {"norm": "layernorm", "norm_params": False, "norm_eps": EPS}  # what TINY hands down
 
 
