@@ -200,23 +200,3 @@ def along(gradients: Mapping[str, Any], ways: list) -> np.ndarray:
     sum(np.sum(np.asarray(gradients[k], np.float64) * v) for k, v in way.items()) for way in ways
   ]
   return np.array(products)
-
-
-def decoded(candidate: Candidate, params: PyTree, tokens: np.ndarray) -> np.ndarray:
-  """Logits of one token after another, from an empty cache."""
-  model = network(candidate)
-  init = functools.partial(model.init, decode=True)
-  empty = jax.eval_shape(init, jax.random.key(0), tokens[:, :1])["cache"]
-  cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
-
-  @jit
-  def step(params, cache, tokens):
-    variables = {"params": params, "cache": cache}
-    return model.apply(variables, tokens, decode=True, mutable=["cache"])
-
-  out = []
-  for t in range(tokens.shape[1]):
-    logits, state = step(params, cache, tokens[:, t : t + 1])
-    cache = state["cache"]
-    out.append(logits)
-  return np.concatenate(out, axis=1)

@@ -12,7 +12,7 @@ from hc_jax.models import unstack_layers
 from hc_jax.testing import candidate as cd
 from hc_jax.testing.candidate import RESIDUAL, TOKENS, Candidate, forward, initial, kicked
 from hc_jax.testing.compiled import jit, normal, options
-from hc_jax.testing.subject import distance, sharing
+from hc_jax.testing.subject import decoded, distance, sharing
 from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
 
 PLAIN = {"scan": True, "remat": "none"}  # the plainest way to run
@@ -149,7 +149,7 @@ def decoding(candidate: Candidate) -> None:
   init = jax.eval_shape(lambda k: model.init(k, TOKENS[:, :1], decode=True), jax.random.key(0))
   for path, _ in hc_params.named_leaves(init["cache"]):
     check("_connection" not in path, f"{path}: a connection keeps a cache")
-  away = distance(cd.decoded(candidate, params, TOKENS), forward(candidate)(params, TOKENS))
+  away = distance(decoded(model, params, TOKENS), forward(candidate)(params, TOKENS))
   check(away < FORWARD, f"decoding token by token is {away:.1e} from the whole at once")
 
 

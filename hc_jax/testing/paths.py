@@ -1,7 +1,5 @@
 """The trap of many paths: every way to run a network against one float64 reference."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,13 @@ import numpy as np
 from hc_jax import params as hc_params
 from hc_jax.models import unstack_layers
 from hc_jax.testing import reference, transformer
-from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.compiled import normal
 from hc_jax.testing.subject import (
   SCANNED,
   STREAMS,
   TOKENS,
   Subject,
+  decoded,
   distance,
   exact,
   forward,
@@ -56,8 +55,9 @@ def all_paths_agree(subject: Subject) -> None:
       distance(dict(hc_params.named_leaves(grads)), dict(gradients)) < GRADIENT,
       f"gradients with {words} are not those of the float64 reference",
     )
+  model = network(subject)
   check(
-    distance(_decoded(subject), logits) < FORWARD,
+    distance(decoded(model, kicked(model), TOKENS), logits) < FORWARD,
     "decoding token by token does not give the logits of the float64 reference",
   )
   _bfloat16(subject)
@@ -68,28 +68,6 @@ GRADIENT_PATHS = (
   {"scan": True, "remat": "branches", "implementation": "auto"},
   {"scan": False, "remat": "full", "implementation": "autodiff"},
 )
-
-
-def _decoded(subject: Subject) -> np.ndarray:
-  """Logits of one token after another, from an empty cache."""
-  model = network(subject)
-  params = kicked(model)
-  empty = jax.eval_shape(
-    functools.partial(model.init, decode=True), jax.random.key(0), TOKENS[:, :1]
-  )["cache"]
-  cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
-
-  @jit
-  def step(params, cache, tokens):
-    variables = {"params": params, "cache": cache}
-    return model.apply(variables, tokens, decode=True, mutable=["cache"])
-
-  out = []
-  for t in range(TOKENS.shape[1]):
-    logits, state = step(params, cache, TOKENS[:, t : t + 1])
-    cache = state["cache"]
-    out.append(logits)
-  return np.concatenate(out, axis=1)
 
 
 def _bfloat16(subject: Subject) -> None:

@@ -189,6 +189,25 @@ def value_and_grad(subject: Subject, **fields: Any) -> Callable:
   return jit(jax.value_and_grad(loss, has_aux=True))
 
 
+def decoded(model: nn.Module, params: PyTree, tokens: np.ndarray) -> np.ndarray:
+  """Logits `[B, L, V]` of one token after another, from an empty cache; tokens `[B, L]`."""
+  init = functools.partial(model.init, decode=True)
+  empty = jax.eval_shape(init, jax.random.key(0), tokens[:, :1])["cache"]
+  cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
+
+  @jit
+  def step(params, cache, tokens):
+    variables = {"params": params, "cache": cache}
+    return model.apply(variables, tokens, decode=True, mutable=["cache"])
+
+  out = []
+  for t in range(tokens.shape[1]):
+    logits, state = step(params, cache, tokens[:, t : t + 1])
+    cache = state["cache"]
+    out.append(logits)
+  return np.concatenate(out, axis=1)
+
+
 @functools.cache
 def site(subject: Subject, **fields: Any) -> Callable:
   """`f(params, streams, y) -> (branch input, coefs, next streams)` of one site, compiled."""
