@@ -1,0 +1,19 @@
+"""`hc-jax inspect RUN`: what lies there; exit code 1 if any of it is damaged."""
+
+import argparse
+
+HELP = "What lies in a run: checkpoints, card, parameters, newest metrics."
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("run", help="the workdir of a run")
+  parser.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+
+
+def run(args: argparse.Namespace) -> int:
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")  # it computes nothing: leave accelerators to others
+  from hc_jax.train.contents import report
+
+  return 1 if report(args.run, args.step) else 0
