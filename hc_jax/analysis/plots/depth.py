@@ -1,6 +1,6 @@
 """Numbers against depth: similarity of inputs, gains, and the use of streams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,13 +54,9 @@ def gains(
       axes[row, 0].plot(x, y, line, color=color, lw=1.4, ms=4, label=label, fillstyle="none")
     axes[row, 0].axhline(1, color=GREY, lw=0.8, zorder=0)
     axes[row, 0].set(ylabel="gain (no unit)", title=f"gains of the {what}{until}")
-    most = max(m["sigma"].shape[-1] for m in measures)
-    for i in range(most):
-      known = [k for k, m in enumerate(measures) if m["sigma"].shape[-1] > i]
-      y = np.array([measures[k][f"{head}sigma"][..., i].mean() for k in known])
-      y = np.maximum(y, FLOOR) if head else y
-      style = stream_style(i, most)
-      axes[row, 1].plot(known, y, lw=1.4, ms=4, label=f"σ{i + 1}", **style)
+    sigma = [_token_mean(m[f"{head}sigma"]) for m in measures]
+    sigma = [np.maximum(y, FLOOR) for y in sigma] if head else sigma
+    _plot_each(axes[row, 1], sigma, lambda i: f"σ{i + 1}")
     axes[row, 1].axhline(1, color=GREY, lw=0.8, zorder=0)
     axes[row, 1].set(
       ylabel="singular value (no unit)", title=f"singular values of the {what}{until}"
@@ -88,11 +84,8 @@ def streams(
   fig, axes = plt.subplots(3, 1, figsize=(9, 9.5), sharex=True, layout="constrained")
   fig.suptitle(title)
   x = np.arange(len(names))
-  most = max(m["energy"].shape[-1] for m in measures)
-  for i in range(most):
-    known = [k for k, m in enumerate(measures) if m["energy"].shape[-1] > i]
-    y = [100 * np.nanmean(measures[k]["energy"][..., i]) for k in known]
-    axes[0].plot(known, y, lw=1.4, ms=4, label=f"stream {i}", **stream_style(i, most))
+  shares = [100 * _token_mean(m["energy"]) for m in measures]
+  _plot_each(axes[0], shares, lambda i: f"stream {i}")
   axes[0].set(ylabel="share of the energy (%)", title="energy of each stream the site reads")
   axes[0].set_ylim(0, None)
   _band(axes[1], x, [m["stream_cosine"] for m in measures])
@@ -103,13 +96,27 @@ def streams(
     y = [np.nanmean(m[f"effective_{key}"]) for m in measures]
     axes[2].plot(x, y, lw=1.4, ms=4, label=f"by {what}", **stream_style(i, 3))
   axes[2].set(ylabel="streams", title="effective streams: exp of the entropy of the shares")
-  axes[2].set_ylim(0.9, most + 0.1)
+  axes[2].set_ylim(0.9, max(map(len, shares)) + 0.1)
   for ax in axes:
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=8, ncols=4)
   site_ticks(axes[2], [short(name) for name in names], most=48)
   axes[2].set_xlabel(SITE)
   return fig
+
+
+def _plot_each(ax, values: Sequence[np.ndarray], label: Callable[[int], str]) -> None:
+  """A line for the i-th value of every site; `values` has those of each site, which may differ."""
+  most = max(map(len, values))
+  for i in range(most):
+    known = [k for k, v in enumerate(values) if len(v) > i]
+    y = [values[k][i] for k in known]
+    ax.plot(known, y, lw=1.4, ms=4, label=label(i), **stream_style(i, most))
+
+
+def _token_mean(values: np.ndarray) -> np.ndarray:
+  """`[..., n]` -> `[n]`, of what is defined."""
+  return np.array([np.nanmean(values[..., i]) for i in range(values.shape[-1])])
 
 
 def _log_scale(ax) -> None:
