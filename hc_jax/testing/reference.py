@@ -37,16 +37,17 @@ def from_params(params: Mapping[str, Any], **options: Any) -> Callable[[np.ndarr
   """A sublayer's matrices as a function of H, from this package's parameters.
 
   Args:
-    params: of one `HyperConnection`; numbers may be complex.
+    params: of one `HyperConnection` or `FracConnection`, whose B is one row for all fractions here;
+      numbers may be complex.
     **options: `tanh`, `norm` and `eps` of `dynamic`.
   """
   p = {name: _number(value) for name, value in params.items()}
   static = Matrices(A_m=p["static_read"].T, A_r=p["static_mix"].T, B=p["static_write"].T)
   if "dynamic_kernel" not in p:
     return lambda H: static
-  n = static.A_r.shape[0]
+  n, v = static.A_m.shape
   kernel, scale = p["dynamic_kernel"], p["dynamic_scale"]
-  weights = {"W_m": kernel[:, :1], "W_r": kernel[:, 1 : n + 1], "W_beta": kernel[:, n + 1]}
+  weights = {"W_m": kernel[:, :v], "W_r": kernel[:, v : v + n], "W_beta": kernel[:, v + n]}
   scales = {"s_alpha": scale[0], "s_beta": scale[1]}
   affine = {"gain": p.get("norm_scale"), "bias": p.get("norm_bias")}
   return lambda H: dynamic(H, static, **weights, **scales, **affine, **options)
@@ -72,7 +73,7 @@ def dynamic(
   Args:
     H: `[..., n, d]`.
     static: what is added to.
-    W_m: `[d, 1]`.
+    W_m: `[d, v]`.
     W_r: `[d, n]`.
     W_beta: `[d]`.
     s_alpha: scale of A_m and A_r.

@@ -3,7 +3,9 @@
 `matrices_of(connection, params, index)` gives a site's matrices as a function of its streams.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from hc_jax.connections import (
   Residual,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
-from hc_jax.testing.reference import Matrices, initial, normalise
+from hc_jax.testing.reference import Matrices, from_params, initial, normalise
 from hc_jax.testing.reference_gated import gated, per_stream_mhc
 
 Params = Mapping[str, np.ndarray]
@@ -30,37 +32,46 @@ def residual(connection: Residual, params: Params, index: int) -> Site:
 
 
 def per_stream(connection: PerStreamConnection, params: Params, index: int) -> Site:
-  """HC (2409.19606 Eq. 10-13), Frac (2503.14125 Eq. 11-14) and GHC (2511.11238 Eq. 6)."""
+  """HC (2409.19606 Eq. 10-13) and Frac (2503.14125 Eq. 11-14), whose B goes to its own fraction."""
   del index
   n, m = connection.num_streams, connection.fractions
-  general = isinstance(connection, GeneralizedHyperConnection)
   own = np.array([[float(j % m == k) for j in range(n)] for k in range(m)])  # [m, n], as B
-  A_m, A_r, B = (params[f"static_{name}"].T for name in ("read", "mix", "write"))
-  v = A_m.shape[-1]
-  norm = connection.norm or "layernorm"
-  eps = 1e-5 if connection.norm_eps is None else connection.norm_eps
+  matrices = from_params(params, tanh=connection.tanh, **_norm(connection))
 
   def site(H: np.ndarray) -> Matrices:
-    if not connection.dynamic:
-      return Matrices(A_m=A_m, A_r=A_r, B=B if general else B * own)
-    W = params["dynamic_kernel"]
-    W_m, W_r, W_beta = W[:, :v], W[:, v : v + n], W[:, v + n :]
-    if general:
-      s_m, s_r, s_beta = (params[f"{name}_scale"].T for name in ("read", "mix", "write"))
-      tau = np.sqrt(H.shape[-1])
-    else:
-      s_m = s_r = params["dynamic_scale"][0]
-      s_beta, tau = params["dynamic_scale"][1], 1.0
-    normed = normalise(H, norm, eps, params.get("norm_scale"), params.get("norm_bias"))
-    squash = np.tanh if connection.tanh else lambda x: x
-    dynamic_B = B + s_beta * np.swapaxes(squash(normed @ W_beta / tau), -1, -2)
+    found = matrices(H)
+    return dataclasses.replace(found, B=found.B * own)
+
+  return site
+
+
+def generalized(connection: GeneralizedHyperConnection, params: Params, index: int) -> Site:
+  """GHC (2511.11238 Eq. 6)."""
+  del index
+  A_m, A_r, B = (params[f"static_{name}"].T for name in ("read", "mix", "write"))
+  if not connection.dynamic:
+    return lambda H: Matrices(A_m=A_m, A_r=A_r, B=B)
+  n, v = A_m.shape
+  W_m, W_r, W_beta = np.split(params["dynamic_kernel"], [v, v + n], axis=-1)
+  s_m, s_r, s_beta = (params[f"{name}_scale"].T for name in ("read", "mix", "write"))
+  gain, bias = params.get("norm_scale"), params.get("norm_bias")
+  squash = np.tanh if connection.tanh else lambda x: x
+
+  def site(H: np.ndarray) -> Matrices:
+    normed = normalise(H, **_norm(connection), gain=gain, bias=bias)
+    tau = np.sqrt(H.shape[-1])
     return Matrices(
       A_m=s_m * squash(normed @ W_m / tau) + A_m,
       A_r=s_r * squash(normed @ W_r / tau) + A_r,
-      B=dynamic_B if general else dynamic_B * own,
+      B=s_beta * np.swapaxes(squash(normed @ W_beta / tau), -1, -2) + B,
     )
 
   return site
+
+
+def _norm(connection: PerStreamConnection) -> dict[str, Any]:
+  eps = 1e-5 if connection.norm_eps is None else connection.norm_eps
+  return {"norm": connection.norm or "layernorm", "eps": eps}
 
 
 def altup(connection: AltUp, params: Params, index: int) -> Site:
@@ -84,6 +95,7 @@ def altup(connection: AltUp, params: Params, index: int) -> Site:
 REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
   PerStreamConnection: per_stream,
+  GeneralizedHyperConnection: generalized,
   AltUp: altup,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
