@@ -69,6 +69,14 @@ class PerStreamConnection(Connection):
     norm = 0 if not self.norm_params else w if self.norm == "rmsnorm" else 2 * w
     return norm + w * rows + n * rows + self.num_scales()
 
+  def frozen(self) -> frozenset[str]:
+    held = () if self.train_read_mix else ("read", "mix")
+    held += () if self.train_write else ("write",)
+    names = {name for map_ in held for name in (f"static_{map_}", f"{map_}_scale")}
+    if len(held) == 3:  # what serves several maps learns as long as one of them does
+      names |= {"dynamic_kernel", "dynamic_scale", "norm_scale", "norm_bias"}
+    return frozenset(names)
+
   def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
     found = super().parts({k: v for k, v in params.items() if k != "dynamic_kernel"})
     if "dynamic_kernel" in params:

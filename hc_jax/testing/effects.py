@@ -8,7 +8,7 @@ from hc_jax import ops
 from hc_jax import params as hc_params
 from hc_jax.testing.compiled import normal
 from hc_jax.testing.evidence import Evidence, are_copies, close
-from hc_jax.testing.watch import Site
+from hc_jax.testing.reference import collapse
 from hc_jax.testing.wiring import NotApplicable, check
 
 SMALL = 3e-3  # streams whose variance is about the eps of a norm: it then tells a mean from a sum
@@ -45,7 +45,7 @@ def reduce_sums(seen: Evidence) -> None:
     "hc_jax.reduce of them",
   )
   with ops.plain_residual():
-    wanted = [_with_last(seen, last, _summed(S, seen.fractions)) for S in streams]
+    wanted = [_with_last(seen, last, collapse(S, seen.fractions)[..., None, :]) for S in streams]
   check(
     all(close(found[k][i], wanted[k][i], 2e-2) for i in heard for k in range(2)),
     f"after {seen.writes[-1]} the output is not made of the sum of the streams: hc_jax.reduce sums "
@@ -60,7 +60,7 @@ def everything_learns(seen: Evidence) -> None:
   for name, site in seen.model.sites.items():
     for leaf, shape in site.shapes.items():
       path = f"{name}/{leaf}" if f"{name}/{leaf}" in gradients else leaf
-      if leaf in _frozen(site):
+      if leaf in site.connection.frozen():
         continue
       for layer, grad in enumerate(gradients[path].reshape(-1, max(int(np.prod(shape)), 1))):
         sizes[path, layer] = float(np.linalg.norm(grad))
@@ -116,7 +116,7 @@ def starts_as_residual(seen: Evidence) -> None:
   streams = _last_written(seen)
   with ops.plain_residual():
     plain = _last_written(seen)
-  mean = _summed(streams, seen.fractions)[..., 0, :] * (seen.fractions / streams.shape[-2])
+  mean = collapse(np.float32(streams), seen.fractions) * (seen.fractions / streams.shape[-2])
   want = np.float32(plain[..., 0, :])
   distance = np.linalg.norm(mean - want) / (np.linalg.norm(want) + 1e-12)
   limit = max(*claims.values(), 1e-5 if streams.dtype.itemsize == 4 else 2e-2)
@@ -143,25 +143,3 @@ def _with_last(seen: Evidence, last: int, streams: np.ndarray) -> Sequence[np.nd
   """Outputs with other streams after the last site."""
   edit = lambda k, out: streams if k == last else out  # noqa: E731
   return seen.model.run(seen.model.kicked, edit=edit)[0]
-
-
-def _summed(streams: np.ndarray, fractions: int) -> np.ndarray:
-  """`ops.reduce`, in NumPy, as one stream `[..., 1, d]`."""
-  streams, n = np.float32(streams), streams.shape[-2]
-  parts = [streams[..., k::fractions, :] for k in range(fractions)]
-  sums = [part.sum(-2) * (n / fractions / part.shape[-2]) for part in parts]
-  return np.concatenate(sums, -1)[..., None, :]
-
-
-def _frozen(site: Site) -> set[str]:
-  """Parameters that make nothing but what a connection's fields keep from learning."""
-  fields = {"train_read_mix": ("read", "mix"), "train_write": ("write",)}
-  held = {
-    part
-    for field, parts in fields.items()
-    if not getattr(site.connection, field, True)
-    for part in parts
-  }
-  parts = site.connection.parts({name: np.zeros(shape) for name, shape in site.shapes.items()})
-  learning = {name for part, names in parts.items() if part not in held for name in names}
-  return set(site.shapes) - (learning if held else set(site.shapes))

@@ -7,7 +7,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.axes import unboxed
-from hc_jax.testing.compiled import normal
+from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.subject import distance
 
 D, LEAD = 12, (2, 5)
@@ -190,3 +190,18 @@ def test_views_read_with_weights_of_their_own():
       params["static_read"][rows : 2 * rows] *= 2
       h, _ = connection.apply({"params": params}, streams, 1)
       np.testing.assert_array_equal(h, np.stack([X, 2 * X, X], axis=-2))
+
+
+@pytest.mark.parametrize("cls", [hc.FracConnection, hc.GeneralizedHyperConnection])
+@pytest.mark.parametrize("held", [("read_mix",), ("write",), ("read_mix", "write")])
+def test_what_is_said_to_be_frozen_is_what_gets_no_gradient(cls, held):
+  connection = cls(norm_params=True, **{f"train_{name}": False for name in held})
+  streams = normal("streams", connection.num_streams, D // connection.fractions)
+
+  def loss(params):
+    h, coefs, out = run(connection, params, streams, branch=jnp.sin)
+    return jnp.sum(out**2) + sum(jnp.sum(a**3) for a in jax.tree.leaves(coefs)) + jnp.sum(h)
+
+  gradients = jit(jax.grad(loss))(kicked(connection))
+  still = {name for name, gradient in gradients.items() if not np.any(gradient)}
+  assert still == connection.frozen() & set(gradients) != set()
