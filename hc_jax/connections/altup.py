@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from hc_jax import axes
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection
+from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.facts import Facts
 
 
@@ -24,8 +24,7 @@ class AltUp(Connection):
   num_streams: int = 2
 
   def check(self) -> None:
-    if self.fractions != 1:
-      raise ValueError(f"AltUp has one fraction, not fractions={self.fractions}")
+    check_one_fraction(self)
     super().check()
 
   def facts(self, d_model: int) -> Facts:

@@ -162,6 +162,15 @@ class Connection(nn.Module):
       return ops.write(streams, branch_output, coefs, implementation=self.implementation)
 
 
+def check_one_fraction(connection: Connection) -> None:
+  """Raises ValueError, with the remedy, if the connection's width is cut."""
+  if connection.fractions != 1:
+    raise ValueError(
+      f"{type(connection).__name__} has one fraction, not fractions={connection.fractions}; leave "
+      "it unset: FracConnection cuts the width"
+    )
+
+
 def plain_coefs(num_views: int = 1) -> Coefs:
   """Those of `x' = x + F(x)`: one stream, all weights one."""
   ones = jnp.ones((num_views, 1), jnp.float32)

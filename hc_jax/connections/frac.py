@@ -1,6 +1,7 @@
 """Frac-Connections: hyper-connections on fractions of the width."""
 
-from hc_jax.connections.facts import Facts
+from typing import ClassVar
+
 from hc_jax.connections.hyper import HyperConnection
 
 
@@ -23,6 +24,7 @@ class FracConnection(HyperConnection):
     dynamic: DFC if true, SFC if false.
   """
 
+  source: ClassVar[str] = "arXiv 2503.14125, Eq. 6-15 and Algorithm 1"
   num_streams: int | None = None
   fractions: int = 4
 
@@ -38,10 +40,3 @@ class FracConnection(HyperConnection):
         f"num_streams={self.num_streams} is no multiple of fractions={self.fractions}; leave it "
         "unset, or use GeneralizedHyperConnection"
       )
-
-  def facts(self, d_model: int) -> Facts:
-    return Facts(
-      source="arXiv 2503.14125, Eq. 6-15 and Algorithm 1",
-      num_params=self.num_params(d_model),
-      residual_at_init=1e-5,
-    )

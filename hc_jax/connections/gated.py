@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from hc_jax import axes, ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection
+from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.facts import Facts
 
 BIAS_INITS = ("identity", "onehot", "uniform")
@@ -80,11 +80,7 @@ class GatedConnection(Connection):
     return ()
 
   def check(self) -> None:
-    if self.fractions != 1:
-      raise ValueError(
-        f"{type(self).__name__} has one fraction, not fractions={self.fractions}; leave it unset, "
-        "or use FracConnection, which cuts the width"
-      )
+    check_one_fraction(self)
     super().check()
     if self.bias_init not in BIAS_INITS:
       raise ValueError(f"bias_init={self.bias_init!r} is unknown; choose one of {BIAS_INITS}")

@@ -1,10 +1,11 @@
 """Generalised hyper-connections: n slots of 1/m of the width each."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
 from hc_jax import axes
-from hc_jax.connections.facts import Facts
 from hc_jax.connections.per_stream import PerStreamConnection
 
 
@@ -28,6 +29,7 @@ class GeneralizedHyperConnection(PerStreamConnection):
     dynamic: DGHC if true, GHC if false.
   """
 
+  source: ClassVar[str] = "arXiv 2511.11238, Eq. 6 and Appendix B"
   num_streams: int = 3
   fractions: int = 2
   norm: str = "rmsnorm"
@@ -47,13 +49,6 @@ class GeneralizedHyperConnection(PerStreamConnection):
 
   def num_scales(self) -> int:
     return self.num_streams * (self.slots + self.num_streams + self.fractions)
-
-  def facts(self, d_model: int) -> Facts:
-    return Facts(
-      source="arXiv 2511.11238, Eq. 6 and Appendix B",
-      num_params=self.num_params(d_model),
-      residual_at_init=1e-5,
-    )
 
   def _temperature(self, w: int) -> float:
     return w**-0.5

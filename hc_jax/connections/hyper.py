@@ -1,12 +1,13 @@
 """Hyper-connections, static and dynamic."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from hc_jax import axes
-from hc_jax.connections.facts import Facts
+from hc_jax.connections.base import check_one_fraction
 from hc_jax.connections.per_stream import PerStreamConnection
 
 
@@ -27,14 +28,11 @@ class HyperConnection(PerStreamConnection):
     dynamic_scale_init: initial value of both dynamic scales (of read and mix; of write).
   """
 
+  source: ClassVar[str] = "arXiv 2409.19606, Eq. 1-14 and Algorithm 2"
   dynamic_scale_init: float = 0.01
 
   def check(self) -> None:
-    if self.fractions != 1:
-      raise ValueError(
-        f"{type(self).__name__} has one fraction, not fractions={self.fractions}; "
-        "FracConnection cuts the width"
-      )
+    check_one_fraction(self)
     super().check()
 
   def scales(self) -> tuple[jax.Array, jax.Array]:
@@ -51,10 +49,3 @@ class HyperConnection(PerStreamConnection):
       found["all"]["dynamic_scale"] = params["dynamic_scale"][..., :1]
       found["write"]["dynamic_scale"] = params["dynamic_scale"][..., 1:]
     return found
-
-  def facts(self, d_model: int) -> Facts:
-    return Facts(
-      source="arXiv 2409.19606, Eq. 1-14 and Algorithm 2",
-      num_params=self.num_params(d_model),
-      residual_at_init=1e-5,
-    )

@@ -1,11 +1,14 @@
 """Manifold constraints on the dynamic part of hyper-connections, as a PyTorch package has them."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hc_jax import axes, ops
 from hc_jax.coefs import Coefs
+from hc_jax.connections.base import check_one_fraction
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.per_stream import PerStreamConnection
 
@@ -29,6 +32,7 @@ class PerStreamMHC(PerStreamConnection):
     sinkhorn_gradient: as in `MHC`.
   """
 
+  source: ClassVar[str] = "hyper-connections 0.4.11 (PyTorch)"
   tanh: bool = False
   norm: str = "rmsnorm"
   gate_scale_init: float = 0.01
@@ -36,8 +40,7 @@ class PerStreamMHC(PerStreamConnection):
   sinkhorn_gradient: str = "exact"
 
   def check(self) -> None:
-    if self.fractions != 1:
-      raise ValueError(f"PerStreamMHC has one fraction, not fractions={self.fractions}")
+    check_one_fraction(self)
     super().check()
     ops.check_sinkhorn(self.sinkhorn_steps, self.sinkhorn_gradient)
 
@@ -54,7 +57,7 @@ class PerStreamMHC(PerStreamConnection):
 
   def facts(self, d_model: int) -> Facts:
     return Facts(
-      source="hyper-connections 0.4.11 (PyTorch)",
+      source=self.source,
       num_params=self.num_params(d_model),
       mix_columns_sum_to_one=1e-6,
       note=(

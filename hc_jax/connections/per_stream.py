@@ -1,6 +1,7 @@
 """Static maps, and what each stream adds to them by itself: common to HC, Frac and GHC."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from hc_jax import axes, ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
+from hc_jax.connections.facts import Facts
 
 
 class PerStreamConnection(Connection):
@@ -32,8 +34,10 @@ class PerStreamConnection(Connection):
     train_read_mix: whether read and mix learn (the paper's width connection, Table 3). If not they
       keep their initial value and get no gradient.
     train_write: likewise for write (the paper's depth connection).
+    source: of the class, for its facts.
   """
 
+  source: ClassVar[str] = ""
   dynamic: bool = True
   tanh: bool = True
   norm: str | None = None
@@ -68,6 +72,9 @@ class PerStreamConnection(Connection):
       return n * rows
     norm = 0 if not self.norm_params else w if self.norm == "rmsnorm" else 2 * w
     return norm + w * rows + n * rows + self.num_scales()
+
+  def facts(self, d_model: int) -> Facts:
+    return Facts(source=self.source, num_params=self.num_params(d_model), residual_at_init=1e-5)
 
   def frozen(self) -> frozenset[str]:
     held = () if self.train_read_mix else ("read", "mix")
