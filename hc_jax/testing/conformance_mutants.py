@@ -9,11 +9,16 @@ import jax.numpy as jnp
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Connection, HyperConnection
 from hc_jax.testing.candidate import Candidate
-from hc_jax.testing.mutants import (
+from hc_jax.testing.mistakes import (
   changed_coefs,
   changed_param,
   changed_part,
   changed_streams,
+  over_batch,
+  over_tokens,
+  rounded,
+  stronger_when_scanned,
+  transposed,
 )
 
 
@@ -135,14 +140,6 @@ def _off(connection, coefs):
   return coefs.replace(write=1.0001 * coefs.write)
 
 
-def _transposed(connection, coefs):
-  return coefs.replace(mix=coefs.mix.swapaxes(-1, -2))
-
-
-def _rounded(connection, coefs):
-  return jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), coefs)
-
-
 def _detached(connection, coefs):
   return coefs.replace(mix=jax.lax.stop_gradient(coefs.mix))
 
@@ -153,25 +150,12 @@ def _wrong_backward(connection, coefs):
   return coefs.replace(mix=mix) if connection.implementation == "auto" else coefs
 
 
-def _stronger_when_scanned(connection, coefs):
-  scanned = "layers" in connection.scope.path
-  return coefs.replace(mix=coefs.mix * (1 + 1e-4 * scanned))
-
-
 def _other_when_one(connection, streams):
   return streams * (1 + 1e-4 * (streams.shape[-3] == 1))
 
 
 def _drifting(connection, streams):
   return streams * 1.03 if streams.dtype == jnp.bfloat16 else streams
-
-
-def _over_tokens(connection, streams):
-  return streams + 0.01 * jnp.mean(streams, axis=-3, keepdims=True)
-
-
-def _over_batch(connection, streams):
-  return streams + 0.01 * jnp.roll(streams, 1, axis=0)
 
 
 def _first_site_only(connection, coefs):
@@ -185,21 +169,21 @@ _WRONG = (
   ("shapes", "streams change their dtype", _Bfloat16),
   ("counts", "one parameter more", _OneMore),
   ("counts", "decay undecided", _Undecided),
-  ("maps", "mix transposed", changed_coefs(_transposed)),
+  ("maps", "mix transposed", changed_coefs(transposed)),
   ("maps", "write off by 1e-4", changed_coefs(_off)),
   ("claims", "boasts of sums", _Boasts),
   ("claims", "boasts of orthogonality", _BoastsOrthogonal),
-  ("bf16", "coefficients rounded to bf16", changed_coefs(_rounded)),
+  ("bf16", "coefficients rounded to bf16", changed_coefs(rounded)),
   ("grads", "mix detached", changed_coefs(_detached)),
   ("vjp", "a wrong hand-written derivative", changed_coefs(_wrong_backward)),
   ("init", "random dynamic kernel", changed_param("dynamic_kernel", _waves)),
   ("init", "says nothing of how it starts", _Silent),
   ("index", "index forgotten under scan", _ForgetsIndex),
-  ("causal", "mean over tokens", changed_streams(_over_tokens)),
-  ("causal", "streams folded into the batch", changed_streams(_over_batch)),
-  ("exact", "mix transposed in a network", changed_coefs(_transposed)),
+  ("causal", "mean over tokens", changed_streams(over_tokens)),
+  ("causal", "streams folded into the batch", changed_streams(over_batch)),
+  ("exact", "mix transposed in a network", changed_coefs(transposed)),
   ("exact", "mix detached in a network", changed_coefs(_detached)),
-  ("ways", "another mix under scan", changed_coefs(_stronger_when_scanned)),
+  ("ways", "another mix under scan", changed_coefs(stronger_when_scanned)),
   ("half", "streams that drift in bf16", changed_streams(_drifting)),
   ("decode", "another result for one token", changed_streams(_other_when_one)),
   ("learns", "write learns at attention alone", changed_coefs(_first_site_only)),

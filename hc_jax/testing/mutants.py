@@ -16,9 +16,21 @@ import numpy as np
 
 from hc_jax import ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections import HyperConnection
 from hc_jax.models import TransformerLM, lm
 from hc_jax.models.blocks import Block
+from hc_jax.testing.mistakes import (
+  changed_coefs,
+  changed_field,
+  changed_index,
+  changed_param,
+  changed_part,
+  changed_streams,
+  over_batch,
+  over_tokens,
+  rounded,
+  stronger_when_scanned,
+  transposed,
+)
 from hc_jax.testing.mutants_sinkhorn import SINKHORNS
 from hc_jax.testing.subject import Subject
 
@@ -34,69 +46,6 @@ class Mutant:
   def name(self) -> str:
     """Of the mistake, in words."""
     return self.subject.name
-
-
-def changed_coefs(change: Callable[[Any, Coefs], Coefs], **methods: Any) -> type:
-  """A connection whose coefficients are `change(connection, coefs)`."""
-
-  def coefs(self, streams, index):
-    return change(self, HyperConnection.coefs(self, streams, index))
-
-  return type("Changed", (HyperConnection,), {"coefs": coefs, **methods})
-
-
-def changed_field(**fields: Any) -> type:
-  """A connection that has its own idea of some of its options."""
-
-  def coefs(self, streams, index):
-    for name, value in fields.items():
-      object.__setattr__(self, name, value)
-    return HyperConnection.coefs(self, streams, index)
-
-  return type("Deaf", (HyperConnection,), {"coefs": coefs})
-
-
-def changed_index(change: Callable[[Any], Any]) -> type:
-  """A connection that takes `change(index)` for its index."""
-
-  def coefs(self, streams, index):
-    return HyperConnection.coefs(self, streams, change(index))
-
-  return type("Miscounting", (HyperConnection,), {"coefs": coefs})
-
-
-def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
-  """A connection whose parameter `name` starts as `change(what it should)`."""
-
-  def param(self, key, init, *args, **kwargs):
-    if key != name:
-      return HyperConnection.param(self, key, init, *args, **kwargs)
-
-    def changed(*args):
-      box = init(*args)
-      return box.replace_boxed(jnp.asarray(change(box.unbox()), jnp.float32))
-
-    return HyperConnection.param(self, key, changed, *args, **kwargs)
-
-  return type("Misinitialised", (HyperConnection,), {"param": param})
-
-
-def changed_part(change: Callable) -> type:
-  """A connection whose dynamic part is `change(read, mix, write)`."""
-
-  def _dynamic(self, streams):
-    return change(*HyperConnection._dynamic(self, streams))
-
-  return type("Dynamic", (HyperConnection,), {"_dynamic": _dynamic})
-
-
-def changed_streams(change: Callable[[Any, jax.Array], jax.Array]) -> type:
-  """A connection that does `change(connection, streams)` to what it has written."""
-
-  def write(self, streams, y, coefs):
-    return change(self, HyperConnection.write(self, streams, y, coefs))
-
-  return type("Meddling", (HyperConnection,), {"write": write})
 
 
 @contextlib.contextmanager
@@ -183,17 +132,9 @@ def _no_mix(connection, coefs):
   return coefs.replace(mix=None)
 
 
-def _transposed(connection, coefs):
-  return coefs.replace(mix=coefs.mix.swapaxes(-1, -2))
-
-
 def _shared(read, mix, write):
   """As if read and all rows of mix were made by one and the same column of the kernel."""
   return read, jnp.broadcast_to(read, mix.shape), write
-
-
-def _rounded(connection, coefs):
-  return jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), coefs)
 
 
 def _softmax(connection, coefs):
@@ -213,11 +154,6 @@ def _dead_write(connection, coefs):
   return coefs.replace(write=jax.lax.stop_gradient(coefs.write))
 
 
-def _stronger_when_scanned(connection, coefs):
-  scanned = "layers" in connection.scope.path
-  return coefs.replace(mix=coefs.mix * (1 + 1e-4 * scanned))
-
-
 def _wrong_backward(connection, coefs):
   """As a hand-written derivative would be that forgets a third of the mix's."""
   mix = coefs.mix + 0.3 * (jax.lax.stop_gradient(coefs.mix) - coefs.mix)
@@ -226,14 +162,6 @@ def _wrong_backward(connection, coefs):
 
 def _collapsed(connection, streams):
   return _mean(streams) if connection.name == "ffn_connection" else streams
-
-
-def _over_tokens(connection, streams):
-  return streams + 0.01 * jnp.mean(streams, axis=-3, keepdims=True)
-
-
-def _over_batch(connection, streams):
-  return streams + 0.01 * jnp.roll(streams, 1, axis=0)
 
 
 def _scaled_eagerly(connection, streams):
@@ -258,7 +186,7 @@ def _op(change: Callable[[Coefs], Coefs]) -> Callable:
 
 _CONNECTIONS = (
   ("T1", "mix dropped", changed_coefs(_no_mix)),
-  ("T2", "mix transposed", changed_coefs(_transposed)),
+  ("T2", "mix transposed", changed_coefs(transposed)),
   ("T19", "shared dynamic projection", changed_part(_shared)),
   ("T2", "dynamic mix transposed", changed_part(lambda r, m, w: (r, m.swapaxes(-1, -2), w))),
   ("T3", "streams averaged after each feed-forward", changed_streams(_collapsed)),
@@ -273,7 +201,7 @@ _CONNECTIONS = (
   ("T10", "fixed eps", changed_field(norm_eps=1e-5)),
   ("T11", "tanh missing", changed_field(tanh=False)),
   ("T11", "tanh always", changed_field(tanh=True)),
-  ("T13", "coefficients rounded to bf16", changed_coefs(_rounded)),
+  ("T13", "coefficients rounded to bf16", changed_coefs(rounded)),
   ("T14", "not finite at init", changed_param("static_mix", lambda a: a / 0)),
   (
     "T14",
@@ -284,9 +212,9 @@ _CONNECTIONS = (
   ("T16", "dynamic part detached", changed_part(lambda *parts: jax.lax.stop_gradient(parts))),
   ("T17", "norm ignored", changed_field(norm="layernorm")),
   ("T17", "train_write ignored", changed_field(train_write=True)),
-  ("T18", "mean over tokens", changed_streams(_over_tokens)),
-  ("T18", "streams folded into the batch", changed_streams(_over_batch)),
-  ("T19", "another mix under scan", changed_coefs(_stronger_when_scanned)),
+  ("T18", "mean over tokens", changed_streams(over_tokens)),
+  ("T18", "streams folded into the batch", changed_streams(over_batch)),
+  ("T19", "another mix under scan", changed_coefs(stronger_when_scanned)),
   ("T19", "a wrong hand-written derivative", changed_coefs(_wrong_backward)),
   ("T19", "streams that drift in bf16", changed_streams(_drifting)),
   ("T19", "another result without jit", changed_streams(_scaled_eagerly)),

@@ -1,0 +1,102 @@
+"""Hyper-connections with one thing changed, and the changes that traps and conformance both try.
+
+`mutants` and `conformance_mutants` make their mistakes of these.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hc_jax.coefs import Coefs
+from hc_jax.connections import HyperConnection
+
+
+def changed_coefs(change: Callable[[Any, Coefs], Coefs], **methods: Any) -> type:
+  """A connection whose coefficients are `change(connection, coefs)`."""
+
+  def coefs(self, streams, index):
+    return change(self, HyperConnection.coefs(self, streams, index))
+
+  return type("Changed", (HyperConnection,), {"coefs": coefs, **methods})
+
+
+def changed_field(**fields: Any) -> type:
+  """A connection that has its own idea of some of its options."""
+
+  def coefs(self, streams, index):
+    for name, value in fields.items():
+      object.__setattr__(self, name, value)
+    return HyperConnection.coefs(self, streams, index)
+
+  return type("Deaf", (HyperConnection,), {"coefs": coefs})
+
+
+def changed_index(change: Callable[[Any], Any]) -> type:
+  """A connection that takes `change(index)` for its index."""
+
+  def coefs(self, streams, index):
+    return HyperConnection.coefs(self, streams, change(index))
+
+  return type("Miscounting", (HyperConnection,), {"coefs": coefs})
+
+
+def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
+  """A connection whose parameter `name` starts as `change(what it should)`."""
+
+  def param(self, key, init, *args, **kwargs):
+    if key != name:
+      return HyperConnection.param(self, key, init, *args, **kwargs)
+
+    def changed(*args):
+      box = init(*args)
+      return box.replace_boxed(jnp.asarray(change(box.unbox()), jnp.float32))
+
+    return HyperConnection.param(self, key, changed, *args, **kwargs)
+
+  return type("Misinitialised", (HyperConnection,), {"param": param})
+
+
+def changed_part(change: Callable) -> type:
+  """A connection whose dynamic part is `change(read, mix, write)`."""
+
+  def _dynamic(self, streams):
+    return change(*HyperConnection._dynamic(self, streams))
+
+  return type("Dynamic", (HyperConnection,), {"_dynamic": _dynamic})
+
+
+def changed_streams(change: Callable[[Any, jax.Array], jax.Array]) -> type:
+  """A connection that does `change(connection, streams)` to what it has written."""
+
+  def write(self, streams, y, coefs):
+    return change(self, HyperConnection.write(self, streams, y, coefs))
+
+  return type("Meddling", (HyperConnection,), {"write": write})
+
+
+def transposed(connection: Any, coefs: Coefs) -> Coefs:
+  """Mixes stream i into j where it should mix j into i."""
+  return coefs.replace(mix=coefs.mix.swapaxes(-1, -2))
+
+
+def rounded(connection: Any, coefs: Coefs) -> Coefs:
+  """Coefficients with the precision of bf16."""
+  return jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), coefs)
+
+
+def stronger_when_scanned(connection: Any, coefs: Coefs) -> Coefs:
+  """A mix that is off by a ten-thousandth under scan alone."""
+  scanned = "layers" in connection.scope.path
+  return coefs.replace(mix=coefs.mix * (1 + 1e-4 * scanned))
+
+
+def over_tokens(connection: Any, streams: jax.Array) -> jax.Array:
+  """Every token sees a little of all others, those after it too."""
+  return streams + 0.01 * jnp.mean(streams, axis=-3, keepdims=True)
+
+
+def over_batch(connection: Any, streams: jax.Array) -> jax.Array:
+  """Every row of the batch sees a little of another."""
+  return streams + 0.01 * jnp.roll(streams, 1, axis=0)
