@@ -51,9 +51,9 @@ def get_config() -> config_dict.ConfigDict:
   # Computed again in the backward pass: none | branches | full | blocks:K (docs/performance.md).
   c.model.remat = "branches"
 
-  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | kromhc | ohc. The other
-  # keys are the fields of the connection classes (see hc_jax/connections); None leaves the class's
-  # default, a field the class lacks is refused.
+  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | mhc_per_stream | kromhc |
+  # ohc. The other keys are the fields of the connection classes (see hc_jax/connections); None
+  # leaves the class's default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

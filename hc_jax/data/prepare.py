@@ -10,7 +10,8 @@ import numpy as np
 
 from hc_jax.data import documents
 from hc_jax.data.sources import Documents
-from hc_jax.data.tokenizers import Tokenizer
+from hc_jax.data.tokenizers.base import BATCH_BYTES, Tokenizer
+from hc_jax.data.tokens import token_dtype
 from hc_jax.errors import UserError
 
 # A split in card.json: dtype, num_tokens, num_documents, num_bytes, and counted_bytes, the sum of
@@ -20,7 +21,6 @@ Card = dict[str, int | str]
 # Raised when what is written from the same text changes, so that old files are not taken for new.
 FORMAT_VERSION = 1
 
-_BATCH_BYTES = 4 << 20
 # Up to so many documents, their digests are remembered in case one split comes out empty.
 _FEW = 4096
 _PIECES_OF_ONE = 8
@@ -49,7 +49,7 @@ class SplitWriter(contextlib.AbstractContextManager):
 
   def __init__(self, folder: str, name: str, tokenizer: Tokenizer) -> None:
     self._tokenizer = tokenizer
-    self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    self._dtype = token_dtype(tokenizer.vocab_size)
     path = os.path.join(folder, name)
     self._files = contextlib.ExitStack()
     # Closed by __exit__, which the linter does not see.
@@ -63,7 +63,7 @@ class SplitWriter(contextlib.AbstractContextManager):
   def add(self, document: bytes) -> None:
     self._pending.append(document)
     self._pending_bytes += len(document)
-    if self._pending_bytes >= _BATCH_BYTES:
+    if self._pending_bytes >= BATCH_BYTES:
       self._flush()
 
   def _flush(self) -> None:

@@ -48,6 +48,11 @@ class TokenArray:
     return (len(self) - 1) // length
 
 
+def token_dtype(vocab_size: int) -> np.dtype:
+  """Of the tokens of a vocabulary: uint16 where it holds all ids, else uint32."""
+  return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
 def open_array(folder: str, name: str, card: dict) -> TokenArray:
   """Opens what `hc_jax.data.prepare` wrote.
 

@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from hc_jax.data import documents, files, sources
-from hc_jax.data.tokenizers import Tokenizer
-from hc_jax.data.tokens import TokenArray
+from hc_jax.data.tokenizers.base import BATCH_BYTES, Tokenizer
+from hc_jax.data.tokens import TokenArray, token_dtype
 from hc_jax.errors import UserError
-
-_BATCH_BYTES = 4 << 20
 
 
 def read_files(
@@ -34,7 +32,7 @@ def read_files(
   source = sources.text_files(entries, field)
   if source.notes:
     log(source.notes)
-  dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+  dtype = token_dtype(tokenizer.vocab_size)
   parts, sizes, num_bytes = [], [0], 0
   for batch in _batches(
     text for i in source.inspected for text in files.read_documents(i.file, field)
@@ -54,7 +52,7 @@ def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
   for text in texts:
     batch.append(text)
     size += len(text)
-    if size >= _BATCH_BYTES:
+    if size >= BATCH_BYTES:
       yield batch
       batch, size = [], 0
   if batch:

@@ -31,7 +31,7 @@ def test_every_byte_of_every_file_is_there(tmp_path):
 
 
 def test_more_than_the_tokenizer_is_given_at_a_time(tmp_path, monkeypatch):
-  monkeypatch.setattr("hc_jax.data.whole._BATCH_BYTES", 2)
+  monkeypatch.setattr("hc_jax.data.whole.BATCH_BYTES", 2)
   (tmp_path / "c.jsonl").write_text('{"t": "abc"}\n{"t": "d"}\n{"t": "e"}\n{"t": "f"}\n')
   found = read(tmp_path, field="t")
   assert found.num_bytes == 6 and found.offsets.tolist() == [0, 4, 6, 8, 10]

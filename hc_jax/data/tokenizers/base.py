@@ -8,6 +8,9 @@ import numpy as np
 
 from hc_jax.errors import UserError
 
+# Text to give `Tokenizer.encode_batch` at a time.
+BATCH_BYTES = 4 << 20
+
 
 class Tokenizer(abc.ABC):
   """Text to token ids and back.
