@@ -113,9 +113,9 @@ class Reduce(nn.Module):
     kernel = self.param("kernel", kernel_init, (n, w, n))
     bias = self.param("bias", axes.partitioned(nn.initializers.zeros, None), (n,))
     scale = self.param("scale", axes.partitioned(nn.initializers.constant(0.01), None), (1,))
-    mean_square = jnp.mean(jnp.square(streams), axis=(-2, -1))[..., None]
-    logits = jnp.einsum("...nw,nwk->...k", streams, kernel, precision=jax.lax.Precision.HIGHEST)
-    logits = logits * jax.lax.rsqrt(mean_square + self.norm_eps)
+    logits = ops.project(
+      streams, kernel, norm="rmsnorm", eps=self.norm_eps, implementation="autodiff"
+    )
     return nn.sigmoid(scale.reshape(*lead, 1) * logits + bias.reshape(*lead, n)) + 1e-6
 
 
