@@ -4,13 +4,18 @@
 
 `--import=my_package.my_file` first imports a module that registers connections of your own.
 
+Several processes (docs/scale.md): under SLURM, Open MPI or on a TPU pod start this command once per
+process. Elsewhere give each `--coordinator=HOST:PORT --num-processes=N --process-id=I`.
+
 Exit codes: 0 finished · 1 crash · 2 something to mend before training (config, data, workdir) ·
 3 the loss became NaN or infinite · 4 the workdir could not be written any more · 5 out of device
 memory · 75 stopped by SIGTERM or SIGINT after saving: run the same command to resume · 130, 143
-stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a second one.
+stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a second one · 134
+another process of the run died.
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -19,8 +24,8 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, ROOT)  # also when the package is not installed
 
 
-def parse(argv: list[str]) -> tuple[str, str, list[str], list[str]]:
-  """The config's path, the workdir, the overrides `--config.a.b=v`, and modules to import."""
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  """The flags, with the config's path found, and the overrides `--config.a.b=v`."""
   usage = "python train.py --config=FILE --workdir=FOLDER [--import=MODULE] [--config.a.b=v ...]"
   parser = argparse.ArgumentParser(
     prog="train.py",
@@ -32,13 +37,25 @@ def parse(argv: list[str]) -> tuple[str, str, list[str], list[str]]:
   parser.add_argument("--config", required=True, help="a file such as configs/quickstart.py")
   parser.add_argument("--workdir", required=True, help="a new folder, or that of the run to resume")
   parser.add_argument("--import", action="append", default=[], dest="modules", metavar="MODULE")
+  several = parser.add_argument_group("several processes")
+  several.add_argument("--distributed", default="auto", help="auto: what JAX detects | off (auto)")
+  several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+  several.add_argument("--num-processes", type=int, metavar="N")
+  several.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0")
+  several.add_argument(
+    "--connect-timeout", type=float, default=300, metavar="S", help="to wait for all (300)"
+  )
+  several.add_argument(
+    "--heartbeat-timeout", type=float, default=100, metavar="S", help="silence of the dead (100)"
+  )
   flags, rest = parser.parse_known_args(argv)
   unknown = [flag for flag in rest if not flag.startswith("--config.")]
   if unknown:
     parser.error(f"unknown argument {unknown[0]}; overrides are written --config.group.key=value")
   beside = os.path.join(ROOT, flags.config)  # configs/X.py works from any folder
-  config = flags.config if os.path.exists(flags.config) or not os.path.exists(beside) else beside
-  return config, flags.workdir, rest, flags.modules
+  if not os.path.exists(flags.config) and os.path.exists(beside):
+    flags.config = beside
+  return flags, rest
 
 
 def _end(number: int, frame: object) -> None:
@@ -49,12 +66,10 @@ def _end(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
-  config, workdir, overrides, modules = parse(sys.argv[1:] if argv is None else argv)
+  flags, overrides = parse(sys.argv[1:] if argv is None else argv)
   signal.signal(signal.SIGTERM, _end)  # outside of the steps; these have their own way
   try:
-    from hc_jax import UserError, train
-    from hc_jax.config import load_config
-    from hc_jax.user_modules import import_modules
+    from hc_jax.train import processes
   except ModuleNotFoundError as error:
     if (error.name or "").startswith("hc_jax"):
       raise
@@ -66,8 +81,26 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
   try:
-    import_modules(modules)
-    train.train_and_evaluate(load_config(config, overrides), workdir)
+    code = _run(flags, overrides)
+  except BaseException as error:
+    processes.leave_by(error)
+    raise
+  processes.leave(code)
+  return code
+
+
+def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
+  """Trains; returns the exit code."""
+  from hc_jax import UserError, train
+  from hc_jax.config import load_config
+  from hc_jax.train import processes
+  from hc_jax.user_modules import import_modules
+
+  names = [field.name for field in dataclasses.fields(processes.Cluster)]
+  try:
+    processes.connect(processes.Cluster(**{name: getattr(flags, name) for name in names}))
+    import_modules(flags.modules)
+    train.train_and_evaluate(load_config(flags.config, overrides), flags.workdir)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hc_jax import axes
 from hc_jax.errors import UserError
@@ -99,7 +99,7 @@ def _check_used(preset: str, sizes: dict[str, int]) -> None:
 
 
 def check_batch(
-  mesh: Mesh, preset: str, *, batch_size: int, accumulation: int, length: int
+  mesh: Mesh | AbstractMesh, preset: str, *, batch_size: int, accumulation: int, length: int
 ) -> None:
   """Refuses, with the arithmetic, batches that do not divide over the mesh.
 
@@ -117,7 +117,8 @@ def check_batch(
     raise UserError(
       f"{rows} sequences a micro-step (train.batch_size {batch_size} / train.accumulation "
       f"{accumulation}) do not divide over {shards} devices (mesh.data {mesh.shape['data']} * "
-      f"mesh.fsdp {mesh.shape['fsdp']}): {rows} / {shards} = {rows / shards:g}; "
+      f"mesh.fsdp {mesh.shape['fsdp']}{_of_processes(mesh)}): {rows} / {shards} = "
+      f"{rows / shards:g}; "
       f"use a multiple of {shards * accumulation} for train.batch_size"
     )
   if preset == "fsdp_tp" and length % mesh.shape["tensor"]:
@@ -125,6 +126,38 @@ def check_batch(
       f"data.length={length} does not divide over mesh.tensor={mesh.shape['tensor']}: "
       f"{length} / {mesh.shape['tensor']} = {length / mesh.shape['tensor']:g}"
     )
+
+
+def _of_processes(mesh: Mesh | AbstractMesh) -> str:
+  if isinstance(mesh, AbstractMesh):
+    return ""
+  count = len({device.process_index for device in mesh.devices.flat})
+  return f", of {count} processes" if count > 1 else ""
+
+
+def process_block(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+  """Which rows of a batch a process holds: (i, count), the i-th of `count` blocks of equal size.
+
+  Several processes hold the same block where `tensor` reaches over processes.
+
+  Args:
+    mesh: of `make_mesh`.
+    process: its number; this one by default.
+
+  Raises:
+    UserError: its rows are no such block.
+  """
+  process = jax.process_index() if process is None else process
+  shards = mesh.devices.reshape(-1, mesh.shape["tensor"])
+  mine = [i for i, row in enumerate(shards) if any(d.process_index == process for d in row)]
+  size, held = len(mine), sum(d.process_index == process for d in mesh.devices.flat)
+  if len(shards) % size or mine[0] % size or mine != list(range(mine[0], mine[0] + size)):
+    raise UserError(
+      f"mesh.tensor={mesh.shape['tensor']} does not fit {held} devices a process: "
+      f"process {process} would hold the parts {mine} of {len(shards)} of a batch; choose a "
+      "mesh.tensor that divides the devices of a process, or is a multiple of them"
+    )
+  return mine[0] // size, len(shards) // size
 
 
 @contextlib.contextmanager

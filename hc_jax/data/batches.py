@@ -17,7 +17,13 @@ Batch = dict[str, np.ndarray]
 
 
 def train_batches(
-  split: TokenArray, *, length: int, batch_size: int, seed: int, document_mask: bool = False
+  split: TokenArray,
+  *,
+  length: int,
+  batch_size: int,
+  seed: int,
+  document_mask: bool = False,
+  block: tuple[int, int] = (0, 1),
 ) -> "grain.MapDataset":
   """The endless training batches: `ds[step]` is the batch of that step, in any order of asking.
 
@@ -30,22 +36,25 @@ def train_batches(
     batch_size: B, windows per batch.
     seed: any int; two seeds give unrelated orders.
     document_mask: see `Windows`.
+    block: (i, count): of every batch only the i-th of `count` blocks of rows, and nothing else is
+      read; for several processes.
 
   Returns:
     A grain.MapDataset of {"inputs", "targets": int32 [B, L], "mask": float32 [B, L]} and with
-    `document_mask` {"segment_ids": int32 [B, L]}.
+    `document_mask` {"segment_ids": int32 [B, L]}; with `block`, of B / count rows.
 
   Raises:
     UserError: the split is shorter than one window.
   """
   import grain  # a second to import; a tokenizer alone can do without
 
-  _check_batch_size(batch_size)
+  _check_batch_size(batch_size, block[1])
   windows = Windows(split, length, document_mask)
   # Endless by any measure; repeat(None) is as long as an index can be, and slicing overflows it.
   epochs = 2**62 // len(windows)
   source = grain.MapDataset.source(windows).seed(seed % 2**63)
-  return source.shuffle().repeat(epochs).batch(batch_size)
+  index, count = block
+  return source.shuffle().repeat(epochs).batch(batch_size // count)[index::count]
 
 
 def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> Iterator[Batch]:
@@ -71,11 +80,15 @@ def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> It
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalBatches(Sequence):
-  """A fixed, ordered sequence of batches over the first `num_windows` windows."""
+  """A fixed, ordered sequence of batches over the first `num_windows` windows.
+
+  With `block` (i, count), of every batch only the i-th of `count` blocks of rows.
+  """
 
   windows: Windows
   num_windows: int
   batch_size: int
+  block: tuple[int, int] = (0, 1)
 
   def __len__(self) -> int:
     return -(-self.num_windows // self.batch_size)
@@ -85,11 +98,13 @@ class EvalBatches(Sequence):
       return [self[i] for i in range(*index.indices(len(self)))]
     if not -len(self) <= index < len(self):
       raise IndexError(f"batch {index} of {len(self)}")
-    start = (index % len(self)) * self.batch_size
-    stop = min(start + self.batch_size, self.num_windows)
-    rows = [self.windows[i] for i in range(start, stop)]
-    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    missing = self.batch_size - len(rows)
+    size = self.batch_size // self.block[1]
+    start = (index % len(self)) * self.batch_size + self.block[0] * size
+    rows = [self.windows[i] for i in range(start, min(start + size, self.num_windows))]
+    missing = size - len(rows)
+    # A block may lie wholly behind the end of the last batch: then it is rows of zeros.
+    like = rows or [self.windows[0]]
+    batch = {key: np.stack([row[key] for row in like])[: len(rows)] for key in like[0]}
     return {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
 
 
@@ -100,6 +115,7 @@ def eval_batches(
   batch_size: int,
   num_batches: int | None = None,
   document_mask: bool = False,
+  block: tuple[int, int] = (0, 1),
 ) -> EvalBatches:
   """Batches for evaluation: the split's first windows, in order, always the same.
 
@@ -109,6 +125,7 @@ def eval_batches(
     batch_size: B, windows per batch; the windows are those of any other B with the same product.
     num_batches: how many at most; fewer where the split ends before. None is the whole split.
     document_mask: see `Windows`.
+    block: as for `train_batches`.
 
   Returns:
     A sequence of batches like those of `train_batches`; rows that fill up the last one are zero,
@@ -117,14 +134,19 @@ def eval_batches(
   Raises:
     UserError: the split is shorter than one window.
   """
-  _check_batch_size(batch_size)
+  _check_batch_size(batch_size, block[1])
   if num_batches is not None and num_batches < 1:
     raise UserError(f"train.eval_batches={num_batches}: at least 1")
   windows = Windows(split, length, document_mask)
   wanted = len(windows) if num_batches is None else num_batches * batch_size
-  return EvalBatches(windows, min(len(windows), wanted), batch_size)
+  return EvalBatches(windows, min(len(windows), wanted), batch_size, block)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def _check_batch_size(batch_size: int, blocks: int) -> None:
   if batch_size < 1:
     raise UserError(f"train.batch_size={batch_size}: at least 1")
+  if batch_size % blocks:
+    raise UserError(
+      f"a batch of {batch_size} rows does not divide over {blocks} processes: {batch_size} / "
+      f"{blocks} = {batch_size / blocks:g}; change train.batch_size"
+    )

@@ -20,7 +20,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from hc_jax import config as config_lib
-from hc_jax.train import manifest
+from hc_jax.train import manifest, processes
 from hc_jax.train.errors import writing
 from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
@@ -96,7 +96,8 @@ def path_of(workdir: str, step: int, item: str = "") -> str:
 class Checkpoints:
   """Saves the state of a run in the background; keeps the last `keep` and the best by val/loss.
 
-  Orbax's own manager is not used: it removes old checkpoints before the new one has its manifest.
+  Of several processes each writes its shards, and the first does the rest. Orbax's own manager is
+  not used: it removes old checkpoints before the new one has its manifest.
   """
 
   def __init__(self, workdir: str, keep: int, saved: Saved = lambda *_: None) -> None:
@@ -114,7 +115,8 @@ class Checkpoints:
     self._failed = self._faulty = False
     with writing(os.path.join(workdir, FOLDER)):
       os.makedirs(os.path.join(workdir, FOLDER), exist_ok=True)
-      self._sweep()
+      if processes.is_main():
+        self._sweep()
     self._quiet = Quiet().install()
     self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
@@ -146,6 +148,8 @@ class Checkpoints:
   def _finish(self, step: int, start: float, returned: float) -> None:
     try:
       self._writer.wait_until_finished()
+      if not processes.is_main():
+        return  # all arrays are on disk; the first process adds the manifest
       try:
         manifest.write(path_of(self._workdir, step), step)
       except OSError:

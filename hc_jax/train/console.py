@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,16 @@ import jax
 from jax.sharding import Mesh
 
 from hc_jax.params import ParamCount
+from hc_jax.train import processes
 
 
 def say(line: str) -> None:
-  """Prints a line at once, also into a pipe, and whole, also from a thread."""
+  """Prints a line at once, also into a pipe, and whole, also from a thread.
+
+  Of several processes only the first speaks.
+  """
+  if not processes.is_main():
+    return
   sys.stdout.write(line + "\n")
   sys.stdout.flush()
 
@@ -56,7 +62,16 @@ class Console:
   def __init__(self, num_steps: int) -> None:
     self._total = num_steps
 
-  def header(self, *, mesh: Mesh, preset: str, count: ParamCount, batch: str, run: str) -> None:
+  def header(
+    self,
+    *,
+    mesh: Mesh,
+    preset: str,
+    count: ParamCount,
+    batch: str,
+    run: str,
+    processes: Sequence[str] = (),
+  ) -> None:
     """Says once what is about to run, on what. (What the data is, its preparation has said.)"""
     devices = mesh.devices.flatten()
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -65,6 +80,8 @@ class Console:
       f"device  {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
       f"jax {jax.__version__}, mesh {preset}: {sizes}"
     )
+    for line in processes:
+      say(f"        {line}")
     say(
       f"model   {count.total:,} parameters: {count.embedding:,} embedding, "
       f"{count.connection:,} hyper-connection"

@@ -1,5 +1,6 @@
 """A run from its config to its last step, or to wherever it was interrupted and goes on."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -8,15 +9,16 @@ import jax
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
-from hc_jax.train import checkpoint, restore
+from hc_jax.train import checkpoint, processes, restore
 from hc_jax.train import workdir as workdirs
+from hc_jax.train.agreement import Agreement, check_alike
 from hc_jax.train.compilation import Compilations, cache, compile_steps
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
 from hc_jax.train.errors import NonFiniteError, Stopped, out_of_memory, writing
 from hc_jax.train.evaluate import evaluate
 from hc_jax.train.feed import to_devices
-from hc_jax.train.metrics import Metrics
+from hc_jax.train.metrics import Metrics, NoMetrics
 from hc_jax.train.profile import Profile
 from hc_jax.train.signals import StopSignal
 from hc_jax.train.state import TrainState, create_state
@@ -43,13 +45,17 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
     StorageError: the disk is full, or the like.
     OutOfMemoryError: the device's memory is too small for this config.
   """
-  with workdirs.open_workdir(workdir, config, log=say) as workdir:
-    task = make_task(config, log=say)
-    profile = Profile(config.train.profile, workdir)
+  with contextlib.ExitStack() as held:
+    with processes.together():
+      workdir = held.enter_context(workdirs.open_workdir(workdir, config, log=say))
+      task = make_task(config, log=say)
+      profile = Profile(config.train.profile if processes.is_main() else "", workdir)
+    check_alike(config, task.text, workdir)
     console = Console(config.train.num_steps)
-    with writing(f"the config in {workdir}"):
-      workdirs.save_config(workdir, config)
-      workdirs.keep_tokenizer(workdir, config.data.tokenizer)
+    if processes.is_main():
+      with writing(f"the config in {workdir}"):
+        workdirs.save_config(workdir, config)
+        workdirs.keep_tokenizer(workdir, config.data.tokenizer)
     with (
       sharding.use_mesh(task.mesh, config.mesh.preset),
       cache(config.train.compilation_cache, workdir, log=say),
@@ -60,12 +66,17 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
       state, start = _begin(config, task, restored, workdir)
       with (
         checkpoint.Checkpoints(workdir, config.train.keep, console.saved) as checkpoints,
-        Metrics(workdir, start or None, log=say) as metrics,
+        _metrics(workdir, start) as metrics,
       ):
         _header(config, task, workdir, start, console)
         loop = Loop(config, task, workdir, checkpoints, metrics, profile, console)
         with loop.compilations:
-          return loop.run(state, start, stop)
+          saved = None if restored is None else start
+          return loop.run(state, start, saved, Agreement(stop, task.mesh))
+
+
+def _metrics(workdir: str, start: int) -> Metrics | NoMetrics:
+  return Metrics(workdir, start or None, log=say) if processes.is_main() else NoMetrics()
 
 
 def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainState, int]:
@@ -101,6 +112,7 @@ def _header(config: Any, task: Task, workdir: str, start: int, console: Console)
     f"{config.train.accumulation}; vocabulary {text.tokenizer.vocab_size:,} "
     f"({config.data.tokenizer})",
     run=f"{workdir}, " + (f"resumed at step {start:,}" if start else "new"),
+    processes=processes.table() if processes.count() > 1 else [],
   )
 
 
@@ -113,7 +125,7 @@ class Loop:
     task: Task,
     workdir: str,
     checkpoints: checkpoint.Checkpoints,
-    metrics: Metrics,
+    metrics: Metrics | NoMetrics,
     profile: Profile,
     console: Console,
   ) -> None:
@@ -130,22 +142,22 @@ class Loop:
       },
     )
     self._tokens = config.train.batch_size * config.data.length
-    self._pending: tuple[int, dict[str, jax.Array]] | None = None
+    self._pending: tuple[int, dict[str, jax.Array], jax.Array | None] | None = None
     self._before: tuple[TrainState, Any] | None = None
     self._done, self._seconds = 0, 0.0  # steps of this process, and what they took
     self._row_done, self._row_seconds = 0, 0.0  # the same, as of the last row
     self.compilations, self._programs = Compilations(), 0
 
-  def run(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
-    """Takes the steps from `start` on."""
-    train, step = self._config.train, start
+  def run(self, state: TrainState, start: int, saved: int | None, stop: Agreement) -> TrainState:
+    """Takes the steps from `start` on; `saved` is the step of the newest checkpoint."""
+    train, step, self._stop = self._config.train, start, stop
     if start >= train.num_steps:
       say(f"finished already, at step {start:,}; raise train.num_steps to go on")
       return state
-    saved = max(checkpoint.steps_of(self._workdir), default=None)
     batches = data.iterate(self._task.train, start, self._config.data.workers)
     batch = to_devices(next(batches), self._task.mesh)
     train_step, self._eval_step = self._compile(state, batch)
+    stop.count(stop.cast())
     if start == 0 and train.eval_every and not stop.requested:
       self._metrics.write({"step": 0, **self._evaluate(state, 0)})
     self._clock.lap()
@@ -157,10 +169,11 @@ class Loop:
       with jax.transfer_guard("disallow"):
         state, launched = train_step(state, batch)
       step += 1
+      vote = stop.cast()
       if step < train.num_steps:
         batch = to_devices(next(batches), self._task.mesh)
       self._settle()  # the step before, now that this one runs
-      self._pending = (step, launched)
+      self._pending = (step, launched, vote)
       if self._profile.after(step, state):
         say(f"trace written to {self._workdir}/profile")
 
@@ -200,7 +213,8 @@ class Loop:
     """Reads the pending step's numbers, checks and records them, with an evaluation of `state`."""
     if self._pending is None:
       return {}
-    (step, launched), self._pending = self._pending, None
+    (step, launched, vote), self._pending = self._pending, None
+    self._stop.count(vote)
     values = {name: float(value) for name, value in jax.device_get(launched).items()}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
@@ -250,7 +264,10 @@ class Loop:
   def _save(self, state: TrainState, step: int, val_loss: float | None) -> None:
     with self._clock.paused("checkpoint"):
       self._metrics.sync()
+      before = self.compilations.programs
       self._checkpoints.save(state, step, self._card, val_loss)  # says so when it is durable
+      # With several processes Orbax compiles its own barriers for the first save.
+      self._programs += self.compilations.programs - before
 
   def _diverged(self, step: int, what: str) -> None:
     self._checkpoints.wait()

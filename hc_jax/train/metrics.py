@@ -118,5 +118,21 @@ class Metrics:
     self.close()
 
 
+class NoMetrics:
+  """What the other processes of a run have: the first one writes for all."""
+
+  def write(self, row: dict[str, Any]) -> None:
+    """Does nothing."""
+
+  def sync(self) -> None:
+    """Does nothing."""
+
+  def __enter__(self) -> "NoMetrics":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    pass
+
+
 def _line(row: dict[str, Any]) -> str:
   return json.dumps(row, allow_nan=False) + "\n"

@@ -10,7 +10,7 @@ from etils import epath
 
 from hc_jax import params as hc_params
 from hc_jax.errors import UserError
-from hc_jax.train import manifest
+from hc_jax.train import manifest, processes
 from hc_jax.train.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
 from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
@@ -35,6 +35,20 @@ def restore_newest(
   Raises:
     UserError: there are checkpoints and none is good, or a good one cannot be read.
   """
+  good, faults = None, {}
+  with processes.together():
+    if processes.is_main():  # one process reads the files to hash them
+      good, faults = _choose(workdir, log)
+  chosen = processes.gather("" if good is None else str(good))[0]
+  good = int(chosen) if chosen else None
+  state = None if good is None else _restore(workdir, good, target)
+  for step in faults:
+    log(f"checkpoint {step} is moved to {_set_aside(workdir, step)}")
+  return None if good is None else (state, read_card(workdir, good))
+
+
+def _choose(workdir: str, log: Callable[[str], None]) -> tuple[int | None, dict[int, str]]:
+  """The checkpoint to go on from, if there is one, and what is wrong with newer ones."""
   steps = folders_of(workdir)
   good, faults = first_good(workdir, reversed(steps))
   for step, reason in faults.items():
@@ -46,10 +60,7 @@ def restore_newest(
       + "; ".join(f"{step}: {reason}" for step, reason in faults.items())
       + ". Restore the folder from a copy, or start again with another --workdir"
     )
-  state = None if good is None else _restore(workdir, good, target)
-  for step in faults:
-    log(f"checkpoint {step} is moved to {_set_aside(workdir, step)}")
-  return None if good is None else (state, read_card(workdir, good))
+  return good, faults
 
 
 def first_good(workdir: str, steps: Iterable[int]) -> tuple[int | None, dict[int, str]]:

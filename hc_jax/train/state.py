@@ -6,8 +6,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from hc_jax import axes, sharding
 
@@ -35,7 +36,7 @@ def abstract_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   *,
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   preset: str = "dp",
   length: int = 8,
 ) -> TrainState:
@@ -44,15 +45,14 @@ def abstract_state(
   Args:
     model: its parameters carry logical axis names.
     optimizer: of optax; state shaped like a parameter is sharded like it, the rest is replicated.
-    mesh: of `hc_jax.sharding.make_mesh`.
+    mesh: of `hc_jax.sharding.make_mesh`, or a `jax.sharding.AbstractMesh` for shapes alone.
     preset: names the rules.
     length: of the tokens that the parameters' shapes are found with.
 
   Raises:
     UserError: a parameter does not divide over the mesh.
   """
-  with sharding.use_mesh(mesh, preset):
-    boxed = jax.eval_shape(lambda: _init_params(model, jax.random.key(0), length))
+  boxed = jax.eval_shape(lambda: _init_params(model, jax.random.key(0), length))
   params = axes.unboxed(boxed)
   shardings = sharding.param_shardings(boxed, mesh, preset)
   whole = sharding.replicated(mesh)
@@ -101,7 +101,8 @@ def create_state(
 
   with sharding.use_mesh(mesh, preset):
     made = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
-    return made(jax.random.key_data(jax.random.key(seed)))
+    # As numbers of the host: an array of one process's device is no input of them all.
+    return made(np.asarray(jax.random.key_data(jax.random.key(seed))))
 
 
 def _init_params(model: nn.Module, key: jax.Array, length: int) -> PyTree:

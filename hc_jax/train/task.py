@@ -21,7 +21,8 @@ class Task:
   Attributes:
     mesh: the devices.
     text: the prepared data, its tokenizer included.
-    train: endless training batches; `train[s]` makes step s + 1.
+    train: endless training batches; `train[s]` makes step s + 1. With several processes, of each
+      batch the rows that this one's devices hold; so of `val`.
     val: the batches of an evaluation, fixed and in order.
     model: gives logits.
     optimizer: with clipping and schedule.
@@ -58,6 +59,7 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
       f"{config.data.name} has only {len(text.train):,} to train on; lower train.batch_size"
     )
   windows = {"length": length, "document_mask": config.data.document_mask}
+  windows["block"] = sharding.process_block(mesh)
   train = data.train_batches(text.train, batch_size=rows, seed=config.seed, **windows)
   # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
   val = data.eval_batches(

@@ -19,7 +19,7 @@ from typing import Any
 from hc_jax import config as config_lib
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
-from hc_jax.train import lock
+from hc_jax.train import lock, processes
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
@@ -63,6 +63,9 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
       "train into a local (or mounted) folder"
     )
   path = os.path.abspath(os.path.expanduser(workdir))
+  if not processes.is_main():  # the first process claims it for all
+    yield path
+    return
   _check_contents(path)
   with contextlib.ExitStack() as held:
     held.callback(_remove_empty, _missing(path))  # a start that came to nothing leaves nothing
@@ -76,6 +79,20 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
     for line in _check_config(path, config):
       log(f"changed since the last start: {line}")
     yield path
+
+
+def check_shared(path: str) -> None:
+  """Refuses, in all processes of a run, a workdir that not all of them see.
+
+  Raises:
+    UserError: it lies on a disk of one host alone.
+  """
+  with processes.together():
+    if not os.path.exists(os.path.join(path, lock.FILE)):
+      raise UserError(
+        f"workdir {path} is not the folder that process 0 sees on its host; with several hosts it "
+        "must lie on a file system that all of them share"
+      )
 
 
 def _remove_empty(folders: list[str]) -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -44,6 +45,16 @@ def one_device(cache, monkeypatch):
   compilation_cache.reset_cache()
 
 
+def environment(cache):
+  """Of a process with one device that compiles cheaply, and once."""
+  return os.environ | {
+    "XLA_FLAGS": "",
+    "JAX_COMPILATION_CACHE_DIR": cache,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
+
+
 @pytest.fixture
 def process(cache):
   """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`.
@@ -52,12 +63,7 @@ def process(cache):
   """
 
   def run(workdir, *flags, send=None, file_limit=None):
-    env = os.environ | {
-      "XLA_FLAGS": "",
-      "JAX_COMPILATION_CACHE_DIR": cache,
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    env = environment(cache)
     if send:
       env["TINY_SIGNAL"] = send
     command = [sys.executable, tiny.__file__, str(workdir), *flags]
@@ -70,6 +76,40 @@ def process(cache):
     )
 
   return run
+
+
+@pytest.fixture
+def processes(cache):
+  """Runs tiny.py in several processes: `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`.
+
+  `missing` of them are not started. Returns what ended, by number.
+  """
+  running = []
+
+  def run(workdir, count, *flags, send=None, missing=()):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    env = environment(cache)
+    flags = (f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", *flags)
+    for i in sorted(set(range(count)) - set(missing)):
+      own = {"TINY_SIGNAL": send[i]} if i in (send or {}) else {}
+      command = [sys.executable, tiny.__file__, str(workdir), *flags, f"--process-id={i}"]
+      running.append(
+        subprocess.Popen(
+          command, env=env | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+      )
+    done = []
+    for child in running:
+      out, err = child.communicate(timeout=300)
+      done.append(subprocess.CompletedProcess(child.args, child.returncode, out, err))
+    running.clear()
+    return done
+
+  yield run
+  for child in running:
+    child.kill()
 
 
 @pytest.fixture(scope="session")

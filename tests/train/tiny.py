@@ -102,20 +102,25 @@ def main(argv):
 
 
 def _signal_at(number, step):
-  from hc_jax.train.metrics import Metrics
+  from hc_jax.train import metrics
 
-  write = Metrics.write
+  for kind in (metrics.Metrics, metrics.NoMetrics):
+    _signal_in(kind, number, step)
+
+
+def _signal_in(kind, number, step):
+  write = kind.write
 
   def signalling(self, row):
     write(self, row)
     if row["step"] == step:
-      due = pathlib.Path(self._workdir, "checkpoints", str(step - step % 10), "manifest.json")
+      due = pathlib.Path(sys.argv[1], "checkpoints", str(step - step % 10), "manifest.json")
       while number == signal.SIGKILL and step > 10 and not due.exists():
         time.sleep(0.01)  # saved in the background; a kill before that is another test
       os.kill(os.getpid(), number)
       time.sleep(0.2)
 
-  Metrics.write = signalling
+  kind.write = signalling
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""Several real processes, on one CPU device each, over gloo: they train as one does."""
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from hc_jax import UserError, data
+from hc_jax.train import manifest, read_metrics
+from hc_jax.train import processes as several
+from hc_jax.train.checkpoint import path_of, steps_of
+from tests.train import tiny
+
+FSDP = ("--config.mesh.preset=fsdp", "--config.mesh.fsdp=2", "--config.mesh.data=1")
+
+
+def losses(workdir):
+  return {row["step"]: row["train/loss"] for row in read_metrics(str(workdir)) if row["step"]}
+
+
+def assert_same_losses(found, expected):
+  assert list(losses(found)) == list(losses(expected)) == list(range(1, 21))
+  np.testing.assert_allclose(
+    list(losses(found).values()), list(losses(expected).values()), rtol=1e-5, atol=1e-5
+  )
+
+
+def test_a_missing_process_is_waited_for_so_long_and_no_longer(processes, tmp_path):
+  start = time.monotonic()
+  for missing in (0, 1):
+    (ended,) = processes(tmp_path / "run", 2, "--connect-timeout=1", missing=[missing])
+    assert ended.returncode == 2
+    assert f"error: process {1 - missing} of 2 waited 1 s for the others at 127" in ended.stderr
+    assert "start every process" in ended.stderr
+  assert time.monotonic() - start < 120 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ({"distributed": "on"}, "choose auto or off"),
+    ({"coordinator": "a:1"}, "--coordinator needs --num-processes and --process-id"),
+    ({"process_id": 0, "distributed": "off"}, "--process-id does nothing with --distributed=off"),
+    ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "is no HOST:PORT"),
+    ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "counts from 0 to 1"),
+  ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, message):
+  with pytest.raises(UserError, match=message):
+    several.connect(several.Cluster(**flags))
+
+
+def test_no_cluster_is_one_process(monkeypatch):
+  asked = []
+
+  def initialize(*args, **_):
+    asked.append(args)
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr("jax.distributed.initialize", initialize)
+  several.connect(several.Cluster())
+  assert asked == [(None, None, None)]
+  # Alone in a cluster it is not joined: JAX would give it one device of its host.
+  monkeypatch.setenv("SLURM_NTASKS", "1")
+  several.connect(several.Cluster())
+  several.connect(several.Cluster(distributed="off"))
+  assert len(asked) == 1 and several.count() == 1 and several.gather("a") == ["a"]
+
+
+def test_each_process_reads_its_rows_and_nothing_else():
+  text = tiny.text()
+  read = []
+  tokens = text.train
+  whole = data.train_batches(tokens, length=32, batch_size=8, seed=3)
+  parts = [
+    data.train_batches(tokens, length=32, batch_size=8, seed=3, block=(i, 4)) for i in range(4)
+  ]
+  for step in (0, 5, 1000):
+    rows = [part[step]["inputs"] for part in parts]
+    assert [len(r) for r in rows] == [2] * 4
+    np.testing.assert_array_equal(np.concatenate(rows), whole[step]["inputs"])
+  resumed = next(data.iterate(parts[2], 5))
+  np.testing.assert_array_equal(resumed["targets"], whole[5]["targets"][4:6])
+
+  class Counted:
+    def __getitem__(self, i):
+      read.append(i)
+      return data.Windows(tokens, 32)[i]
+
+  # Seven windows in batches of four: the last block of the last batch is empty.
+  one = data.EvalBatches(Counted(), 5, 4)
+  blocks = [data.EvalBatches(Counted(), 5, 4, (i, 2)) for i in range(2)]
+  for step in (0, 1):
+    both = np.concatenate([block[step]["mask"] for block in blocks])
+    np.testing.assert_array_equal(both, one[step]["mask"])
+  read.clear()
+  blocks[1][0]
+  assert read == [2, 3]
+  with pytest.raises(UserError, match=r"9 rows does not divide over 2 processes: 9 / 2 = 4\.5"):
+    data.train_batches(tokens, length=32, batch_size=9, seed=0, block=(0, 2))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_take_over_each_others_checkpoints(
+  process, processes, tmp_path
+):
+  one, two = tmp_path / "one", tmp_path / "two"
+  assert process(one).returncode == 0
+  first, second = processes(two, 2)
+  assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+  assert_same_losses(two, one)
+  assert "device  2 x cpu" in first.stdout and "warning" not in first.stdout
+  assert re.search(r"^ +1 +\S+ \d+ +1 x cpu", first.stdout, re.M)
+  assert [line for line in second.stdout.splitlines() if "Gloo" not in line] == []
+  card = json.loads((two / "checkpoints/20/card/metadata").read_text())
+  assert card["step"] == 20 and manifest.fault(path_of(str(two), 20), 20) is None
+
+  for workdir in (one, two):
+    shutil.rmtree(path_of(str(workdir), 20))
+  resumed = process(two)  # saved by two, goes on in one
+  assert resumed.returncode == 0 and "resumed at step 10" in resumed.stdout, resumed.stderr
+  shutil.copytree(one, tmp_path / "straight")
+  ended = processes(one, 2, *FSDP)  # saved by one, goes on in two, which hold halves
+  assert [e.returncode for e in ended] == [0, 0], ended[0].stderr
+  assert "resumed at step 10" in ended[0].stdout
+  assert_same_losses(one, two)
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_processes_after_the_same_step(processes, process, tmp_path):
+  ended = processes(tmp_path / "run", 2, send={0: "SIGTERM:6", 1: "SIGTERM:4"})
+  assert [e.returncode for e in ended] == [75, 75], ended[0].stderr + ended[1].stderr
+  (saved,) = steps_of(str(tmp_path / "run"))
+  for e in ended:
+    assert f"after step {saved}, which is saved" in e.stderr
+  assert manifest.fault(path_of(str(tmp_path / "run"), saved), saved) is None
+  # A signal to one process is one to all.
+  ended = processes(tmp_path / "run", 2, *FSDP, send={1: "SIGINT:13"})
+  assert [e.returncode for e in ended] == [75, 75], ended[0].stderr + ended[1].stderr
+  assert "stopped by a signal to another process after step" in ended[0].stderr
+  assert process(tmp_path / "run").returncode == 0
+  assert process(tmp_path / "straight").returncode == 0
+  assert_same_losses(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_a_process_dies_the_others_end_with_an_error(processes, tmp_path, dies):
+  start = time.monotonic()
+  ended = processes(tmp_path, 2, "--heartbeat-timeout=5", send={dies: "SIGKILL:4"})
+  assert ended[dies].returncode == -9
+  other = ended[1 - dies]
+  assert other.returncode in (134, -6), (other.returncode, other.stderr)
+  assert "another" in other.stderr
+  assert time.monotonic() - start < 240
+
+
+@pytest.mark.slow
+def test_four_processes_with_heads_and_streams_split_train_as_one(process, processes, tmp_path):
+  split = ("--config.mesh.preset=fsdp_tp", "--config.mesh.data=1", "--config.mesh.fsdp=2")
+  assert process(tmp_path / "one").returncode == 0
+  ended = processes(tmp_path / "four", 4, *split, "--config.mesh.tensor=2")
+  assert [e.returncode for e in ended] == [0] * 4, ended[0].stderr
+  assert_same_losses(tmp_path / "four", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
+  ended = processes(tmp_path / "run", 2, "--config.train.batch_size=7")
+  assert [e.returncode for e in ended] == [2, 2]
+  assert "7 / 2 = 3.5; use a multiple of 2" in ended[0].stderr
+  assert "2 devices (mesh.data 2 * mesh.fsdp 1, of 2 processes)" in ended[0].stderr
+
+
+def test_what_the_processes_say_of_themselves(monkeypatch):
+  rows = ["a 1|4 x TPU v5e|0 to 3", "b 2|4 x TPU v5e|4 to 7"]
+  monkeypatch.setattr(several, "gather", lambda mine: rows)
+  assert several.table() == [
+    "process  host, pid  devices      ids",
+    "0        a 1        4 x TPU v5e  0 to 3",
+    "1        b 2        4 x TPU v5e  4 to 7",
+  ]
+  monkeypatch.setattr(several, "gather", lambda mine: rows * 20)
+  assert len(several.table()) == 20 and several.table()[18].startswith("...")
