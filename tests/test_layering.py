@@ -39,7 +39,7 @@ TABLE = {
     {"durable", "errors"},
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
   ),
-  "analysis": (_L0 | {"params"}, _ARRAYS | {"matplotlib", "numpy"}),
+  "analysis": (_L1, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
     _L2 | {"durable"},

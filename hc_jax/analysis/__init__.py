@@ -8,3 +8,4 @@ from hc_jax.analysis.collect import Site as Site
 from hc_jax.analysis.collect import collect_coefs as collect_coefs
 from hc_jax.analysis.collect import collect_sites as collect_sites
 from hc_jax.analysis.collect import token_mean as token_mean
+from hc_jax.analysis.stream_ablation import ablate_streams as ablate_streams

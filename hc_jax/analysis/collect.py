@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.coefs import Coefs
@@ -15,7 +16,7 @@ from hc_jax.coefs import Coefs
 # Scanned layers are stacked in one module of this name, unrolled ones end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
 # Names under which values are sown beside a connection's own "coefs".
-_SOWN = {name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output")}
+_SOWN = {name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output", "index")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Site:
     streams: `[..., n, w]`, those that it read.
     branch_input: `[..., d]` (`[..., views, d]` with several views), before the branch's norm.
     branch_output: `[..., d]`, as it was written; None if nothing was.
+    index: which sublayer of the network the connection was told that it is; None if unknown.
   """
 
   coefs: Coefs
   streams: np.ndarray
   branch_input: np.ndarray
   branch_output: np.ndarray | None
+  index: int | None = None
 
 
 def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
@@ -56,7 +59,8 @@ def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> d
   """
   found = {}
   for name, sown in _collect(model, params, args, kwargs, _record).items():
-    found[name] = Site(sown["coefs"], *(sown.get(key) for key in _SOWN.values()))
+    site = Site(sown["coefs"], *(sown.get(key) for key in _SOWN.values()))
+    found[name] = dataclasses.replace(site, index=None if site.index is None else int(site.index))
   return found
 
 
@@ -87,12 +91,15 @@ def _collect(
 def _record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
   """Sows what goes through a connection; it is known by the Coefs that it gives or takes."""
   out = call(*args, **kwargs)
-  given = dict(zip(("streams", "branch_output", "coefs"), args, strict=False)) | kwargs
   sow = {}
-  if context.method_name == "write" and isinstance(given.get("coefs"), Coefs):
-    sow = {"branch_output": given["branch_output"]}
+  if context.method_name == "write":
+    given = dict(zip(("streams", "branch_output", "coefs"), args, strict=False)) | kwargs
+    if isinstance(given.get("coefs"), Coefs):
+      sow = {"branch_output": given["branch_output"]}
   elif context.method_name == "__call__" and _is_read(out):
+    given = dict(zip(("streams", "index"), args, strict=False)) | kwargs
     sow = {"streams": given["streams"], "branch_input": out[0]}
+    sow["index"] = jnp.asarray(given.get("index", 0), jnp.int32)
   for name, value in sow.items():
     context.module.sow("intermediates", _SOWN[name], value)
   return out

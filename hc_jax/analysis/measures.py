@@ -82,11 +82,12 @@ def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
   return found
 
 
-def unfolding_error(sites: Sequence[Site]) -> float:
-  """How far layer inputs rebuilt from the unfolded matrices are from the actual ones.
+def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], float]:
+  """C(0) of `unfold`, the embedding and outputs that it is about, and how well it holds.
 
-  The largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given: rounding where
-  the unfolding holds, about one where it does not (Post-Norm, streams that do not begin as copies).
+  The last is the largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given:
+  rounding where the unfolding holds, about one where it does not (Post-Norm, streams that do not
+  begin as copies).
 
   Raises:
     ValueError: as `unfold`; or if a site has no output, or streams do not begin as copies.
@@ -100,12 +101,12 @@ def unfolding_error(sites: Sequence[Site]) -> float:
     raise ValueError("streams do not begin as copies of one embedding (model.expand)")
   embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
   matrix = unfold([site.coefs for site in sites])
-  rebuilt = rebuild(matrix, [embedding, *(site.branch_output for site in sites)])
+  sources = [embedding, *(site.branch_output for site in sites)]
   distances = [
     np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)
-    for made, site in zip(rebuilt, sites, strict=False)
+    for made, site in zip(rebuild(matrix, sources), sites, strict=False)
   ]
-  return float(max(distances))
+  return matrix, sources, float(max(distances))
 
 
 def layer_input(site: Site) -> np.ndarray:

@@ -23,9 +23,14 @@ class Table:
       writer.writerow(self.columns)
       writer.writerows([_cell(value, "{:.9g}") for value in row] for row in self.rows)
 
+  @staticmethod
+  def number(value: Any) -> str:
+    """Four digits, to be read; nothing where it is not defined."""
+    return _cell(value, "{:.4g}")
+
   def text(self) -> str:
     """Aligned columns of four digits."""
-    cells = [list(self.columns)] + [[_cell(v, "{:.4g}") or "-" for v in row] for row in self.rows]
+    cells = [list(self.columns)] + [[self.number(v) or "-" for v in row] for row in self.rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
     lines = []
     for row in cells:

@@ -7,6 +7,7 @@ from hc_jax.errors import UserError
 
 HELP = "Draws what a run learned: loss, connections, what layers see, gains."
 ANALYZED_TOKENS = 2048  # all streams of all sites are in memory at once
+ABLATED_TOKENS = 512  # the network runs on them once for every site and stream
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   from hc_jax import data, train
-  from hc_jax.analysis import collect_sites, report
+  from hc_jax.analysis import ablate_streams, collect_sites, measures, report
 
   formats = args.formats.split(",")
   if not set(formats) <= {"png", "pdf", "svg"}:
@@ -36,16 +37,22 @@ def run(args: argparse.Namespace) -> None:
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
   metrics = train.read_metrics(run.workdir)
   if model.get("block") == "dual":
-    report.write_part(
-      report.loss_part(metrics, title.replace("{}", "ResiDual")), out, formats=formats
+    title = title.replace("{}", "ResiDual")
+    reason = "ResiDual (model.block='dual') has no connections"
+    report.write_parts(
+      [report.loss_part(metrics, title)], out, title, print, formats, {"other figure": reason}
     )
-    print("no other figure: ResiDual (model.block='dual') has no connections")
     return
   config = run.config.data
   text = train.open_text(config)
   rows = max(1, min(8, ANALYZED_TOKENS // config.length))
   batch = data.eval_batches(text.val, length=config.length, batch_size=rows, num_batches=1)[0]
-  sites = collect_sites(run.model, run.params, batch["inputs"])
+  tokens = batch["inputs"]
+  sites = collect_sites(run.model, run.params, tokens)
   title = title.replace("{}", f"{name}, {report.describe(sites)}")
-  report.write_part(report.loss_part(metrics, title), out, formats=formats)
-  report.write_report(sites, out, title, formats=formats)
+  more = [report.loss_part(metrics, title)]
+  if not measures.is_residual(list(sites.values())):  # to zero its one stream says nothing
+    some = tokens[: max(1, ABLATED_TOKENS // config.length), :ABLATED_TOKENS]
+    kl = ablate_streams(run.model, run.params, sites, some)
+    more.append(report.ablation_part(sites, kl, title, some.size))
+  report.write_report(sites, out, title, formats=formats, more=more)

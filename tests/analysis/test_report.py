@@ -8,6 +8,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.analysis import Site, measures, plots, report, unfold
+from hc_jax.analysis import parts as parts_module
 
 N, TOKENS, WIDTH = 3, 5, 4
 
@@ -38,7 +39,7 @@ def residual(count=4):
 
 
 def parts_of(sites):
-  parts, skipped = report.look(sites)
+  parts, skipped = parts_module.look(sites)
   return {part.name: part for part in parts}, skipped
 
 
@@ -52,8 +53,10 @@ def test_every_figure_and_its_numbers_are_written(tmp_path):
   paths = report.write_report(sites, tmp_path, "a title", said.append, ("svg",))
   names = {"similarity", "connections", "weights", "gains", "streams"}
   names |= {"unfolded", "unfolded_streams"}
-  assert {p.name for p in tmp_path.iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "csv")}
-  assert len(paths) == 2 * len(names)
+  files = {f"{n}.{e}" for n in names for e in ("svg", "csv")}
+  files |= {"findings.csv", "findings.md", "analysis.html"}
+  assert {p.name for p in tmp_path.iterdir()} == files
+  assert len(paths) == len(files)
   for name in names:
     assert "a title" in (tmp_path / f"{name}.svg").read_text()
     with open(tmp_path / f"{name}.csv", newline="") as file:
@@ -62,6 +65,8 @@ def test_every_figure_and_its_numbers_are_written(tmp_path):
   text = "\n".join(said)
   assert "max_i sum_j |P_ij|" in text and "max_i |sum_j P_ij|" in text
   assert "composite" not in text.split("amax_fwd")[0] and "0 ffn" in text
+  assert max(map(len, text.split("min(near, first)")[1].splitlines())) <= 100
+  assert "| parallel pairs |" in (tmp_path / "findings.md").read_text()
 
 
 def test_a_figure_is_saved_in_every_format(tmp_path):
@@ -129,7 +134,7 @@ def test_fractions_are_drawn_in_blocks():
 
 def test_what_does_not_unfold_is_left_out_and_says_why():
   """A norm between the sites makes the matrices wrong, and the rebuilt inputs show it."""
-  assert measures.unfolding_error(measures.some_tokens(list(network().values()), 7)) < 1e-12
+  assert measures.unfolding(measures.some_tokens(list(network().values()), 7))[2] < 1e-12
   parts, skipped = parts_of(network(norm=True))
   assert "unfolded" not in parts and "off by" in skipped["unfolded"]
   sites = network()

@@ -4,6 +4,7 @@ import matplotlib
 
 matplotlib.use("agg", force=False)  # a display is not needed to write files
 
+from hc_jax.analysis.plots.ablation import stream_ablation as stream_ablation
 from hc_jax.analysis.plots.connections import connection_weights as connection_weights
 from hc_jax.analysis.plots.connections import weight_distributions as weight_distributions
 from hc_jax.analysis.plots.depth import gains as gains

@@ -55,7 +55,7 @@ def connection_weights(sites: Mapping[str, Coefs], title: str = "") -> Figure:
   for ax, mix, label in zip(grid, mixes, labels, strict=False):
     ax.imshow(mix, cmap=SIGNED, vmin=-bound, vmax=bound)
     if len(mix) <= 4:
-      write_numbers(ax, mix, bound, size=6)
+      write_numbers(ax, mix, bound, size=5.5)
     ax.set_title(label, fontsize=8)
     ax.set(xticks=range(len(mix)), yticks=range(len(mix)))
     ax.tick_params(labelsize=7)

@@ -89,7 +89,7 @@ def streams(
   axes[0].set(ylabel="share of the energy (%)", title="energy of each stream the site reads")
   axes[0].set_ylim(0, None)
   _band(axes[1], x, [m["stream_cosine"] for m in measures])
-  axes[1].set(ylabel="cosine", title="cosine between streams: mean over pairs", ylim=(None, 1.05))
+  axes[1].set(ylabel="cosine", title="cosine between streams: mean over pairs")
   for i, (key, what) in enumerate(
     {"read": "|read|", "write": "|write|", "energy": "energy"}.items()
   ):
