@@ -94,6 +94,7 @@ def get_config() -> config_dict.ConfigDict:
   c.train.checkpoint_every = 1000  # steps between checkpoints; the last step always makes one
   c.train.keep = 2  # newest checkpoints kept, besides the best
   c.train.log_every = 10  # steps between rows of metrics.jsonl and lines of the console
+  c.train.telemetry_every = 100  # steps between rows of hc/* (docs/analysis.md); 0: never
   c.train.profile = ""  # "START:STOP": steps to trace into <workdir>/profile
   c.train.compilation_cache = ".jax_cache"  # folder, from the workdir's parent; "": none
   c.train.deterministic = False  # GPU: sums in one order, for bitwise resume; slower

@@ -24,4 +24,5 @@ def get_config():
   c.train.eval_every = 50
   c.train.eval_batches = 10
   c.train.checkpoint_every = 100
+  c.train.telemetry_every = 10
   return c

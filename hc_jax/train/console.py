@@ -31,10 +31,10 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-  """Time spent training, without what is timed apart: compiling, evaluating, saving."""
+  """Time spent training, without what is timed apart, as compiling and evaluating."""
 
   def __init__(self) -> None:
-    self.apart = {"compile": 0.0, "eval": 0.0, "checkpoint": 0.0}
+    self.apart = {"compile": 0.0, "eval": 0.0, "checkpoint": 0.0, "telemetry": 0.0}
     self._lap = time.perf_counter()
     self._paused = 0.0
 

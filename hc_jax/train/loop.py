@@ -23,6 +23,7 @@ from hc_jax.train.profile import Profile
 from hc_jax.train.signals import StopSignal
 from hc_jax.train.state import TrainState, create_state
 from hc_jax.train.task import Task, make_task
+from hc_jax.train.telemetry import compile_telemetry
 
 
 def train_and_evaluate(config: Any, workdir: str) -> TrainState:
@@ -180,8 +181,9 @@ class Loop:
       ends = step == train.num_steps
       evaluates = ends or (train.eval_every and step % train.eval_every == 0)
       saves = ends or step % train.checkpoint_every == 0
-      if evaluates or saves or train.debug_nans:
-        val = self._settle(state if evaluates else None)
+      looks = self._telemetry is not None and step % train.telemetry_every == 0
+      if evaluates or saves or looks or train.debug_nans:
+        val = self._settle(state if evaluates else None, state.params if looks else None)
       if saves:
         self._save(state, step, val.get("val/loss"))
         saved = step
@@ -198,6 +200,11 @@ class Loop:
       )
     apart = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._clock.apart.items())
     say(f"finished step {step:,}: training {self._seconds:.1f} s, {apart}; {self._workdir}")
+    if self._clock.apart["telemetry"]:
+      share = self._clock.apart["telemetry"] / self._seconds
+      say(
+        f"telemetry every {train.telemetry_every:,} steps took {share:.2%} of the training's time"
+      )
     return state
 
   def _compile(self, state: TrainState, batch: Any) -> tuple[Any, Any]:
@@ -206,11 +213,15 @@ class Loop:
     say("compiling the training and the evaluation step ...")
     with self._clock.paused("compile"):
       compiled = compile_steps(self._config, self._task, state, batch)
+      self._telemetry = compile_telemetry(self._config, self._task, state.params)
     say(f"compiled in {self._clock.apart['compile']:.1f} s, {counts.cached(before)}")
     return compiled
 
-  def _settle(self, state: TrainState | None = None) -> dict[str, float]:
-    """Reads the pending step's numbers, checks and records them, with an evaluation of `state`."""
+  def _settle(self, state: TrainState | None = None, params: Any = None) -> dict[str, float]:
+    """Reads the pending step's numbers, checks and records them.
+
+    With an evaluation of `state`, and telemetry of `params`.
+    """
     if self._pending is None:
       return {}
     (step, launched, vote), self._pending = self._pending, None
@@ -227,6 +238,9 @@ class Loop:
       row = {**values, "train/tokens": step * self._tokens, **self._speed()}
       left = (train.num_steps - step) * self._seconds / self._done
       self._console.train(step, row, left)
+    if params is not None:
+      with self._clock.paused("telemetry"):
+        row |= self._telemetry(params)
     val = {} if state is None else self._evaluate(state, step)
     if row or val:
       self._metrics.write({"step": step, **row, **val})

@@ -29,6 +29,7 @@ FORMAT = "hc_jax run 1"
 MAY_CHANGE = (
   "train.num_steps",
   "train.log_every",
+  "train.telemetry_every",
   "train.eval_every",
   "train.checkpoint_every",
   "train.keep",

@@ -41,6 +41,7 @@ FLAGS = {
   "train.eval_batches": 2,
   "train.checkpoint_every": 10,
   "train.compilation_cache": "",
+  "train.telemetry_every": 0,  # a program more to compile; test_telemetry.py has it on
 }
 
 
