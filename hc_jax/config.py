@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,35 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     UserError: for a missing file, an unknown key, a value of the wrong type, or an impossible
       combination.
   """
-  config = _execute(path)
-  config.lock()
-  for override in overrides:
-    if override.startswith(NAME_OVERRIDE):  # first: its fields are unknown keys if it is unknown
-      connection_class(override.removeprefix(NAME_OVERRIDE))
-  for override in overrides:
-    _apply(config, override)
+  config = execute(path, "get_config")
+  override(config, overrides)
   check(config)
   return config
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> None:
+  """Locks a config and applies `--config.group.key=value` to it, in order; raises UserError."""
+  config.lock()
+  for given in overrides:
+    if given.startswith(NAME_OVERRIDE):  # first: its fields are unknown keys if it is unknown
+      connection_class(given.removeprefix(NAME_OVERRIDE))
+  for given in overrides:
+    _apply(config, given)
+
+
+def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets dotted keys of a locked config to Python values.
+
+  Raises:
+    UserError: an unknown key, or a value of another type than the key's.
+  """
+  for name, value in values.items():
+    node, key = _locate(config, name)
+    try:
+      node[key] = value
+    except (TypeError, ValueError) as e:
+      kind = _type_name(node.get_type(key))
+      raise UserError(f"config key {name!r} takes {kind}, not {value!r}") from e
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -174,7 +195,12 @@ def _choices() -> dict[str, tuple[str, ...]]:
   }
 
 
-def _execute(path: str) -> ConfigDict:
+def execute(path: str, function: str) -> Any:
+  """What the function of that name in a config file returns.
+
+  Raises:
+    UserError: there is no such file, or no such function in it, or it fails.
+  """
   file = Path(path)
   if not file.is_file():
     names = [p.name for p in file.parent.glob("*.py")]
@@ -184,18 +210,43 @@ def _execute(path: str) -> ConfigDict:
   with _importable(file.resolve()):
     spec = importlib.util.spec_from_file_location("hc_jax_config_" + file.stem, file)
     if spec is None or spec.loader is None:
-      raise UserError(f"config {path} is no Python file; give one that defines get_config()")
+      raise UserError(f"config {path} is no Python file; give one that defines {function}()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"config {path} has no get_config(); see configs/base.py")
-  return module.get_config()
+    with _failing(path):
+      spec.loader.exec_module(module)
+    if not hasattr(module, function):
+      raise UserError(f"config {path} has no {function}(); {_remedy(module, function)}")
+    with _failing(path):
+      return getattr(module, function)()
+
+
+@contextlib.contextmanager
+def _failing(path: str) -> Iterator[None]:
+  """The user's program may do anything: what it fails of is said in one line."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    raise UserError(
+      f"config {path} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+    ) from error
+
+
+def _remedy(module: Any, function: str) -> str:
+  if function == "get_sweep":
+    return "hc-jax ablate takes a sweep, such as configs/ablations/quick.py (docs/ablations.md)"
+  if hasattr(module, "get_sweep"):
+    return "it is a sweep: hc-jax ablate runs it"
+  return "see configs/base.py"
 
 
 @contextlib.contextmanager
 def _importable(file: Path) -> Iterator[None]:
   """Lets a config say `from configs import base`, from wherever it is run."""
-  roots = [str(file.parent.parent), str(Path(__file__).resolve().parents[1])]
+  above = file.parents[1:3]  # configs/X.py and configs/variants/X.py
+  roots = [*map(str, above), str(Path(__file__).resolve().parents[1])]
   sys.path[:0] = roots
   try:
     yield
@@ -208,6 +259,18 @@ def _apply(config: ConfigDict, override: str) -> None:
   name, sep, text = override.removeprefix("--config.").partition("=")
   if not override.startswith("--config.") or not sep:
     raise UserError(f"cannot read {override!r}; write --config.group.key=value")
+  node, key = _locate(config, name)
+  kind = node.get_type(key)
+  if text.lower() == "none" and kind is not tuple and not _may_be_none(node, key):
+    raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
+  try:
+    node[key] = _parse(text, kind)
+  except (ValueError, SyntaxError, TypeError) as e:
+    raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
+
+
+def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+  """The group that a dotted key lies in, and its last part."""
   *groups, key = name.split(".")
   node = config
   for depth, part in enumerate([*groups, key]):
@@ -219,13 +282,7 @@ def _apply(config: ConfigDict, override: str) -> None:
       node = node[part]
   if isinstance(node[key], ConfigDict):
     raise UserError(f"config key {name!r} is a group; set one of {', '.join(node[key])} in it")
-  kind = node.get_type(key)
-  if text.lower() == "none" and kind is not tuple and not _may_be_none(node, key):
-    raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
-  try:
-    node[key] = _parse(text, kind)
-  except (ValueError, SyntaxError, TypeError) as e:
-    raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
+  return node, key
 
 
 def _may_be_none(node: ConfigDict, key: str) -> bool:

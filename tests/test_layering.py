@@ -50,7 +50,7 @@ TABLE = {
     _TOP | {"ablate", "testing", "user_modules"},
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
-  "ablate": (_TOP, _ARRAYS | {"ml_collections", "numpy"}),
+  "ablate": (_TOP | {"durable"}, _ARRAYS | {"ml_collections", "numpy"}),
   "__init__": (_L1 | {"models"}, set()),
 }
 

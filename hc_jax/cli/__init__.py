@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hc_jax.cli import analyze, evaluate, inspect, params, sample, selftest
+from hc_jax.cli import ablate, analyze, evaluate, inspect, params, sample, selftest
 from hc_jax.errors import UserError
 from hc_jax.user_modules import add_flag, import_modules
 
@@ -17,6 +17,7 @@ COMMANDS = {
   "params": params,
   "sample": sample,
   "analyze": analyze,
+  "ablate": ablate,
   "eval": evaluate,
   "inspect": inspect,
   "selftest": selftest,

@@ -15,9 +15,17 @@ class Stopped(Exception):
 
 
 class NonFiniteError(Exception):
-  """The loss, the gradient or the parameters became NaN or infinite; nothing of it was saved."""
+  """The loss, the gradient or the parameters became NaN or infinite; nothing of it was saved.
+
+  Attributes:
+    step: the first at which a number was not finite.
+  """
 
   exit_code = 3
+
+  def __init__(self, message: str, step: int = 0) -> None:
+    super().__init__(message)
+    self.step = step
 
 
 class StorageError(Exception):

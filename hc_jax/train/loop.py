@@ -298,4 +298,6 @@ class Loop:
         "Run again with --config.train.debug_nans=true to have the first site named, "
         "or with a lower optim.learning_rate in another --workdir"
       )
-    raise NonFiniteError(f"{what} at step {step:,}; {kept}, and nothing after it was saved. {hint}")
+    raise NonFiniteError(
+      f"{what} at step {step:,}; {kept}, and nothing after it was saved. {hint}", step
+    )

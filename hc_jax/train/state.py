@@ -1,5 +1,6 @@
 """What a run is between two steps, and how it comes into being: sharded from the first byte."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -92,17 +93,26 @@ def create_state(
   """
   target = abstract_state(model, optimizer, mesh=mesh, preset=preset, length=length)
 
-  def init(key_data: jax.Array) -> TrainState:
-    key = jax.random.wrap_key_data(key_data)
-    params = axes.unboxed(_init_params(model, key, length))
-    return TrainState(
-      step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
-    )
-
+  init = functools.partial(init_state, model, optimizer, length=length)
   with sharding.use_mesh(mesh, preset):
     made = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
     # As numbers of the host: an array of one process's device is no input of them all.
     return made(np.asarray(jax.random.key_data(jax.random.key(seed))))
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  key_data: jax.Array,
+  *,
+  length: int = 8,
+) -> TrainState:
+  """The state that a seed's key data makes; pure, and not placed anywhere yet."""
+  key = jax.random.wrap_key_data(key_data)
+  params = axes.unboxed(_init_params(model, key, length))
+  return TrainState(
+    step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
+  )
 
 
 def _init_params(model: nn.Module, key: jax.Array, length: int) -> PyTree:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import optax
 from jax.sharding import Mesh
 
@@ -40,14 +41,23 @@ class Task:
   abstract: TrainState
 
 
-def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
+def make_task(
+  config: Any,
+  log: Callable[[str], None] = print,
+  devices: Sequence[jax.Device] | None = None,
+) -> Task:
   """Builds what `config` describes; prepares the data, if that is still to do.
+
+  Args:
+    config: of `hc_jax.config.load_config`.
+    log: gets lines about the data.
+    devices: of the mesh; all there are by default.
 
   Raises:
     UserError: whatever is wrong with mesh, data, model or optimizer.
   """
   mesh_sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
-  mesh = sharding.make_mesh(config.mesh.preset, **mesh_sizes)
+  mesh = sharding.make_mesh(config.mesh.preset, devices=devices, **mesh_sizes)
   rows, parts, length = config.train.batch_size, config.train.accumulation, config.data.length
   sharding.check_batch(mesh, config.mesh.preset, batch_size=rows, accumulation=parts, length=length)
   optimizer, schedule = make_optimizer(config.optim, config.train.num_steps)
@@ -60,7 +70,7 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
     )
   windows = {"length": length, "document_mask": config.data.document_mask}
   windows["block"] = sharding.process_block(mesh)
-  train = data.train_batches(text.train, batch_size=rows, seed=config.seed, **windows)
+  train = train_batches(config, text, block=windows["block"])
   # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
   val = data.eval_batches(
     text.val,
@@ -72,6 +82,24 @@ def make_task(config: Any, log: Callable[[str], None] = print) -> Task:
   model = models.make_model(config.model, vocab_size=text.tokenizer.vocab_size)
   abstract = abstract_state(model, optimizer, mesh=mesh, preset=config.mesh.preset, length=length)
   return Task(mesh, text, train, val, model, optimizer, schedule, abstract)
+
+
+def train_batches(config: Any, text: data.TextData, block: tuple[int, int] = (0, 1)) -> Any:
+  """The endless training batches of `config.seed`; `[s]` makes step s + 1.
+
+  Args:
+    config: of a run.
+    text: that it is trained on.
+    block: of every batch only the i-th of `count` blocks of rows; the whole by default.
+  """
+  return data.train_batches(
+    text.train,
+    batch_size=config.train.batch_size,
+    seed=config.seed,
+    length=config.data.length,
+    document_mask=config.data.document_mask,
+    block=block,
+  )
 
 
 def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:

@@ -1,0 +1,65 @@
+"""What an arm costs: parameters, FLOPs, memory."""
+
+import functools
+from typing import Any
+
+import jax
+
+from hc_jax import sharding
+from hc_jax.params import param_count
+from hc_jax.train.state import abstract_state
+from hc_jax.train.step import train_step
+from hc_jax.train.task import Task
+
+FLOPS_OF = (
+  "counted by XLA in the program of one training step (forward, backward, optimizer) before its "
+  "optimisations, layers unrolled and nothing computed twice"
+)
+
+
+def model_costs(task: Task, config: Any) -> dict[str, Any]:
+  """Counts of one run that follow from its config.
+
+  Returns:
+    `params`, `connection_params`, and `flops_per_token` of training (None where XLA gives none).
+  """
+  count = param_count(task.abstract.params)
+  tokens = config.train.batch_size * config.data.length
+  flops = _step_flops(task, config)
+  return {
+    "params": count.total,
+    "connection_params": count.connection,
+    "flops_per_token": None if flops is None else flops / tokens,
+  }
+
+
+def _step_flops(task: Task, config: Any) -> float | None:
+  """FLOPs of a training step; a loop's body would count once, so that there is none."""
+  model = task.model.clone(scan=False, remat="none")
+  length, rows = config.data.length, config.train.batch_size
+  abstract = abstract_state(model, task.optimizer, mesh=task.mesh, length=8)
+  batch = {
+    name: jax.ShapeDtypeStruct((rows, length), value.dtype)
+    for name, value in task.val[0].items()
+    if name in ("inputs", "targets", "mask", "segment_ids")
+  }
+  step = functools.partial(
+    train_step, model=model, optimizer=task.optimizer, schedule=task.schedule
+  )
+  with sharding.use_mesh(task.mesh, config.mesh.preset):
+    analysis = jax.jit(step).lower(abstract, batch).cost_analysis()
+  flops = (analysis or {}).get("flops")
+  return float(flops) if flops and flops > 0 else None
+
+
+def memory_bytes(compiled: Any) -> int | None:
+  """Bytes of a compiled program while it runs, arguments included, as XLA planned them."""
+  found = compiled.memory_analysis()
+  if found is None:
+    return None
+  return int(
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes
+  )

@@ -1,0 +1,144 @@
+"""A report as a list of blocks, and as Markdown or as one HTML page that needs no other file."""
+
+import base64
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Sequence
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto;
+  max-width: 62rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .93rem; display: block;
+  overflow-x: auto; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { max-width: 100%; height: auto; }
+code { background: #f3f3f3; padding: .1em .3em; border-radius: 3px; font-size: .92em; }
+figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: .93rem; }
+@media print { body { max-width: none; } }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+  """A heading; level 1 is the title."""
+
+  text: str
+  level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+  """Text; `code` and **strong** are marked as in Markdown."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+  """A list."""
+
+  lines: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Cells as text.
+
+  Attributes:
+    head: of the columns.
+    rows: of as many cells.
+    left: columns that hold words, and not numbers.
+  """
+
+  head: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  left: Sequence[int] = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A PNG file beside the report, and what it shows."""
+
+  file: str
+  caption: str
+
+
+Block = Heading | Paragraph | Items | Table | Picture
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+  """The report as Markdown; pictures are links to their files."""
+  return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+  match block:
+    case Heading(text, level):
+      return "#" * level + " " + text
+    case Paragraph(text):
+      return text
+    case Items(lines):
+      return "\n".join(f"* {line}" for line in lines)
+    case Table(head, rows, left):
+      rule = ["---" if i in left else "---:" for i in range(len(head))]
+      return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+    case Picture(file, caption):
+      return f"![{caption}]({file})\n\n{caption}"
+
+
+def to_html(blocks: Sequence[Block], folder: str) -> str:
+  """The report as one page; pictures are inside of it.
+
+  Args:
+    blocks: of the report.
+    folder: where the pictures lie.
+  """
+  title = next((b.text for b in blocks if isinstance(b, Heading) and b.level == 1), "")
+  body = "\n".join(_html(block, folder) for block in blocks)
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n"
+    "</body>\n</html>\n"
+  )
+
+
+def _html(block: Block, folder: str) -> str:
+  match block:
+    case Heading(text, level):
+      return f"<h{level}>{_inline(text)}</h{level}>"
+    case Paragraph(text):
+      return f"<p>{_inline(text)}</p>"
+    case Items(lines):
+      return "<ul>\n" + "\n".join(f"<li>{_inline(line)}</li>" for line in lines) + "\n</ul>"
+    case Table(head, rows, left):
+      lines = [_html_row("th", head, left), *(_html_row("td", row, left) for row in rows)]
+      return "<table>\n" + "\n".join(lines) + "\n</table>"
+    case Picture(file, caption):
+      with open(os.path.join(folder, file), "rb") as picture:
+        data = base64.b64encode(picture.read()).decode()
+      return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{_inline(caption)}</figcaption></figure>"
+      )
+
+
+def _html_row(tag: str, cells: Sequence[str], left: Sequence[int]) -> str:
+  inside = "".join(
+    f"<{tag}>{_inline(cell)}</{tag}>"
+    if i in left
+    else f'<{tag} class="number">{_inline(cell)}</{tag}>'
+    for i, cell in enumerate(cells)
+  )
+  return f"<tr>{inside}</tr>"
+
+
+def _inline(text: str) -> str:
+  text = html.escape(text, quote=False)
+  text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+  return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)

@@ -1,0 +1,136 @@
+"""The folder of a sweep: which sweep it holds, and one writer at a time for what all share.
+
+sweep.json          the sweep, as it was begun
+arms/<arm>/         result.json when finished; checkpoints or runs while under way
+results.jsonl, report.md, report.html, *.png
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hc_jax import config as config_lib
+from hc_jax import durable
+from hc_jax.ablate import provenance
+from hc_jax.ablate.sweep import Sweep
+from hc_jax.errors import UserError
+
+FILE, LOCK = "sweep.json", "sweep.lock"
+FORMAT = "hc_jax sweep 1"
+# None of it changes what a run computes.
+MAY_CHANGE = (
+  "base.train.checkpoint_every",
+  "base.train.keep",
+  "base.train.compilation_cache",
+  "base.data.workers",
+  "base.data.dir",
+  "title",
+)
+
+
+def to_json(sweep: Sweep) -> dict[str, Any]:
+  """A sweep as JSON values."""
+  return {
+    "title": sweep.title,
+    "base": config_lib.to_json(sweep.base),
+    "arms": json.loads(json.dumps({name: dict(delta) for name, delta in sweep.arms.items()})),
+    "seeds": [int(seed) for seed in sweep.seeds],
+    "baseline": sweep.baseline_arm,
+    "learning_rates": [float(rate) for rate in sweep.learning_rates],
+    "one_by_one": sweep.one_by_one,
+  }
+
+
+def from_json(values: Mapping[str, Any]) -> Sweep:
+  """The sweep that `to_json` made these values of."""
+  return Sweep(**{**values, "base": config_lib.from_json(values["base"])})
+
+
+def open_sweep(out: str, sweep: Sweep) -> None:
+  """Makes `out` the folder of a sweep, or goes on with it.
+
+  Raises:
+    UserError: it cannot be written, holds something else, or another sweep.
+  """
+  path = os.path.join(out, FILE)
+  if os.path.isdir(out) and not os.path.exists(path) and set(os.listdir(out)) - {LOCK}:
+    raise UserError(
+      f"{out} holds something else than a sweep (there is no {FILE}); choose another --out"
+    )
+  try:
+    os.makedirs(out, exist_ok=True)
+    with exclusive(out):
+      if os.path.exists(path):
+        _check_same(out, sweep)
+        return
+      values = {
+        "format": FORMAT,
+        "sweep": to_json(sweep),
+        "command": provenance.command(),
+      }
+      durable.write_atomically(path, json.dumps(values, indent=1) + "\n")
+  except OSError as error:
+    raise UserError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
+
+
+def read_sweep(out: str) -> tuple[Sweep, str]:
+  """The sweep that lies in `out`, and the command that began it.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  path = os.path.join(out, FILE)
+  try:
+    with open(path, encoding="utf-8") as file:
+      values = json.load(file)
+    if values["format"] != FORMAT:
+      raise UserError(f"{path} is of format {values['format']!r}; this version reads {FORMAT!r}")
+    return from_json(values["sweep"]), values["command"]
+  except FileNotFoundError as error:
+    raise UserError(f"{out} holds no sweep: there is no {path}") from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} cannot be read as a sweep ({error})") from error
+
+
+def _check_same(out: str, sweep: Sweep) -> None:
+  there, _ = read_sweep(out)
+  before, now = to_json(there), to_json(sweep)
+  differing = [key for key in config_lib.diff(before, now) if key not in MAY_CHANGE]
+  if differing:
+    lines = [f"{key} {_value(before, key)} -> {_value(now, key)}" for key in differing]
+    more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+    raise UserError(
+      f"{out} holds another sweep (there -> here): {'; '.join(lines[:8])}{more}. Choose another "
+      "--out, or give the sweep that lies there"
+    )
+
+
+def _value(values: Any, key: str) -> str:
+  """What lies at a dotted key, in words; keys inside of an arm have dots of their own."""
+  while key:
+    if not isinstance(values, Mapping):
+      return "nothing"
+    part = next(
+      (name for name in sorted(values, key=len, reverse=True) if f"{key}.".startswith(f"{name}.")),
+      None,
+    )
+    if part is None:
+      return "nothing"
+    values, key = values[part], key[len(part) + 1 :]
+  return repr(values)
+
+
+@contextlib.contextmanager
+def exclusive(out: str) -> Iterator[None]:
+  """Waits until no other process is inside, where the file system has locks.
+
+  Raises:
+    OSError: the folder cannot be written.
+  """
+  with open(os.path.join(out, LOCK), "w", encoding="utf-8") as file:
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield

@@ -1,0 +1,68 @@
+"""The seeds of an arm one after the other, each an ordinary run of the trainer in a folder."""
+
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hc_jax.ablate.records import Curves
+from hc_jax.train.errors import NonFiniteError
+from hc_jax.train.loop import train_and_evaluate
+from hc_jax.train.metrics import read_metrics
+
+
+def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves], dict[str, Any]]:
+  """Trains each run in `folder/seed-<seed>`, as train.py would; finished ones are passed by.
+
+  Returns:
+    The curves of each, and what was measured of time.
+
+  Raises:
+    UserError, Stopped, StorageError, OutOfMemoryError: as `train_and_evaluate`.
+  """
+  curves, steps = [], []
+  for config in configs:
+    workdir, diverged = os.path.join(folder, f"seed-{config.seed}"), None
+    try:
+      train_and_evaluate(config, workdir)
+    except NonFiniteError as error:
+      diverged = error.step
+    rows = read_metrics(workdir)
+    curves.append(curves_of(rows, diverged))
+    steps += [row["perf/step_s"] for row in rows if "perf/step_s" in row]
+  step = statistics.median(steps) if steps else None
+  tokens = configs[0].train.batch_size * configs[0].data.length
+  return curves, {
+    "together": "one seed",
+    "step_seconds": step,
+    "step_cpu_seconds": None,
+    "tokens_per_s": tokens / step if step else None,
+    "training_seconds": sum(c.val["seconds"][-1] for c in curves if c.val["seconds"]),
+    "compile_seconds": None,
+    "memory_bytes": None,
+    "memory_of": "not measured when seeds train one by one",
+  }
+
+
+def curves_of(rows: Iterable[Mapping[str, Any]], diverged: int | None = None) -> Curves:
+  """The curves of a run from its rows of metrics.jsonl; those from step `diverged` on are left out.
+
+  The seconds are those of the steps, of which a row has the mean since the row before.
+  """
+  curves, seconds, last = Curves(diverged=diverged), 0.0, 0
+  for row in rows:
+    step = row["step"]
+    if diverged is not None and step >= diverged:
+      break
+    if "perf/step_s" in row:
+      seconds, last = seconds + row["perf/step_s"] * (step - last), step
+    if "train/loss" in row:
+      curves.train["step"].append(step)
+      curves.train["loss"].append(row["train/loss"])
+    if "val/loss" in row:
+      curves.val["step"].append(step)
+      curves.val["seconds"].append(round(seconds, 3))
+      for name in ("loss", "bpb"):
+        if f"val/{name}" in row:
+          curves.val.setdefault(name, []).append(row[f"val/{name}"])
+  return curves

@@ -1,0 +1,84 @@
+"""Numbers over seeds: mean, spread, and the paired difference to the baseline with its interval."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """A paired difference, arm minus baseline, over the seeds that both have.
+
+  Attributes:
+    by_seed: of each seed.
+    mean: of them.
+    half_width: of the interval `mean ± half_width`; None with fewer than two seeds.
+  """
+
+  by_seed: tuple[float, ...]
+  mean: float
+  half_width: float | None
+
+  @property
+  def low(self) -> float:
+    """The lower end of the interval."""
+    return self.mean - (math.inf if self.half_width is None else self.half_width)
+
+  @property
+  def high(self) -> float:
+    """The upper end of the interval."""
+    return self.mean + (math.inf if self.half_width is None else self.half_width)
+
+
+def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
+  """Arm minus baseline by seed, and Student's 95 % interval of the mean.
+
+  Args:
+    arm: a number for each seed.
+    baseline: the same seeds in the same order.
+
+  Raises:
+    ValueError: of no seeds, or of different numbers of them.
+  """
+  if len(arm) != len(baseline) or not len(arm):
+    raise ValueError(f"paired numbers are wanted, not {len(arm)} and {len(baseline)}")
+  differences = np.subtract(arm, baseline, dtype=np.float64)
+  half = None
+  if len(arm) > 1:
+    half = t_quantile(len(arm) - 1) * differences.std(ddof=1) / math.sqrt(len(arm))
+  return Difference(tuple(map(float, differences)), float(differences.mean()), half)
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+  """Mean and standard deviation (n - 1); None for the latter with fewer than two values."""
+  array = np.asarray(values, np.float64)
+  return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+@functools.cache
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+  """Where Student's distribution has `level` of its mass between -t and t, to 1e-9.
+
+  Args:
+    freedom: degrees of freedom, 1 or more.
+    level: of the interval.
+  """
+  nodes, weights = np.polynomial.legendre.leggauss(200)
+  constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+  # With x = sqrt(freedom) tan(angle) the density's integral is one of cos(angle)^(freedom - 1).
+  constant *= 2 / math.sqrt(math.pi)
+
+  def mass(angle: float) -> float:
+    at = angle * (nodes + 1) / 2
+    return float(constant * angle / 2 * np.sum(weights * np.cos(at) ** (freedom - 1)))
+
+  low, high = 0.0, math.pi / 2
+  for _ in range(100):
+    middle = (low + high) / 2
+    low, high = (middle, high) if mass(middle) < level else (low, middle)
+  return math.sqrt(freedom) * math.tan(low)
