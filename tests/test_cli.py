@@ -1,6 +1,7 @@
 """The commands, as a user calls them, on a tiny run."""
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ def test_analyze_draws_and_prints_what_a_run_learned(run, capsys, tmp_path):
     assert (tmp_path / f"{name}.csv").read_text().count("\n") > 1
     assert str(tmp_path / f"{name}.png, .csv") in out
   assert "comp_amax_fwd" in out and "max_i |sum_j P_ij|" in out
+
+
+def test_compare_draws_two_runs_and_says_what_is_not_of_one_kind(run, capsys, tmp_path):
+  argv = ["analyze", str(run), "--compare", str(run), f"--out={tmp_path}", "--formats=svg"]
+  with tiny.tiny_text():
+    assert cli.main(argv) == 0
+  out = capsys.readouterr().out
+  assert "run (1)" in out and "run (2)" in out and "parallel pairs" in out
+  assert (tmp_path / "compare_loss.svg").exists() and (tmp_path / "findings.md").exists()
+  assert cli.main([*argv[:3], "/nonexistent/run"]) == 2
+  assert "no run" in capsys.readouterr().err
+
+
+def test_losses_of_other_texts_are_not_compared():
+  def of(fingerprint, tokenizer="bytes"):
+    card = {"data": {"fingerprint": fingerprint, "tokenizer": tokenizer, "vocab_size": 257}}
+    return types.SimpleNamespace(card=card, config=tiny.config())
+
+  assert cli.analyze._other_text(of("a"), of("a", "copied.model")) == ""
+  assert "other texts, py_stdlib a" in cli.analyze._other_text(of("a"), of("b"))
+  assert "other tokenizers, bytes" in cli.analyze._other_text(of("a"), of("b", "x.model"))
 
 
 def test_the_version_is_the_packages():

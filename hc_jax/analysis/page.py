@@ -103,7 +103,7 @@ def _findings(table: Table) -> str:
   )
   return (
     '<section id="findings"><h2>Findings</h2>\n<p class="note">What arXiv 2409.19606 found in its '
-    "networks, on this one and on known ones; layers are sublayers, counted from 1.</p>\n"
+    "networks, as numbers; layers are sublayers, counted from 1.</p>\n"
     f'<div class="scroll"><table>\n<tr>{head}</tr>\n{chr(10).join(rows)}\n</table></div>\n'
     f"<details><summary>Definitions</summary><dl>\n{definitions}</dl></details></section>"
   )
@@ -296,11 +296,19 @@ def _loss(part: Part) -> View:
   steps = part.table.rows
   names = {"train/loss": "training", "val/loss": "validation"}
   option = _series("loss", part.table, names, phrase="step {}")
-  marks = {round(i * (len(steps) - 1) / 8) for i in range(9)}
-  option["ticks"] = [str(row[0]) * (i in marks) for i, row in enumerate(steps)]
-  option["positions"] = [row[0] for row in steps]
+  _at_steps(option, steps)
   note = "Against optimizer steps."
   return _lines(part, "Loss", note, "nats per token", [option] if option["series"] else [])
+
+
+def _compared(part: Part) -> View:
+  what = part.name.removeprefix("compare_")
+  columns = part.table.columns
+  option = _series(what, part.table, {c: c for c in columns[1:]}, phrase=f"{columns[0]} {{}}")
+  if columns[0] == "step":
+    _at_steps(option, part.table.rows)
+  option["log"] = what == "gains"
+  return _lines(part, f"Compared: {what}", "Of both networks.", "", [option])
 
 
 def _lines(part: Part, title: str, note: str, label: str, options: Sequence[View]) -> View:
@@ -333,6 +341,13 @@ def _series(
     "ticks": [short(text) for text in x],
     "series": series,
   }
+
+
+def _at_steps(option: View, rows: Sequence[Sequence[Any]]) -> None:
+  """Places the points of curves by their step, and names some of these."""
+  marks = {round(i * (len(rows) - 1) / 8) for i in range(9)}
+  option["ticks"] = [str(row[0]) * (i in marks) for i, row in enumerate(rows)]
+  option["positions"] = [row[0] for row in rows]
 
 
 def _matrix(cells: Iterable[tuple[int, int, float]]) -> list[list[float | None]]:
@@ -378,4 +393,7 @@ VIEWS = {
   "streams": _streams,
   "connections": _connections,
   "loss": _loss,
+  "compare_loss": _compared,
+  "compare_gains": _compared,
+  "compare_similarity": _compared,
 }

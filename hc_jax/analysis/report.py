@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hc_jax.analysis import findings, measures, page, plots, spectra
 from hc_jax.analysis.collect import Site
-from hc_jax.analysis.parts import Part, look
+from hc_jax.analysis.parts import Part
 from hc_jax.analysis.parts import ablation_part as ablation_part
+from hc_jax.analysis.parts import look as look
 from hc_jax.analysis.parts import loss_part as loss_part
 from hc_jax.analysis.tables import Table
 
@@ -126,13 +127,17 @@ def _print_tables(
     for name, value in zip(sites, similar, strict=False):
       log(f"{name}  similarity to the input before: {'-' if value is None else f'{value:.3f}'}")
   if "findings" in tables:
-    *columns, _ = tables["findings"].columns
-    rows = [row[:-1] for row in tables["findings"].rows]
-    log(f"\nWhat {PAPER}, on this network and on known ones:")
-    log(Table(columns, rows).text())
-    log("")
-    for name, definition in findings.DEFINITIONS.items():
-      log(_definition(name, definition))
+    print_findings(tables["findings"], log)
+
+
+def print_findings(table: Table, log: Callable[[str], None] = print) -> None:
+  """The numbers, side by side, and their definitions."""
+  *columns, _ = table.columns
+  log(f"\nWhat {PAPER}, as numbers:")
+  log(Table(columns, [row[:-1] for row in table.rows]).text())
+  log("")
+  for name, definition in findings.DEFINITIONS.items():
+    log(_definition(name, definition))
 
 
 def _print_sites(

@@ -1,11 +1,13 @@
-"""`hc-jax analyze RUN`: figures, their numbers, and a table of every site."""
+"""`hc-jax analyze RUN`: figures, their numbers, and a table of every site; or two runs compared."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hc_jax.errors import UserError
 
-HELP = "Draws what a run learned: loss, connections, what layers see, gains."
+HELP = "Draws what a run learned: loss, connections, what layers see, gains; or compares two."
 ANALYZED_TOKENS = 2048  # all streams of all sites are in memory at once
 ABLATED_TOKENS = 512  # the network runs on them once for every site and stream
 
@@ -17,42 +19,113 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--formats", default="png,pdf,svg", help="of the pictures; each takes its time (png,pdf,svg)"
   )
+  parser.add_argument(
+    "--compare",
+    default=None,
+    metavar="RUN2",
+    help="draw nothing but both runs side by side (to RUN/analysis/compare)",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  from hc_jax import data, train
-  from hc_jax.analysis import ablate_streams, collect_sites, measures, report
+  from hc_jax import train
+  from hc_jax.analysis import ablate_streams, measures, report
 
   formats = args.formats.split(",")
   if not set(formats) <= {"png", "pdf", "svg"}:
     raise UserError(f"--formats={args.formats} is not of png, pdf and svg, with commas between")
   run = train.load_run(args.run, args.step)
-  out = Path(args.out or Path(run.workdir) / "analysis")
+  folder = Path(args.out or Path(run.workdir) / "analysis")
+  if args.compare is not None:
+    other = train.load_run(args.compare)
+    return _compare(run, other, _made(folder if args.out else folder / "compare"), formats)
+  out, metrics = _made(folder), train.read_metrics(run.workdir)
+  sites, tokens, title = _look(run)
+  more = [report.loss_part(metrics, title)]
+  if sites is None:
+    reason = "ResiDual (model.block='dual') has no connections"
+    report.write_parts(more, out, title, print, formats, {"other figure": reason})
+    return None
+  if not measures.is_residual(list(sites.values())):  # to zero its one stream says nothing
+    some = tokens[: max(1, ABLATED_TOKENS // tokens.shape[1]), :ABLATED_TOKENS]
+    kl = ablate_streams(run.model, run.params, sites, some)
+    more.append(report.ablation_part(sites, kl, title, some.size))
+  report.write_report(sites, out, title, formats=formats, more=more)
+  return None
+
+
+def _made(out: Path) -> Path:
   try:
     out.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
-  model = run.config.model
-  name = "hybrid" if model.get("layers") else model.connection.name
+  return out
+
+
+def _look(run: Any, text: Any = None) -> tuple[Any, Any, str]:
+  """Sites on validation text (its own, if none is given), the tokens, and a title.
+
+  ResiDual has no sites: None.
+  """
+  from hc_jax import data, train
+  from hc_jax.analysis import collect_sites, report
+
+  model, length = run.config.model, run.config.data.length
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
-  metrics = train.read_metrics(run.workdir)
   if model.get("block") == "dual":
-    title = title.replace("{}", "ResiDual")
-    reason = "ResiDual (model.block='dual') has no connections"
-    report.write_parts(
-      [report.loss_part(metrics, title)], out, title, print, formats, {"other figure": reason}
+    return None, None, title.format("ResiDual")
+  text = text or train.open_text(run.config.data)
+  rows = max(1, min(8, ANALYZED_TOKENS // length))
+  batch = data.eval_batches(text.val, length=length, batch_size=rows, num_batches=1)[0]
+  sites = collect_sites(run.model, run.params, batch["inputs"])
+  name = "hybrid" if model.get("layers") else model.connection.name
+  return sites, batch["inputs"], title.format(f"{name}, {report.describe(sites)}")
+
+
+def _compare(run: Any, other: Any, out: Path, formats: Sequence[str]) -> None:
+  """Both runs side by side; what cannot be compared is left out, with the reason."""
+  from hc_jax import train
+  from hc_jax.analysis import compare, report
+
+  text = train.open_text(run.config.data)
+  reason = _other_text(run, other)
+  looks, names, titles = [], [], []
+  for one in (run, other):
+    sites, _, title = _look(one, None if one is other and reason else text)
+    parts = [] if sites is None else report.look(sites)[0]
+    parts.append(report.loss_part(train.read_metrics(one.workdir)))
+    looks.append({part.name: part for part in parts})
+    names.append(Path(one.workdir).name)
+    titles.append(title)
+  if names[0] == names[1]:
+    names = [Path(one.workdir).parent.name + "/" + Path(one.workdir).name for one in (run, other)]
+  if names[0] == names[1]:
+    names = [f"{name} ({i})" for i, name in enumerate(names, 1)]
+  parts, skipped = compare.compare_parts(tuple(names), tuple(looks), reason)
+  print("\n".join(titles))
+  report.write_parts(parts, out, " and ".join(titles), print, formats, skipped)
+  for part in parts:
+    if part.name == "findings":
+      report.print_findings(part.table)
+  for one, look in zip(names, looks, strict=True):
+    final = [row[2] for row in look["loss"].table.rows if row[2] is not None]
+    if final and not reason:
+      print(f"{one}: val/loss {final[-1]:.4f} nats per token at its last evaluation")
+
+
+def _other_text(run: Any, other: Any) -> str:
+  """Why the losses of two runs are not of one kind; nothing if they are."""
+  data = [one.card["data"] for one in (run, other)]
+  if data[0]["fingerprint"] == data[1]["fingerprint"]:  # of the text and the tokenizer
+    return ""
+  if data[0]["tokenizer"] != data[1]["tokenizer"] or data[0]["vocab_size"] != data[1]["vocab_size"]:
+    kinds = [f"{d['tokenizer']} ({d['vocab_size']:,} tokens)" for d in data]
+    return (
+      f"the runs have other tokenizers, {kinds[0]} and {kinds[1]}: nats per token are not of one "
+      "kind (hc-jax eval gives bits per byte of both on the same --files)"
     )
-    return
-  config = run.config.data
-  text = train.open_text(config)
-  rows = max(1, min(8, ANALYZED_TOKENS // config.length))
-  batch = data.eval_batches(text.val, length=config.length, batch_size=rows, num_batches=1)[0]
-  tokens = batch["inputs"]
-  sites = collect_sites(run.model, run.params, tokens)
-  title = title.replace("{}", f"{name}, {report.describe(sites)}")
-  more = [report.loss_part(metrics, title)]
-  if not measures.is_residual(list(sites.values())):  # to zero its one stream says nothing
-    some = tokens[: max(1, ABLATED_TOKENS // config.length), :ABLATED_TOKENS]
-    kl = ablate_streams(run.model, run.params, sites, some)
-    more.append(report.ablation_part(sites, kl, title, some.size))
-  report.write_report(sites, out, title, formats=formats, more=more)
+  texts = [f"{one.config.data.name} {one.card['data']['fingerprint'][:12]}" for one in (run, other)]
+  return (
+    f"the runs have other texts, {texts[0]} and {texts[1]}: their losses say nothing of each other "
+    "(hc-jax eval gives both on the same --files)"
+  )

@@ -11,6 +11,7 @@ from hc_jax.analysis.plots.arms import learning_rates as learning_rates
 from hc_jax.analysis.plots.arms import loss_against_cost as loss_against_cost
 from hc_jax.analysis.plots.arms import loss_difference as loss_difference
 from hc_jax.analysis.plots.arms import smoothed_losses as smoothed_losses
+from hc_jax.analysis.plots.compare import compared as compared
 from hc_jax.analysis.plots.connections import connection_weights as connection_weights
 from hc_jax.analysis.plots.connections import weight_distributions as weight_distributions
 from hc_jax.analysis.plots.depth import gains as gains

@@ -63,7 +63,7 @@ def gains(
     )
     if head:
       for ax in axes[row]:
-        _log_scale(ax)
+        log_scale(ax)
   for ax in axes.ravel():
     ax.grid(alpha=0.3)
   for column, side in enumerate(("left", "right")):
@@ -119,7 +119,7 @@ def _token_mean(values: np.ndarray) -> np.ndarray:
   return np.array([np.nanmean(values[..., i]) for i in range(values.shape[-1])])
 
 
-def _log_scale(ax) -> None:
+def log_scale(ax) -> None:
   """Logarithmic, with plain numbers; those between the powers of ten only on a short axis."""
   ax.set_yscale("log")
   low, high = ax.get_ylim()

@@ -1,0 +1,116 @@
+"""Two networks side by side: loss, what was found in them, gains and similarity."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hc_jax.analysis import findings, plots
+from hc_jax.analysis.parts import Part
+from hc_jax.analysis.tables import Table
+
+LOSSES = {"train/loss": "training", "val/loss": "validation"}
+GAINS = {
+  "composite Amax gain": {
+    "composite_amax_fwd_mean": "forward",
+    "composite_amax_bwd_mean": "backward",
+  },
+  "composite norm": {"composite_norm_fwd_mean": "forward", "composite_norm_bwd_mean": "backward"},
+}
+Curve = tuple[str, int, Sequence[Any], Sequence[Any]]  # label, which network, x, y
+
+
+def compare_parts(
+  names: tuple[str, str],
+  looks: tuple[Mapping[str, Part], Mapping[str, Part]],
+  other_loss: str = "",
+) -> tuple[list[Part], dict[str, str]]:
+  """The parts of a comparison, and what is left out with the reason.
+
+  Args:
+    names: of the two, not the same.
+    looks: parts of each by name, of `look` and `loss_part`.
+    other_loss: why the losses cannot be compared; the rest is compared all the same.
+
+  Returns:
+    Of "compare_loss", "findings", "compare_gains" and "compare_similarity" those that at least one
+    of the two has.
+  """
+  title = f"{names[0]} and {names[1]}"
+  parts, skipped = [], {}
+  if other_loss:
+    skipped["compare_loss"] = other_loss
+  else:
+    panel = {"loss (nats per token)": LOSSES}
+    parts.append(_curves("compare_loss", names, looks, "loss", panel, "optimizer step", title))
+  if any("findings" in look for look in looks):
+    parts.append(_findings(names, looks))
+  depth = {
+    "xlabel": "site, from the first",
+    "title": f"{title}, means over tokens",
+    "numbered": True,
+  }
+  for part in (
+    _curves("compare_gains", names, looks, "gains", GAINS, log=True, **depth),
+    _curves(
+      "compare_similarity",
+      names,
+      looks,
+      "similarity",
+      {"cosine with the input before": {"median": "median"}},
+      first=2,
+      **depth,
+    ),
+  ):
+    if part.table.rows:
+      parts.append(part)
+    else:
+      skipped[part.name] = "neither of the two has it"
+  return parts, skipped
+
+
+def _curves(
+  name: str,
+  names: Sequence[str],
+  looks: Sequence[Mapping[str, Part]],
+  source: str,
+  panels: Mapping[str, Mapping[str, str]],
+  xlabel: str,
+  title: str,
+  numbered: bool = False,
+  first: int = 1,
+  log: bool = False,
+) -> Part:
+  """Columns of one table of both, a panel for each group of them."""
+  drawn: dict[str, list[Curve]] = {panel: [] for panel in panels}
+  columns, values = [], []
+  for which, look in enumerate(looks):
+    if source not in look:
+      continue
+    table = look[source].table
+    x = [k if numbered else row[0] for k, row in enumerate(table.rows, first)]
+    for panel, keys in panels.items():
+      for key, text in keys.items():
+        at = list(table.columns).index(key)
+        known = {i: row[at] for i, row in zip(x, table.rows, strict=True) if row[at] is not None}
+        label = f"{names[which]}, {text}"
+        drawn[panel].append((label, which, list(known), list(known.values())))
+        columns.append(label if len(panels) == 1 else f"{label}, {panel}")
+        values.append(known)
+  steps = sorted({x for known in values for x in known})
+  head = "site" if numbered else "step"
+  table = Table((head, *columns), [(x, *(known.get(x) for known in values)) for x in steps])
+  return Part(name, functools.partial(plots.compared, drawn, xlabel, title, log), table)
+
+
+def _findings(names: Sequence[str], looks: Sequence[Mapping[str, Part]]) -> Part:
+  """The findings of both; which layers they speak of, by network."""
+  own = [
+    {row[0]: (row[1], row[-2]) for row in look["findings"].table.rows} if "findings" in look else {}
+    for look in looks
+  ]
+  rows = []
+  for name, definition in findings.DEFINITIONS.items():
+    found = [of.get(name, (float("nan"), "")) for of in own]
+    which = "; ".join(f"{n}: {w}" for n, (_, w) in zip(names, found, strict=True) if w)
+    rows.append((name, *(value for value, _ in found), which, definition))
+  return Part("findings", None, Table(("finding", *names, "which", "definition"), rows))

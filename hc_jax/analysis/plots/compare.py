@@ -1,0 +1,47 @@
+"""Curves of two networks on the same axes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from hc_jax.analysis.plots.depth import FLOOR, log_scale
+from hc_jax.analysis.plots.style import COLORS
+
+_LINES = ("o-", "s--")
+
+
+def compared(
+  panels: Mapping[str, Sequence[tuple[str, int, Sequence[Any], Sequence[Any]]]],
+  xlabel: str,
+  title: str = "",
+  log: bool = False,
+) -> Figure:
+  """A panel for each quantity; a colour for each network, solid and dashed for its curves.
+
+  Args:
+    panels: by the label of the y axis: curves `(label, which network, x, y)`.
+    xlabel: of all panels.
+    title: above the figure.
+    log: whether y is logarithmic.
+  """
+  size = (7.5 if len(panels) == 1 else 5.5 * len(panels), 4.4)
+  fig, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+  fig.suptitle(title, fontsize=11)
+  for ax, (label, curves) in zip(axes[0], panels.items(), strict=True):
+    drawn = [0, 0]
+    for text, which, x, y in curves:
+      line = _LINES[drawn[which] % len(_LINES)]
+      drawn[which] += 1
+      y = [max(value, FLOOR) for value in y] if log else y
+      ax.plot(
+        x, y, line if len(x) <= 60 else line[1:], color=COLORS[which], lw=1.5, ms=4, label=text
+      )
+    ax.set(xlabel=xlabel, ylabel=label)
+    if log and curves:
+      log_scale(ax)
+    ax.grid(alpha=0.3)
+    if curves:
+      ax.legend(frameon=False, fontsize=8)
+  return fig
