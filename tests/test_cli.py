@@ -94,7 +94,7 @@ def test_compare_draws_two_runs_and_says_what_is_not_of_one_kind(run, capsys, tm
   with tiny.tiny_text():
     assert cli.main(argv) == 0
   out = capsys.readouterr().out
-  assert "run (1)" in out and "run (2)" in out and "parallel pairs" in out
+  assert "run (1): " in out and "at step 2, its last" in out and "parallel pairs" in out
   assert (tmp_path / "compare_loss.svg").exists() and (tmp_path / "findings.md").exists()
   assert cli.main([*argv[:3], "/nonexistent/run"]) == 2
   assert "no run" in capsys.readouterr().err

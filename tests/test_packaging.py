@@ -112,6 +112,18 @@ def test_every_import_of_the_package_is_a_declared_dependency():
         assert owners & declared, f"{path.relative_to(ROOT)} imports {top}: declare {owners}"
 
 
+def test_the_wheel_has_every_file_of_the_package():
+  """What is no Python file, such as the page of hc-jax analyze, is named or stays behind."""
+  package = ROOT / "hc_jax"
+  named = [
+    p
+    for pattern in PYPROJECT["tool"]["setuptools"]["package-data"]["hc_jax"]
+    for p in package.glob(pattern)
+  ]
+  others = [p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+  assert len(others) >= 4 and set(others) <= set(named)
+
+
 def test_extras():
   extras = PROJECT["optional-dependencies"]
   assert {"cuda", "tpu", "tokenizers", "parquet", "test", "lint", "parity"} <= set(extras)

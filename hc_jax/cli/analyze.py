@@ -107,10 +107,20 @@ def _compare(run: Any, other: Any, out: Path, formats: Sequence[str]) -> None:
   for part in parts:
     if part.name == "findings":
       report.print_findings(part.table)
-  for one, look in zip(names, looks, strict=True):
-    final = [row[2] for row in look["loss"].table.rows if row[2] is not None]
-    if final and not reason:
-      print(f"{one}: val/loss {final[-1]:.4f} nats per token at its last evaluation")
+  if not reason:
+    _print_losses(names, [look["loss"].table.rows for look in looks])
+
+
+def _print_losses(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+  """The last validation loss of each, and those of the last step at which both have one."""
+  found = [{row[0]: row[2] for row in own if row[2] is not None} for own in rows]
+  common = max(found[0].keys() & found[1].keys(), default=None)
+  print("\nval/loss in nats per token:")
+  for name, losses in zip(names, found, strict=True):
+    if losses:
+      last = max(losses)
+      both = "" if common in (None, last) else f", {losses[common]:.4f} at step {common:,}"
+      print(f"  {name}: {losses[last]:.4f} at step {last:,}, its last{both}")
 
 
 def _other_text(run: Any, other: Any) -> str:

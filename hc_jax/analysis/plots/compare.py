@@ -41,7 +41,7 @@ def compared(
     ax.set(xlabel=xlabel, ylabel=label)
     if log and curves:
       log_scale(ax)
-    ax.grid(alpha=0.3)
+    ax.grid(alpha=0.3, which="both")
     if curves:
       ax.legend(frameon=False, fontsize=8)
   return fig
