@@ -14,9 +14,9 @@ def get_sweep():
   c = quickstart.get_config()
   c.model.d_model, c.model.num_layers, c.model.num_heads = 64, 4, 4
   c.model.init_std = 0.08
-  c.train.batch_size, c.data.length = 8, 128
-  c.train.num_steps, c.train.eval_every, c.train.eval_batches = 500, 50, 20
-  c.train.log_every, c.train.checkpoint_every = 5, 100
+  c.train.batch_size, c.data.length = 4, 128
+  c.train.num_steps, c.train.eval_every, c.train.eval_batches = 400, 50, 20
+  c.train.log_every, c.train.checkpoint_every = 1, 50
   return Sweep(
     title="HC in a very small language model",
     base=c,

@@ -78,6 +78,7 @@ class SeedLoop:
     self.curves = [Curves() for _ in configs]
     self.branch_init: list[str] = []  # digests of the branches' initial parameters
     self.clock, self.seconds, self.memory = Clock(), 0.0, None
+    self._saved = 0  # the step of the newest checkpoint, perhaps still being written
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._steps: collections.deque[float] = collections.deque(maxlen=_TIMED)
     self._cpu_steps: collections.deque[float] = collections.deque(maxlen=_TIMED)
@@ -148,7 +149,7 @@ class SeedLoop:
     state, card = restored
     self.branch_init = card["ablation"]["branch_init"]
     self.curves = [Curves(**curves) for curves in card["ablation"]["curves"]]
-    self.seconds = card["ablation"]["seconds"]
+    self.seconds, self._saved = card["ablation"]["seconds"], int(card["step"])
     self._log(f"  resumed at step {card['step']:,}")
     return state, int(card["step"])
 
@@ -252,13 +253,14 @@ class SeedLoop:
     }
     with self.clock.paused("checkpoint"):
       checkpoints.save(state, step, card)
+    self._saved = step
 
   def _stopped(
     self, checkpoints: checkpoint.Checkpoints, state: TrainState, step: int, stop: StopSignal
   ) -> None:
-    if step and step not in checkpoint.steps_of(self._folder):
+    if step != self._saved:
       self._save(checkpoints, state, step)
-      checkpoints.wait()
+    checkpoints.wait()
     kept = f"after step {step:,} of this arm, which is saved" if step else "before the first step"
     name = os.path.basename(self._folder)
     raise Stopped(f"stopped by {stop.name} in {name}, {kept}; run the same command to resume")
