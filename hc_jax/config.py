@@ -261,10 +261,13 @@ def _apply(config: ConfigDict, override: str) -> None:
     raise UserError(f"cannot read {override!r}; write --config.group.key=value")
   node, key = _locate(config, name)
   kind = node.get_type(key)
-  if text.lower() == "none" and kind is not tuple and not _may_be_none(node, key):
-    raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
+  unset = text.lower() == "none" and kind is not tuple
+  if unset and not _may_be_none(node, key):
+    if kind is not str:
+      raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
+    unset = False  # a word like any other: model.remat=none
   try:
-    node[key] = _parse(text, kind)
+    node[key] = None if unset else _parse(text, kind)
   except (ValueError, SyntaxError, TypeError) as e:
     raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
 
@@ -292,8 +295,6 @@ def _may_be_none(node: ConfigDict, key: str) -> bool:
 
 
 def _parse(text: str, kind: type) -> Any:
-  if text.lower() == "none" and kind is not tuple:
-    return None
   if kind is str:
     return text
   if kind is bool:
