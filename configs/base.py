@@ -89,6 +89,7 @@ def get_config() -> config_dict.ConfigDict:
   c.train.num_steps = 100_000  # optimizer steps; may grow on resume
   c.train.batch_size = 256  # sequences per optimizer step, over all devices
   c.train.accumulation = 1  # micro-batches in one step; divides batch_size
+  c.train.loss_parts = 0  # parts of the length whose logits exist at a time; 0: as few as fit well
   c.train.eval_every = 1000  # steps between evaluations; 0: only at the end
   c.train.eval_batches = 20  # batches of an evaluation: always the first ones, in order
   c.train.checkpoint_every = 1000  # steps between checkpoints; the last step always makes one

@@ -121,6 +121,7 @@ def check(config: ConfigDict) -> None:
   _divides("model.num_heads", model.num_heads, "model.d_model", model.d_model)
   _divides("model.num_kv_heads", kv_heads, "model.num_heads", model.num_heads)
   _divides("train.accumulation", train.accumulation, "train.batch_size", train.batch_size)
+  _divides("train.loss_parts", train.loss_parts or 1, "data.length", config.data.length)
   width = model.d_model // model.num_heads
   if model.positions == "rotary" and width % 2:
     raise UserError(

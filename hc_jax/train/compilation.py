@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax import sharding
 from hc_jax.train.feed import to_devices
+from hc_jax.train.loss import parts_of
 from hc_jax.train.state import TrainState
 from hc_jax.train.step import eval_step, jit_train_step
 from hc_jax.train.task import Task
@@ -118,6 +119,9 @@ def compile_steps(config: Any, task: Task, state: TrainState, batch: Any) -> tup
     `(state, batch) -> (state, metrics)` and `(params, batch) -> sums`; see `step`.
   """
   train = config.train
+  rows, length = batch["inputs"].shape
+  logits = rows // train.accumulation * length * task.model.vocab_size // task.mesh.size
+  loss_parts = parts_of(length, logits, train.loss_parts)
   step = jit_train_step(
     task.abstract,
     donate=not train.debug_nans,
@@ -125,9 +129,10 @@ def compile_steps(config: Any, task: Task, state: TrainState, batch: Any) -> tup
     optimizer=task.optimizer,
     schedule=task.schedule,
     accumulation=train.accumulation,
+    loss_parts=loss_parts,
   )
   token_bytes = jax.device_put(task.text.tokenizer.token_bytes, sharding.replicated(task.mesh))
-  evaluates = jax.jit(functools.partial(eval_step, model=task.model))
+  evaluates = jax.jit(functools.partial(eval_step, model=task.model, loss_parts=loss_parts))
   part = to_devices(task.val[0], task.mesh)
   options = compiler_options(train.deterministic, task.mesh.devices.flat[0].platform)
   compiled = step.lower(state, batch).compile(options)

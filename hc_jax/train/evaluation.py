@@ -14,6 +14,7 @@ from hc_jax.errors import UserError
 from hc_jax.train.compilation import compiler_options
 from hc_jax.train.errors import memory_cause
 from hc_jax.train.evaluate import batch_sums, summary
+from hc_jax.train.loss import parts_of
 from hc_jax.train.run import Run
 from hc_jax.train.step import eval_step
 from hc_jax.train.task import open_text
@@ -128,8 +129,12 @@ def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:
   mesh = sharding.make_mesh("dp", devices=[device])
   options = compiler_options(run.config.train.deterministic, device.platform)
   token_bytes = jax.device_put(run.tokenizer.token_bytes, sharding.replicated(mesh))
+  rows, length = batches[0]["inputs"].shape
+  parts = parts_of(length, rows * length * run.model.vocab_size, run.config.train.loss_parts)
   step = functools.partial(
-    jax.jit(functools.partial(eval_step, model=run.model), compiler_options=options),
+    jax.jit(
+      functools.partial(eval_step, model=run.model, loss_parts=parts), compiler_options=options
+    ),
     token_bytes=token_bytes,
   )
   sums = []

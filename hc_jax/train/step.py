@@ -8,52 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hc_jax import axes
+from hc_jax.train.loss import Batch, batch_nats
 from hc_jax.train.state import TrainState
 
 PyTree = Any
-Batch = dict[str, jax.Array]
-
-
-def token_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Cross-entropy of each token in float32 nats.
-
-  The target's logit is picked by comparison and not by a gather: forward and backward then fuse
-  into one pass each, without a scatter or a copy of the logits, and a split vocabulary stays split.
-
-  Args:
-    logits: `[..., V]`, any float dtype.
-    targets: int32 `[...]`.
-
-  Returns:
-    float32 `[...]`.
-  """
-  logits = logits.astype(jnp.float32)
-  ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-  picked = jnp.sum(jnp.where(ids == targets[..., None], logits, 0.0), axis=-1)
-  return jax.nn.logsumexp(logits, axis=-1) - picked
-
-
-def batch_nats(
-  model: nn.Module, params: PyTree, batch: Batch, dropout: jax.Array | None = None
-) -> jax.Array:
-  """Nats of each token of a batch, 0 where its mask is 0; float32 `[B, L]`.
-
-  Args:
-    model: `apply(variables, tokens, segment_ids=, deterministic=) -> logits [B, L, V]`.
-    params: of the model.
-    batch: `inputs`, `targets`, `mask` and perhaps `segment_ids`, each `[B, L]`.
-    dropout: key, or None for no dropout.
-  """
-  inputs = axes.constrain(batch["inputs"], (axes.BATCH, axes.LENGTH))
-  logits = model.apply(
-    {"params": params},
-    inputs,
-    segment_ids=batch.get("segment_ids"),
-    deterministic=dropout is None,
-    rngs=None if dropout is None else {"dropout": dropout},
-  )
-  return token_nats(logits, batch["targets"]) * batch["mask"]
 
 
 def train_step(
@@ -64,6 +22,7 @@ def train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   accumulation: int = 1,
+  loss_parts: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One optimizer step over a batch that is taken in `accumulation` parts.
 
@@ -78,6 +37,7 @@ def train_step(
     optimizer: of `make_optimizer`.
     schedule: its learning rate by step, for the record.
     accumulation: parts, one after the other.
+    loss_parts: see `batch_nats`.
 
   Returns:
     The state after the step and float32 scalars: `train/loss` in nats per token, `train/grad_norm`
@@ -88,7 +48,7 @@ def train_step(
 
   def loss_of(params: PyTree, part: Batch, index: jax.Array | int) -> jax.Array:
     dropout = jax.random.fold_in(key, index)
-    return jnp.sum(batch_nats(model, params, part, dropout)) / tokens
+    return jnp.sum(batch_nats(model, params, part, dropout, loss_parts)) / tokens
 
   loss, grads = _accumulate(jax.value_and_grad(loss_of), state.params, batch, accumulation)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -123,7 +83,12 @@ def _accumulate(value_and_grad: Any, params: PyTree, batch: Batch, accumulation:
 
 
 def eval_step(
-  params: PyTree, batch: Batch, *, model: nn.Module, token_bytes: jax.Array
+  params: PyTree,
+  batch: Batch,
+  *,
+  model: nn.Module,
+  token_bytes: jax.Array,
+  loss_parts: int = 1,
 ) -> dict[str, jax.Array]:
   """Sums over one batch, without dropout, from which `hc_jax.train.evaluate` makes means.
 
@@ -132,12 +97,13 @@ def eval_step(
     batch: see `batch_nats`.
     model: see `batch_nats`.
     token_bytes: int32 `[V]`, bytes of text that a token stands for, 0 for special tokens.
+    loss_parts: see `batch_nats`.
 
   Returns:
     Scalars: `nats` and `tokens` over tokens that count; `text_nats` and `bytes` over those of them
     that stand for text.
   """
-  nats = batch_nats(model, params, batch)
+  nats = batch_nats(model, params, batch, loss_parts=loss_parts)
   counts = batch["mask"] > 0
   size = jnp.where(counts, token_bytes[batch["targets"]], 0)
   return {

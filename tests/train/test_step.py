@@ -15,7 +15,8 @@ from hc_jax import models, sharding
 from hc_jax.train import abstract_state, create_state, eval_step, make_optimizer, train_step
 from hc_jax.train.evaluate import summary
 from hc_jax.train.feed import to_devices
-from hc_jax.train.step import batch_nats, jit_train_step, split_batch, token_nats
+from hc_jax.train.loss import batch_nats, token_nats
+from hc_jax.train.step import jit_train_step, split_batch
 from tests.train import tiny
 
 VOCAB = 64  # divides over every mesh, so that the split vocabulary is tested too
