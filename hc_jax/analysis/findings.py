@@ -50,11 +50,11 @@ def from_matrix(matrix: np.ndarray, fractions: int = 1) -> dict[str, Finding]:
   Args:
     matrix: C(0) of `unfold`, its mean over tokens, `[(K + 1) m, (K + 1) m]`; its last row is the
       output.
-    fractions: m. A block of m x m counts by its Frobenius norm over sqrt(m): one for an identity.
+    fractions: m. A block of m x m counts by its Frobenius norm.
   """
   m, size = fractions, len(matrix) // fractions
   blocks = matrix.reshape(size, m, size, m)
-  weights = np.sqrt(np.square(blocks).sum((1, 3)) / m)
+  weights = np.sqrt(np.square(blocks).sum((1, 3)))
   output = weights[-1]
   layers = output[1:].mean()
   pairs = _parallel_pairs(weights)

@@ -41,7 +41,10 @@ def test_parallel_pairs_are_used_later():
   matrix = PRE_NORM.copy()
   matrix[3, 3] = 0.4
   assert found(matrix, "parallel pairs") == findings.Finding(1, "3-4")
-  matrix[4:, 3] = 0.05  # hardly used by anyone: that is no pair
+  matrix[7, 7] = 0.49  # against the output alone, which is all that comes later
+  assert found(matrix, "parallel pairs").which == "3-4, 7-8"
+  matrix[:] = PRE_NORM
+  matrix[3, 3], matrix[4:, 3] = 0, 0.05  # hardly used by anyone: that is no pair
   assert found(matrix, "parallel pairs").value == 0
   matrix[:] = PRE_NORM
   matrix[8, 8] = 0  # the last layer has nobody after it

@@ -160,3 +160,11 @@ def test_the_script_is_javascript(tmp_path):
   path = tmp_path / "page.js"
   path.write_text(page._file("page.js"))
   subprocess.run(["node", "--check", path], check=True, timeout=60)
+
+
+def test_a_name_cannot_end_the_script():
+  (site,) = list(network(1, dynamic=False).values())
+  found = parts.look({"</script><b>": site, "b": site})[0]
+  views = json.loads(read(page.render(found, "", {})).data)
+  gains = next(view for view in views if view["id"] == "gains")
+  assert gains["options"][0]["x"][0] == "</script><b>"

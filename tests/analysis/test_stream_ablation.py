@@ -35,6 +35,7 @@ def _quick_to_compile():
 def test_the_residual_without_its_stream_starts_from_nothing():
   """Zeroed before site 0 there is no embedding; before a later one, no layer below it either."""
   fields = {"connection": hc.Residual, "tie_embeddings": False, "remat": "branches"}
+  fields["norm_params"] = True  # without a bias all would be zero, whatever is zeroed
   model = tiny.model(**fields)
   params = tiny.params(model)
   found = ablation(model, params)
