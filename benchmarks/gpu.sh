@@ -18,7 +18,7 @@ rounds=20
 if [ "${SMOKE:-}" ]; then
   shapes=(--tokens=32 --d=16)
   block=(--tokens=32 --length=16 --d=16 --heads=2 --rows=residual,dhc4)
-  step=(--shape=tiny --rows=residual,dhc4)
+  step=(--shape=tiny --rows=residual,direct,dhc4)
   scaling=(--shape=tiny --axes=n --values=2 --rounds=1)
   rounds=1
 fi
@@ -40,7 +40,7 @@ part() {
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader \
   >"$out/device.txt" 2>/dev/null || echo "no NVIDIA GPU" >"$out/device.txt"
 cat "$out/device.txt"
-part copy 30 benchmarks/copy.py
+part bandwidth 30 benchmarks/bandwidth.py
 part ops 120 benchmarks/ops.py "${shapes[@]}" --dtypes=bfloat16 --rounds="$rounds"
 part block 90 benchmarks/block.py "${block[@]}" --rounds="$rounds"
 part step 180 benchmarks/step.py "${step[@]}" --rounds="$rounds"

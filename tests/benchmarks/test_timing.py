@@ -1,12 +1,18 @@
 """The benchmarks run, time each contender in every round, and print and write what they found."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import block, copy, ops, scaling, step, timing
+from benchmarks import step, timing
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_every_round_runs_all_in_turn():
@@ -33,31 +39,29 @@ def test_a_program_that_carries_takes_its_result_the_next_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("module", "argv", "rows"),
-  [
-    (copy, ["--megabytes=1"], {"copy"}),
-    (
-      ops,
-      ["--tokens=8", "--d=4", "--n=2", "--dtypes=float32", "--rows=dhc,naive,einsum-mhc"],
-      {"dhc", "naive", "einsum-mhc"},
-    ),
-    (block, ["--tokens=8", "--length=4", "--d=8", "--heads=2", "--rows=residual,dhc2"], {"dhc2"}),
-    (step, ["--shape=tiny", "--rows=residual,direct,dhc4"], {"residual", "direct", "dhc4"}),
-    (scaling, ["--shape=tiny", "--axes=n", "--values=2"], {"residual", "dhc"}),
-  ],
-  ids=["copy", "ops", "block", "step", "scaling"],
-)
-def test_a_benchmark_prints_and_writes_its_figures(module, argv, rows, tmp_path, capsys):
-  path = tmp_path / "figures.json"
-  with jax.numpy_rank_promotion("allow"):  # the contenders are written as one would write them
-    assert module.main([*argv, "--rounds=2", f"--json={path}"]) == 0
-  printed = capsys.readouterr().out
-  found = json.loads(path.read_text())
-  assert found["device"] in printed and found["jax"]
-  for table in found["tables"].values():
-    assert rows <= set(table)
-    assert all(row["wall"] > 0 and row["memory_mb"] >= 0 for row in table.values())
+def test_the_gpu_script_runs_every_benchmark_and_keeps_its_figures(tmp_path):
+  """On tiny shapes and whatever device there is."""
+  run = subprocess.run(
+    ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)],
+    env={**os.environ, "SMOKE": "1", "PYTHON": sys.executable, "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stdout
+  rows = {
+    "bandwidth": {"copy"},
+    "ops": {"dhc", "naive", "dhc-autodiff", "shc", "mhc", "einsum-mhc", "frac", "residual"},
+    "block": {"residual", "dhc4"},
+    "step": {"residual", "direct", "dhc4"},
+    "scaling": {"residual", "dhc"},
+  }
+  for name, wanted in rows.items():
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert found["device"] in run.stdout and found["jax"] and found["commit"]
+    for table in found["tables"].values():
+      assert set(table) == wanted
+      assert all(row["wall"] > 0 and row["memory_mb"] >= 0 for row in table.values())
 
 
 def test_an_unknown_row_is_named_with_the_choice():

@@ -1,6 +1,6 @@
 """The bandwidth that a copy reaches here: what all other figures are to be seen against.
 
-    python benchmarks/copy.py --megabytes=512
+    python benchmarks/bandwidth.py --megabytes=512
 
 One pass reads and writes an array once; the figure counts both.
 """
