@@ -106,4 +106,4 @@ def get_config() -> config_dict.ConfigDict:
   c.mesh.data = -1  # devices along each axis; -1: the rest
   c.mesh.fsdp = 1
   c.mesh.tensor = 1
-  return c
+  return c.lock()  # a delta cannot add keys, by a slip of the pen

@@ -1,18 +1,13 @@
 """Configs: loading a file, overriding keys from the command line, and saying what is wrong."""
 
 import ast
-import contextlib
 import difflib
-import importlib
-import importlib.util
-import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import config_dict
 
+from hc_jax.config_files import execute
 from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
 from hc_jax.errors import UserError
 
@@ -194,66 +189,6 @@ def _choices() -> dict[str, tuple[str, ...]]:
     "model.connection.form": FORMS,
     "model.connection.sinkhorn_gradient": SINKHORN_GRADIENTS,
   }
-
-
-def execute(path: str, function: str) -> Any:
-  """What the function of that name in a config file returns.
-
-  Raises:
-    UserError: there is no such file, or no such function in it, or it fails.
-  """
-  file = Path(path)
-  if not file.is_file():
-    names = [p.name for p in file.parent.glob("*.py")]
-    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
-    hint = f"; did you mean {str(file.parent / near[0])!r}?" if near else ""
-    raise UserError(f"there is no config file {path}{hint}")
-  with _importable(file.resolve()):
-    spec = importlib.util.spec_from_file_location("hc_jax_config_" + file.stem, file)
-    if spec is None or spec.loader is None:
-      raise UserError(f"config {path} is no Python file; give one that defines {function}()")
-    module = importlib.util.module_from_spec(spec)
-    with _failing(path):
-      spec.loader.exec_module(module)
-    if not hasattr(module, function):
-      raise UserError(f"config {path} has no {function}(); {_remedy(module, function)}")
-    with _failing(path):
-      return getattr(module, function)()
-
-
-@contextlib.contextmanager
-def _failing(path: str) -> Iterator[None]:
-  """The user's program may do anything: what it fails of is said in one line."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    raise UserError(
-      f"config {path} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
-    ) from error
-
-
-def _remedy(module: Any, function: str) -> str:
-  if function == "get_sweep":
-    return "hc-jax ablate takes a sweep, such as configs/ablations/quick.py (docs/ablations.md)"
-  if hasattr(module, "get_sweep"):
-    return "it is a sweep: hc-jax ablate runs it"
-  return "see configs/base.py"
-
-
-@contextlib.contextmanager
-def _importable(file: Path) -> Iterator[None]:
-  """Lets a config say `from configs import base`, from wherever it is run."""
-  above = file.parents[1:3]  # configs/X.py and configs/variants/X.py
-  roots = [*map(str, above), str(Path(__file__).resolve().parents[1])]
-  sys.path[:0] = roots
-  try:
-    yield
-  finally:
-    for root in roots:
-      sys.path.remove(root)
 
 
 def _apply(config: ConfigDict, override: str) -> None:

@@ -272,3 +272,20 @@ def test_make_model_wants_a_vocabulary_that_fits():
   with pytest.raises(hc.UserError, match=r"model\.vocab_size=50257 is smaller than.*60000"):
     hc.models.make_model(load().model, vocab_size=60000)
   assert hc.models.make_model(load().model, vocab_size=257).vocab_size == 50257
+
+
+@pytest.mark.parametrize(
+  "line, words",
+  [
+    ("c.train.num_step = 3", r'mine.py:4: AttributeError.*num_step.*Did you mean "num_steps"'),
+    ("c.model.num_layers = 'two'", r"mine.py:4: TypeError"),
+    ("c.model.num_heads = 1 / 0", r"mine.py:4: ZeroDivisionError: division by zero"),
+  ],
+)
+def test_a_file_with_a_mistake_in_it_is_named_with_the_line(tmp_path, line, words):
+  text = (
+    f"from configs import base\ndef get_config():\n  c = base.get_config()\n  {line}\n  return c\n"
+  )
+  (tmp_path / "mine.py").write_text(text)
+  with pytest.raises(hc.UserError, match=f"(?s){words}"):
+    load_config(str(tmp_path / "mine.py"))

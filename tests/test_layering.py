@@ -34,7 +34,8 @@ TABLE = {
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
-  "config": (_L1 | {"models"}, {"ml_collections"}),
+  "config": (_L1 | {"config_files", "models"}, {"ml_collections"}),
+  "config_files": ({"errors"}, set()),
   "data": (
     {"durable", "errors"},
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
@@ -50,7 +51,7 @@ TABLE = {
     _TOP | {"ablate", "testing", "user_modules"},
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
-  "ablate": (_TOP | {"durable"}, _ARRAYS | {"ml_collections", "numpy"}),
+  "ablate": (_TOP | {"config_files", "durable"}, _ARRAYS | {"ml_collections", "numpy"}),
   "__init__": (_L1 | {"models"}, set()),
 }
 

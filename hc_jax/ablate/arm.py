@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from hc_jax.ablate import pairing, provenance, records
-from hc_jax.ablate.costs import FLOPS_OF, model_costs
+from hc_jax.ablate.costs import FLOPS_OF, model_costs, single_memory
 from hc_jax.ablate.records import Result
 from hc_jax.ablate.seeds import SeedLoop, branch_digests, create_states
 from hc_jax.ablate.single import train_one_by_one
@@ -36,6 +36,8 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
   _check_text(sweep, out, task)
   if sweep.one_by_one:
     curves, measured = train_one_by_one(configs, folder)
+    with cache(configs[0].train.compilation_cache, os.path.join(folder, "runs"), log):
+      measured["memory_bytes"] = single_memory(task, configs[0])
     params = create_states(task, list(sweep.seeds), configs[0].data.length).params
     branch_init = branch_digests(params, len(configs))
   else:

@@ -7,8 +7,10 @@ import jax
 
 from hc_jax import sharding
 from hc_jax.params import param_count
+from hc_jax.train.compilation import compiler_options
+from hc_jax.train.feed import to_devices
 from hc_jax.train.state import abstract_state
-from hc_jax.train.step import train_step
+from hc_jax.train.step import jit_train_step, train_step
 from hc_jax.train.task import Task
 
 FLOPS_OF = (
@@ -34,7 +36,7 @@ def model_costs(task: Task, config: Any) -> dict[str, Any]:
 
 
 def _step_flops(task: Task, config: Any) -> float | None:
-  """FLOPs of a training step; a loop's body would count once, so that there is none."""
+  """FLOPs of a training step; XLA counts the body of a loop once, so that there is none."""
   model = task.model.clone(scan=False, remat="none")
   length, rows = config.data.length, config.train.batch_size
   abstract = abstract_state(model, task.optimizer, mesh=task.mesh, length=8)
@@ -50,6 +52,24 @@ def _step_flops(task: Task, config: Any) -> float | None:
     analysis = jax.jit(step).lower(abstract, batch).cost_analysis()
   flops = (analysis or {}).get("flops")
   return float(flops) if flops and flops > 0 else None
+
+
+def single_memory(task: Task, config: Any) -> int:
+  """`memory_bytes` of the ordinary trainer's step, of one device."""
+  with sharding.use_mesh(task.mesh, config.mesh.preset):
+    step = jit_train_step(
+      task.abstract,
+      donate=not config.train.debug_nans,
+      model=task.model,
+      optimizer=task.optimizer,
+      schedule=task.schedule,
+      accumulation=config.train.accumulation,
+    )
+    lowered = step.lower(task.abstract, to_devices(task.train[0], task.mesh))
+  device = task.mesh.devices.flat[0]
+  return memory_bytes(
+    lowered.compile(compiler_options(config.train.deterministic, device.platform))
+  )
 
 
 def memory_bytes(compiled: Any) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hc_jax import config as config_lib
 from hc_jax.config import ConfigDict
+from hc_jax.config_files import execute
 from hc_jax.errors import UserError
 
 CONNECTION = "model.connection."
@@ -154,7 +155,7 @@ def load_sweep(path: str, overrides: Sequence[str] = (), **changes: Any) -> Swee
   Raises:
     UserError: whatever is wrong with file, overrides or sweep.
   """
-  sweep = config_lib.execute(path, "get_sweep")
+  sweep = execute(path, "get_sweep")
   if not isinstance(sweep, Sweep):
     raise UserError(
       f"get_sweep() of {path} returns {type(sweep).__name__}; it must return hc_jax.ablate.Sweep"
