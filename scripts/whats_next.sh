@@ -6,6 +6,7 @@ cat <<END
 
 == Done. What lies in $run
 $(find "$run" -name '*.png' | sort | sed 's/^/  /')
+  $run/analysis/analysis.html    all of these on one page, to hover: open it in a browser
   $run/metrics.jsonl    the measurements, a row at a time: train/loss, val/bpb, ...
   $run/config.json      the resolved config; the checkpoints lie beside it
 
@@ -13,6 +14,7 @@ $(find "$run" -name '*.png' | sort | sed 's/^/  /')
   source ${VENV:-.venv}/bin/activate
   hc-jax sample $run --prompt='class Node:'
   python train.py --config=configs/quickstart.py --workdir=runs/residual --config.model.connection.name=residual
+  hc-jax analyze $run --compare runs/residual
   python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.name=text_files --config.data.files="('/path/to/text',)"
   hc-jax --help
 END

@@ -113,4 +113,4 @@ def _findings(names: Sequence[str], looks: Sequence[Mapping[str, Part]]) -> Part
     found = [of.get(name, (float("nan"), "")) for of in own]
     which = "; ".join(f"{n}: {w}" for n, (_, w) in zip(names, found, strict=True) if w)
     rows.append((name, *(value for value, _ in found), which, definition))
-  return Part("findings", None, Table(("finding", *names, "which", "definition"), rows))
+  return Part("findings", None, Table(("finding", *names, "layers", "definition"), rows))

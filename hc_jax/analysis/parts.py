@@ -207,7 +207,7 @@ def _findings(found: Unfolding, similarity: Table | None) -> Part:
     mine = own.get(name, nothing)
     values = [mine.value, *(other.get(name, nothing).value for other in others)]
     rows.append((name, *values, mine.which, definition))
-  columns = ("finding", "this network", *known, "which", "definition")
+  columns = ("finding", "this network", *known, "layers", "definition")
   return Part("findings", None, Table(columns, rows))
 
 

@@ -37,6 +37,7 @@ def write_report(
   log: Callable[[str], None] = print,
   formats: Sequence[str] = plots.FORMATS,
   more: Sequence[Part] = (),
+  left_out: Mapping[str, str] | None = None,
 ) -> list[str]:
   """Draws and tabulates everything that can be said of what `collect_sites` gave.
 
@@ -48,13 +49,14 @@ def write_report(
     log: gets the tables, the definitions, a line for each file, and why something is left out.
     formats: of "png", "pdf" and "svg".
     more: parts that need more than the sites: `loss_part`, `ablation_part`.
+    left_out: which of these there are not, and why.
 
   Returns:
     Paths of the files.
   """
   parts, skipped = look(sites, title)
   parts = [*more, *parts]
-  written = write_parts(parts, out, title, log, formats, skipped)
+  written = write_parts(parts, out, title, log, formats, {**(left_out or {}), **skipped})
   _print_tables(sites, {part.name: part.table for part in parts}, log)
   return written
 
@@ -105,7 +107,7 @@ def _markdown(table: Table, title: str) -> str:
   lines = [
     f"# Findings{f': {title}' if title else ''}",
     "",
-    "What " + PAPER + ", on this network.",
+    f"What {PAPER}, as numbers.",
     "",
   ]
   lines += ["| " + " | ".join((*numbers, "layers")) + " |", "|" + "---|" * (len(numbers) + 1)]

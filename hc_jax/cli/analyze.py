@@ -29,7 +29,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   from hc_jax import train
-  from hc_jax.analysis import ablate_streams, measures, report
+  from hc_jax.analysis import ablate_streams, report
 
   formats = args.formats.split(",")
   if not set(formats) <= {"png", "pdf", "svg"}:
@@ -46,11 +46,14 @@ def run(args: argparse.Namespace) -> None:
     reason = "ResiDual (model.block='dual') has no connections"
     report.write_parts(more, out, title, print, formats, {"other figure": reason})
     return None
-  if not measures.is_residual(list(sites.values())):  # to zero its one stream says nothing
+  left_out = {}
+  if max(site.streams.shape[-2] for site in sites.values()) == 1:
+    left_out["stream_ablation"] = "there is one stream: without it a network starts from nothing"
+  else:
     some = tokens[: max(1, ABLATED_TOKENS // tokens.shape[1]), :ABLATED_TOKENS]
     kl = ablate_streams(run.model, run.params, sites, some)
     more.append(report.ablation_part(sites, kl, title, some.size))
-  report.write_report(sites, out, title, formats=formats, more=more)
+  report.write_report(sites, out, title, formats=formats, more=more, left_out=left_out)
   return None
 
 

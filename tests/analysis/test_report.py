@@ -146,3 +146,10 @@ def test_what_does_not_unfold_is_left_out_and_says_why():
 
 def _rest(site):
   return site.branch_input, site.branch_output
+
+
+def test_what_is_left_out_is_said_with_the_reason(tmp_path):
+  said = []
+  report.write_report(residual(), tmp_path, "", said.append, ("svg",), left_out={"a b": "no c"})
+  assert "no a b: no c" in said and any(line.startswith("no gains: every site") for line in said)
+  assert "<li>a b: no c</li>" in (tmp_path / "analysis.html").read_text()

@@ -41,5 +41,7 @@ def stream_ablation(names: Sequence[str], kl: np.ndarray, title: str = "") -> Fi
   bar = fig.colorbar(image, ax=ax, pad=0.02)
   bar.set_label("KL (nats per token)")
   bar.ax.yaxis.set_major_formatter("{x:g}")
-  bar.ax.yaxis.set_minor_formatter("")
+  few = norm.vmax < 20 * norm.vmin  # powers of ten alone would leave one mark, or none
+  bar.ax.yaxis.set_minor_formatter("{x:.2g}" if few else "")
+  bar.ax.tick_params(which="minor", labelsize=7)
   return fig
