@@ -6,6 +6,7 @@ results.jsonl, report.md, report.html, *.png
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -97,6 +98,9 @@ def read_sweep(out: str) -> tuple[Sweep, str]:
 
 def _check_same(out: str, sweep: Sweep) -> None:
   there, _ = read_sweep(out)
+  # Keys that are newer than the folder are what they were before there were any: the default.
+  base = config_lib.from_json(config_lib.to_json(there.base), sweep.base)
+  there = dataclasses.replace(there, base=base)
   before, now = to_json(there), to_json(sweep)
   differing = [key for key in config_lib.diff(before, now) if key not in MAY_CHANGE]
   if differing:

@@ -53,11 +53,12 @@ def test_arms_that_are_better_worse_and_neither(write):
   )
   assert "| `residual` | 3 of 3 | 2.2000 ± 0.2000 | - | - | the baseline |" in text
   # the mean is (-0.1 - 0.09 - 0.11) / 3, the half width 4.303 * 0.01 / sqrt(3)
-  assert "-0.1000 [-0.1248, -0.0752] | lower than residual by 0.1000" in text
-  assert "+0.1000 [+0.0752, +0.1248] | higher than residual by 0.1000" in text
+  better, worse = (text.split(f"| `{name}` |")[1].split("\n")[0] for name in ("better", "worse"))
+  assert "-0.1000 [-0.1248, -0.0752] | lower than residual by 0.1000" in better
+  assert "+0.1000 [+0.0752, +0.1248] | higher than residual by 0.1000" in worse
   assert re.search(r"`same`.*no difference seen: the interval -0\.2484 to \+0\.2484 incl", text)
   assert "**Every run saw 1,024 tokens**" in text and "very small model and a short run" in text
-  assert "same       2.2000 ± 0.1000" in said or "same      2.2000 ± 0.1000" in said
+  assert "same      2.2000 ± 0.1000   no difference seen" in said
 
 
 def test_an_arm_that_diverged_is_named_and_not_compared(write):
@@ -78,7 +79,6 @@ def test_convergence_and_costs_are_relative_to_the_baseline(write):
   factor = float(found[1])
   assert 1.3 < factor < 4
   assert f"1/{factor / 1.2:.2f} of the FLOPs" in text
-  assert re.search(rf"{3 / factor:.2f} times the training time|1/\d", text)
   assert "`slow` never reaches residual's final loss in this run." in text
   assert "1,100 (×1.10)" in text and "0.006 (×1.20)" in text and "30 (×3.00)" in text
 

@@ -106,6 +106,16 @@ def test_another_sweep_is_refused_with_the_difference(
   run_sweep(make_sweep(seeds=(0, 1), train__checkpoint_every=3), str(tmp_path), log=silent)
 
 
+def test_a_key_that_is_newer_than_the_folder_is_no_difference(sweep, tmp_path, no_training):
+  run_sweep(sweep, str(tmp_path), log=silent)
+  path = tmp_path / folder.FILE
+  values = json.loads(path.read_text())
+  del values["sweep"]["base"]["train"]["accumulation"]
+  path.write_text(json.dumps(values))
+  run_sweep(sweep, str(tmp_path), log=silent)
+  assert no_training == ["residual", "dhc2"]
+
+
 def test_folders_that_cannot_be(sweep, tmp_path, no_training):
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.tex").write_text("")
