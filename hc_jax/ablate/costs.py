@@ -7,7 +7,7 @@ import jax
 
 from hc_jax import sharding
 from hc_jax.params import param_count
-from hc_jax.train.compilation import compiler_options
+from hc_jax.train.compilation import compiler_options, step_keywords
 from hc_jax.train.feed import to_devices
 from hc_jax.train.state import abstract_state
 from hc_jax.train.step import jit_train_step, train_step
@@ -57,14 +57,8 @@ def _step_flops(task: Task, config: Any) -> float | None:
 def single_memory(task: Task, config: Any) -> int:
   """`memory_bytes` of the ordinary trainer's step, of one device."""
   with sharding.use_mesh(task.mesh, config.mesh.preset):
-    step = jit_train_step(
-      task.abstract,
-      donate=not config.train.debug_nans,
-      model=task.model,
-      optimizer=task.optimizer,
-      schedule=task.schedule,
-      accumulation=config.train.accumulation,
-    )
+    keywords = step_keywords(config, task)
+    step = jit_train_step(task.abstract, donate=not config.train.debug_nans, **keywords)
     lowered = step.lower(task.abstract, to_devices(task.train[0], task.mesh))
   device = task.mesh.devices.flat[0]
   return memory_bytes(

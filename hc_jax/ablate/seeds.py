@@ -18,6 +18,7 @@ from hc_jax.ablate.costs import memory_bytes
 from hc_jax.ablate.pairing import branch_digest
 from hc_jax.ablate.records import Curves
 from hc_jax.train import checkpoint, restore
+from hc_jax.train.compilation import compiler_options, step_keywords
 from hc_jax.train.console import Clock, duration
 from hc_jax.train.errors import Stopped
 from hc_jax.train.evaluate import summary
@@ -164,23 +165,21 @@ class SeedLoop:
 
   def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
     task = self._task
-    step = functools.partial(
-      train_step,
-      model=task.model,
-      optimizer=task.optimizer,
-      schedule=task.schedule,
-      accumulation=self._train.accumulation,
-    )
+    keywords = step_keywords(self._configs[0], task, len(self._configs))
+    step = functools.partial(train_step, **keywords)
+    shared = {name: keywords[name] for name in ("model", "loss_parts")}
 
     def evaluates(params: Any, batch: Any, token_bytes: jax.Array) -> Any:
-      one = functools.partial(eval_step, model=task.model, token_bytes=token_bytes)
+      one = functools.partial(eval_step, token_bytes=token_bytes, **shared)
       return jax.vmap(one, in_axes=(0, None))(params, batch)
 
     token_bytes = jnp.asarray(task.text.tokenizer.token_bytes)
     val = [{k: jnp.asarray(b[k]) for k in FIELDS if k in b} for b in task.val]
+    platform = task.mesh.devices.flat[0].platform
+    options = compiler_options(self._train.deterministic, platform)
     with self.clock.paused("compile"):
-      self._step = jax.jit(jax.vmap(step), donate_argnums=0).lower(state, batch).compile()
-      compiled = jax.jit(evaluates).lower(state.params, val[0], token_bytes).compile()
+      self._step = jax.jit(jax.vmap(step), donate_argnums=0).lower(state, batch).compile(options)
+      compiled = jax.jit(evaluates).lower(state.params, val[0], token_bytes).compile(options)
     self.memory = memory_bytes(self._step)
     self._sums = lambda params: [compiled(params, batch, token_bytes) for batch in val]
 

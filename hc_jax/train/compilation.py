@@ -112,27 +112,38 @@ def _plural(word: str, count: int) -> str:
   return word if count == 1 else word + ("es" if word.endswith("s") else "s")
 
 
+def step_keywords(config: Any, task: Task, copies: int = 1) -> dict[str, Any]:
+  """The keywords of `train_step` that a config stands for.
+
+  Args:
+    config: of a run.
+    task: of the config.
+    copies: of the run that one program holds, as for several seeds.
+  """
+  train, length = config.train, config.data.length
+  rows = copies * train.batch_size // train.accumulation
+  logits = rows * length * task.model.vocab_size // task.mesh.size
+  return {
+    "model": task.model,
+    "optimizer": task.optimizer,
+    "schedule": task.schedule,
+    "accumulation": train.accumulation,
+    "loss_parts": parts_of(length, logits, train.loss_parts),
+  }
+
+
 def compile_steps(config: Any, task: Task, state: TrainState, batch: Any) -> tuple[Any, Any]:
   """The training and the evaluation step, compiled: what runs later cannot compile again.
 
   Returns:
     `(state, batch) -> (state, metrics)` and `(params, batch) -> sums`; see `step`.
   """
-  train = config.train
-  rows, length = batch["inputs"].shape
-  logits = rows // train.accumulation * length * task.model.vocab_size // task.mesh.size
-  loss_parts = parts_of(length, logits, train.loss_parts)
-  step = jit_train_step(
-    task.abstract,
-    donate=not train.debug_nans,
-    model=task.model,
-    optimizer=task.optimizer,
-    schedule=task.schedule,
-    accumulation=train.accumulation,
-    loss_parts=loss_parts,
-  )
+  train, keywords = config.train, step_keywords(config, task)
+  step = jit_train_step(task.abstract, donate=not train.debug_nans, **keywords)
   token_bytes = jax.device_put(task.text.tokenizer.token_bytes, sharding.replicated(task.mesh))
-  evaluates = jax.jit(functools.partial(eval_step, model=task.model, loss_parts=loss_parts))
+  evaluates = jax.jit(
+    functools.partial(eval_step, model=task.model, loss_parts=keywords["loss_parts"])
+  )
   part = to_devices(task.val[0], task.mesh)
   options = compiler_options(train.deterministic, task.mesh.devices.flat[0].platform)
   compiled = step.lower(state, batch).compile(options)

@@ -42,7 +42,8 @@ def loop_of(sweep, folder, log=silent, arm=1):
 
 @pytest.fixture
 def sweep(make_sweep, one_device):
-  return make_sweep(seeds=SEEDS)
+  # The loss in parts of the length and the batch in two: what the trainer has, the loop must have.
+  return make_sweep(seeds=SEEDS, train__accumulation=2, train__loss_parts=2)
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def whole(sweep, tmp_path):
   return loop
 
 
+@pytest.mark.slow
 def test_together_is_one_by_one(sweep, whole, tmp_path):
   configs = [sweep.config(sweep.groups()[1], seed) for seed in SEEDS]
   single, measured = train_one_by_one(configs, str(tmp_path / "single"))
