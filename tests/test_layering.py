@@ -27,6 +27,7 @@ TABLE = {
   "costs": (set(), set()),
   "durable": (set(), set()),
   "convert": (set(), {"numpy"}),
+  "plan": (set(), {"jax"}),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),
@@ -43,7 +44,7 @@ TABLE = {
   "analysis": (_L1, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
-    _L2 | {"durable"},
+    _L2 | {"durable", "plan"},
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hc_jax.cli import ablate, analyze, evaluate, inspect, params, sample, selftest
+from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
 from hc_jax.user_modules import add_flag, import_modules
 
@@ -15,6 +15,7 @@ OVERRIDE = "--config."
 # may follow, `run_config(args, overrides)`. Nothing heavy is imported before it runs.
 COMMANDS = {
   "params": params,
+  "plan": plan,
   "sample": sample,
   "analyze": analyze,
   "ablate": ablate,

@@ -10,6 +10,8 @@ from hc_jax.train.loop import train_and_evaluate as train_and_evaluate
 from hc_jax.train.metrics import read_metrics as read_metrics
 from hc_jax.train.optim import make_optimizer as make_optimizer
 from hc_jax.train.optim import make_schedule as make_schedule
+from hc_jax.train.plan_table import plan_lines as plan_lines
+from hc_jax.train.planning import make_plan as make_plan
 from hc_jax.train.run import Run as Run
 from hc_jax.train.run import load_run as load_run
 from hc_jax.train.state import TrainState as TrainState

@@ -3,9 +3,6 @@
 import contextlib
 import errno
 from collections.abc import Iterator
-from typing import Any
-
-import jax
 
 
 class Stopped(Exception):
@@ -96,37 +93,3 @@ def memory_cause(error: BaseException) -> str | None:
   reason = str(error).strip().splitlines()[0]
   # What fails in a computation that was dispatched before comes as INTERNAL.
   return reason if "RESOURCE_EXHAUSTED" in reason or "Out of memory" in reason else None
-
-
-@contextlib.contextmanager
-def out_of_memory(config: Any) -> Iterator[None]:
-  """Turns the device's "out of memory" into one message with the settings that help most.
-
-  Raises:
-    OutOfMemoryError: in its place; anything else passes unchanged.
-  """
-  try:
-    yield
-  except jax.errors.JaxRuntimeError as error:
-    reason = memory_cause(error)
-    if reason is None:
-      raise
-    train, parts = config.train, config.train.accumulation
-    divisor = next(
-      (n for n in range(2 * parts, train.batch_size + 1) if not train.batch_size % n), 0
-    )
-    helps = [
-      f"train.accumulation={divisor} (now {parts}: the same batch in smaller parts)"
-      if divisor
-      else "",
-      f"model.remat=full (now {config.model.remat}: computes again in place of keeping)"
-      if config.model.remat != "full"
-      else "",
-      f"a smaller train.batch_size (now {train.batch_size}) or data.length (now "
-      f"{config.data.length}), which make another run and want another --workdir",
-    ]
-    raise OutOfMemoryError(
-      f"the device ran out of memory ({reason[:160]}). What helps most, in this order: "
-      + "; ".join(filter(None, helps))
-      + ". Checkpoints are untouched; the same command with such a setting resumes"
-    ) from error

@@ -15,9 +15,10 @@ from hc_jax.train.agreement import Agreement, check_alike
 from hc_jax.train.compilation import Compilations, cache, compile_steps
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
-from hc_jax.train.errors import NonFiniteError, Stopped, out_of_memory, writing
+from hc_jax.train.errors import NonFiniteError, Stopped, writing
 from hc_jax.train.evaluate import evaluate
 from hc_jax.train.feed import to_devices
+from hc_jax.train.memory import out_of_memory
 from hc_jax.train.metrics import Metrics, NoMetrics
 from hc_jax.train.profile import Profile
 from hc_jax.train.signals import StopSignal
@@ -60,7 +61,7 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
     with (
       sharding.use_mesh(task.mesh, config.mesh.preset),
       cache(config.train.compilation_cache, workdir, log=say),
-      out_of_memory(config),
+      out_of_memory(config, task.mesh),
       StopSignal() as stop,
     ):
       restored = restore.restore_newest(workdir, task.abstract, log=say)

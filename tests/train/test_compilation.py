@@ -7,11 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from hc_jax.train import (
-  OutOfMemoryError,
-  compilation,
-  loop,
-)
+from hc_jax import sharding
+from hc_jax.train import OutOfMemoryError, compilation, loop, memory
 from tests.train import tiny
 from tests.train.tiny import start
 
@@ -95,22 +92,32 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   assert "Out of memory allocating 35184372088832 bytes" in message
   order = ["train.accumulation=2 (now 1", "model.remat=full (now none", "train.batch_size (now 8)"]
   places = [message.index(words) for words in order]
-  assert places == sorted(places) and "data.length (now 32)" in message and "\n" not in message
+  assert places == sorted(places) and "data.length (now 32)" in message
+  # Behind it stands the plan, of this config on this mesh.
+  first, *table = message.splitlines()
+  assert first.endswith("the same command with such a setting resumes")
+  assert "mesh     dp: data 1, fsdp 1, tensor 1; 1 device" in table
+  assert any(line.startswith("  none *") for line in table)
   # The settings that it names may change on resume.
+  monkeypatch.setattr(memory, "_table", lambda *_: "")  # it takes seconds
   with pytest.raises(OutOfMemoryError, match=r"train\.accumulation=8 \(now 4"):
     start(tmp_path, train__accumulation=4, model__remat="full")
   with pytest.raises(OutOfMemoryError) as caught:
     start(tmp_path, train__accumulation=8, model__remat="full")
-  assert "accumulation" not in str(caught.value) and "remat" not in str(caught.value)
+  first = str(caught.value).splitlines()[0]
+  assert "accumulation" not in first and "remat" not in first
 
 
-def test_only_out_of_memory_is_called_so():
-  from hc_jax.train.errors import out_of_memory
+def test_only_out_of_memory_is_called_so(monkeypatch):
+  monkeypatch.setattr(memory, "_table", lambda *_: "")
 
-  with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory(tiny.config()):
+  def out_of_memory_of_the_run():
+    return memory.out_of_memory(tiny.config(), sharding.make_mesh())
+
+  with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory_of_the_run():
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")
   for words in ("RESOURCE_EXHAUSTED: x", "INTERNAL: Error dispatching computation: Out of memory"):
-    with pytest.raises(OutOfMemoryError), out_of_memory(tiny.config()):
+    with pytest.raises(OutOfMemoryError), out_of_memory_of_the_run():
       raise jax.errors.JaxRuntimeError(words)
 
 

@@ -1,0 +1,58 @@
+"""FLOPs of a function, counted in its jaxpr: nothing is compiled or run."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# One FLOP an element of the result; what only moves or converts numbers is free.
+_ARITHMETIC = {
+  *("add", "add_any", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "cumsum"),
+  *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "sin", "cos"),
+  *("rsqrt", "sqrt", "square", "integer_pow", "pow"),
+}
+
+
+def count_flops(function: Callable, *args: Any) -> int:
+  """FLOPs of `function(*args)`; a multiplication and an addition are one each.
+
+  Matrix products, arithmetic and reductions; a scan as often as it runs, the dearer branch of a
+  conditional, the body of a loop without a known end once.
+
+  Args:
+    function: of arrays.
+    *args: arrays, or `jax.ShapeDtypeStruct`s.
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+  return sum(map(_equation, jaxpr.eqns))
+
+
+def _equation(eqn: core.JaxprEqn) -> int:
+  name, params = eqn.primitive.name, eqn.params
+  if name == "dot_general":
+    contracted = params["dimension_numbers"][0][0]
+    shape = eqn.invars[0].aval.shape
+    return 2 * _size(eqn.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+  if name == "scan":
+    return params["length"] * _count(params["jaxpr"].jaxpr)
+  if name == "cond":
+    return max(_count(branch.jaxpr) for branch in params["branches"])
+  if name == "while":
+    return _count(params["body_jaxpr"].jaxpr)
+  if inner := [value for value in params.values() if hasattr(value, "eqns")]:
+    return sum(_count(getattr(value, "jaxpr", value)) for value in inner)
+  if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
+    return 0  # counters and indices
+  if name.startswith("reduce_") and name != "reduce_precision":
+    return _size(eqn.invars[0])
+  return _size(eqn.outvars[0]) if name in _ARITHMETIC else 0
+
+
+def _size(variable: Any) -> int:
+  return math.prod(variable.aval.shape)

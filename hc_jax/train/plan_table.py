@@ -1,0 +1,89 @@
+"""A plan as text."""
+
+from hc_jax.train.planning import Plan, Policy
+
+
+def plan_lines(plan: Plan) -> list[str]:
+  """The lines that `hc-jax plan` prints."""
+  sizes = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+  count, rows = plan.count, plan.rows
+  lines = [
+    f"model    {count.total:,} parameters, {count.connection:,} of them hyper-connection",
+    f"mesh     {plan.preset}: {sizes}; {plan.devices} device{'s' * (plan.devices > 1)}"
+    + (f" of {_bytes(plan.memory)}" if plan.memory else ""),
+    f"step     {plan.batch_size:,} sequences of {plan.length:,} tokens in {plan.accumulation} "
+    f"micro-step{'s' * (plan.accumulation > 1)}; {rows} sequence{'s' * (rows > 1)} a device at a "
+    "time",
+    "",
+    "each device holds",
+    f"  parameters       {_bytes(plan.params):>9}",
+    f"  optimizer state  {_bytes(plan.optimizer):>9}",
+    f"  gradients        {_bytes(plan.gradients):>9}",
+    "",
+    "and, by model.remat (* the config's own), beside weights in the products' type:",
+  ]
+  head = ["", "weights", "kept a sequence", "of it streams", "at work", "all in all", "step FLOPs"]
+  if plan.memory:
+    head.append("largest micro-step")
+  table = [head] + [_row(plan, policy) for policy in plan.policies]
+  widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+  for name, *cells in table:
+    lines.append(
+      f"  {name:<{widths[0]}}  "
+      + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+    )
+  lines += ["", *_verdict(plan)]
+  return lines
+
+
+def _row(plan: Plan, policy: Policy) -> list[str]:
+  cells = [
+    policy.remat + (" *" if policy is plan.policies[0] else ""),
+    _bytes(policy.weights),
+    _bytes(policy.kept),
+    _bytes(policy.streams),
+    _bytes(plan.work(policy, plan.rows)),
+    _bytes(plan.total(policy)),
+    f"{policy.flops * plan.batch_size:.2e}",
+  ]
+  if plan.memory:
+    rows = plan.largest(policy)
+    cells.append(f"{rows} a device, {rows * plan.shards:,}" if rows else "none fits")
+  return cells
+
+
+def _verdict(plan: Plan) -> list[str]:
+  """The connections' share of the work, and whether the config's own choice fits."""
+  own, lines = plan.policies[0], []
+  if plan.residual_flops is not None:
+    share = 1 - plan.residual_flops / own.flops
+    lines.append(f"hyper-connections are {share:.2%} of the step's FLOPs (model.remat={own.remat})")
+  if plan.memory is None:
+    return lines
+  if plan.total(own) <= plan.memory:
+    return [*lines, f"it fits: {_bytes(plan.total(own))} of {_bytes(plan.memory)}"]
+  whole = plan.batch_size // plan.shards
+  fits = [
+    (plan.batch_size // (rows * plan.shards), policy.remat)
+    for policy in plan.policies
+    for rows in [next((r for r in range(plan.largest(policy, True), 0, -1) if whole % r == 0), 0)]
+    if rows
+  ]
+  mine = [parts for parts, remat in fits if remat == own.remat]
+  if mine:
+    remedy = f"train.accumulation={mine[0]} makes it fit"
+  elif fits:
+    parts, remat = min(fits)
+    remedy = f"model.remat={remat} with train.accumulation={parts} makes it fit"
+  else:
+    remedy = "no policy fits: split the state over more devices (fsdp), or shorten data.length"
+  return [*lines, f"it does not fit: {_bytes(plan.total(own))} of {_bytes(plan.memory)}; {remedy}"]
+
+
+def _bytes(value: float) -> str:
+  """A number of bytes with three figures."""
+  for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    if value >= unit:
+      figure = value / unit
+      return f"{figure:.{max(0, 2 - len(str(int(figure))) + 1)}f} {name}"
+  return f"{value:.0f} B"
