@@ -48,7 +48,11 @@ def plan(connection="hc", remat="branches", mesh=(), memory=None, **changes):
 
 @pytest.mark.parametrize(
   ("preset", "sizes"),
-  [("dp", {"data": 8}), ("fsdp", {"data": 2, "fsdp": 4}), ("fsdp_tp", {"fsdp": 4, "tensor": 2})],
+  [
+    pytest.param("dp", {"data": 8}, marks=pytest.mark.slow),
+    pytest.param("fsdp", {"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
+    ("fsdp_tp", {"fsdp": 4, "tensor": 2}),
+  ],
 )
 def test_parameters_and_optimizer_are_exact(preset, sizes, no_tracing):
   if jax.device_count() < 8:
