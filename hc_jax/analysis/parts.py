@@ -100,6 +100,17 @@ def loss_part(rows: Sequence[Mapping[str, Any]], title: str = "") -> Part:
   return Part("loss", lambda: plots.loss_curve(rows, title), Table(columns, table))
 
 
+def telemetry_part(rows: Sequence[Mapping[str, Any]], title: str = "") -> Part | None:
+  """What `train.telemetry_every` logged in metrics.jsonl; None if it logged nothing."""
+  rows = [row for row in rows if any(key.startswith("hc/") for key in row)]
+  keys = sorted({key for row in rows for key in row if key.startswith("hc/")})
+  if not rows:
+    return None
+  table = Table(("step", *keys), [[row["step"], *(row.get(key) for key in keys)] for row in rows])
+  head = f"{title}\nwhile it was trained, on validation text"
+  return Part("telemetry", functools.partial(plots.telemetry, rows, head), table)
+
+
 def ablation_part(
   sites: Mapping[str, Site], kl: np.ndarray, title: str = "", tokens: int = 0
 ) -> Part:

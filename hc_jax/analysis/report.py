@@ -11,6 +11,7 @@ from hc_jax.analysis.parts import Part
 from hc_jax.analysis.parts import ablation_part as ablation_part
 from hc_jax.analysis.parts import look as look
 from hc_jax.analysis.parts import loss_part as loss_part
+from hc_jax.analysis.parts import telemetry_part as telemetry_part
 from hc_jax.analysis.tables import Table
 
 PAGE, FINDINGS = "analysis.html", "findings.md"
@@ -48,7 +49,7 @@ def write_report(
     title: above every figure.
     log: gets the tables, the definitions, a line for each file, and why something is left out.
     formats: of "png", "pdf" and "svg".
-    more: parts that need more than the sites: `loss_part`, `ablation_part`.
+    more: parts that need more than the sites: `loss_part`, `telemetry_part`, `ablation_part`.
     left_out: which of these there are not, and why.
 
   Returns:

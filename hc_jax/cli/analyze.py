@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     return _compare(run, other, _made(folder if args.out else folder / "compare"), formats)
   out, metrics = _made(folder), train.read_metrics(run.workdir)
   sites, tokens, title = _look(run)
-  more = [report.loss_part(metrics, title)]
+  more = [report.loss_part(metrics, title), report.telemetry_part(metrics, title)]
+  more = [part for part in more if part is not None]
   if sites is None:
     reason = "ResiDual (model.block='dual') has no connections"
     report.write_parts(more, out, title, print, formats, {"other figure": reason})

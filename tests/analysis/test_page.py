@@ -49,6 +49,9 @@ def ablated(sites):
 LOSS = [{"step": 0, "val/loss": 5.5}, {"step": 10, "train/loss": 4.25}, {"step": 20}]
 
 
+TELEMETRY = [{"step": 5, "hc/amax_fwd": 1.25}, {"step": 9, "hc/amax_fwd": 2.5, "hc/offdiag": 0.5}]
+
+
 def read(text):
   reader = Reader()
   reader.feed(text)
@@ -61,7 +64,7 @@ def read(text):
 def written(tmp_path_factory):
   out, sites = tmp_path_factory.mktemp("page"), network()
   found, skipped = parts.look(sites, TITLE)
-  found = [parts.loss_part(LOSS), ablated(sites), *found]
+  found = [parts.loss_part(LOSS), parts.telemetry_part(TELEMETRY), ablated(sites), *found]
   for part in found:
     part.table.write_csv(out / f"{part.name}.csv")
   return out, page.render(found, TITLE, {"a thing": "1 < 2"})
@@ -117,6 +120,8 @@ def test_its_numbers_are_those_of_the_csv_files(written):
     ("gains", 4, 0, "identity_distance_mean"),
     ("streams", 0, 2, "energy_share_2"),
     ("loss", 0, 1, "val/loss"),
+    ("telemetry", 0, 0, "hc/amax_fwd"),
+    ("telemetry", 1, 0, "hc/offdiag"),
   ):
     shown = views[name]["options"][option]["series"][series]["y"]
     assert shown == [six(row[column]) if row[column] else None for row in rows_of(folder, name)]

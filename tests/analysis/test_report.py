@@ -153,3 +153,15 @@ def test_what_is_left_out_is_said_with_the_reason(tmp_path):
   report.write_report(residual(), tmp_path, "", said.append, ("svg",), left_out={"a b": "no c"})
   assert "no a b: no c" in said and any(line.startswith("no gains: every site") for line in said)
   assert "<li>a b: no c</li>" in (tmp_path / "analysis.html").read_text()
+
+
+def test_telemetry_is_drawn_if_there_is_any():
+  assert parts_module.telemetry_part([{"step": 1, "train/loss": 2.0}]) is None
+  rows = [{"step": 0}, {"step": 5, "hc/amax_fwd": 1.5, "hc/energy_share_0": 0.25}]
+  rows.append({"step": 9, "hc/amax_fwd": 2.5, "hc/offdiag": 0.5, "train/loss": 1.0})
+  part = parts_module.telemetry_part(rows)
+  assert part.table.columns == ("step", "hc/amax_fwd", "hc/energy_share_0", "hc/offdiag")
+  assert part.table.rows == [[5, 1.5, 0.25, None], [9, 2.5, None, 0.5]]
+  gains, energy, maps = part.draw().axes
+  assert gains.lines[0].get_xydata().tolist() == [[5, 1.5], [9, 2.5]]
+  assert [len(ax.lines) for ax in (gains, energy, maps)] == [1, 1, 1]

@@ -21,5 +21,6 @@ from hc_jax.analysis.plots.style import FORMATS as FORMATS
 from hc_jax.analysis.plots.style import save as save
 from hc_jax.analysis.plots.style import short as short
 from hc_jax.analysis.plots.training import loss_curve as loss_curve
+from hc_jax.analysis.plots.training import telemetry as telemetry
 from hc_jax.analysis.plots.unfolded import stream_matrices as stream_matrices
 from hc_jax.analysis.plots.unfolded import unfolded_matrices as unfolded_matrices

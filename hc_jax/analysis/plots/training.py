@@ -1,4 +1,4 @@
-"""Loss against steps."""
+"""What metrics.jsonl holds, against steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from hc_jax.analysis.plots.style import COLORS
+from hc_jax.analysis.plots.depth import FLOOR, log_scale
+from hc_jax.analysis.plots.style import COLORS, stream_style
+
+# Panels of `telemetry`: title, label of y, whether logarithmic, and the curves by key.
+GAINS = {
+  "hc/amax_fwd": ("Amax forward", COLORS[0], "o-"),
+  "hc/amax_bwd": ("Amax backward", COLORS[1], "s-"),
+  "hc/gain_fwd": ("norm forward", COLORS[0], "^:"),
+  "hc/gain_bwd": ("norm backward", COLORS[1], "v:"),
+}
+MAPS = {
+  "hc/offdiag": ("off-diagonal mass of the mixes", COLORS[2], "D-"),
+  "hc/dynamic_ratio": ("dynamic part / mean of the maps", COLORS[3], "P--"),
+}
 
 
 def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
@@ -32,4 +45,48 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
   ax.grid(alpha=0.3)
   if train or val:
     ax.legend(frameon=False)
+  return fig
+
+
+def telemetry(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+  """What connections did while they were trained: gains of the composite, energies, mixing.
+
+  Args:
+    rows: of metrics.jsonl, with `step` and some of `hc/*` (docs/analysis.md); a panel without a
+      number stays away.
+    title: above the figure.
+  """
+  last = {key: value for row in rows for key, value in row.items()}
+  shares = sorted((k for k in last if k.startswith("hc/energy_share_")), key=lambda k: (len(k), k))
+  energy = {}
+  for i, key in enumerate(shares):
+    style = stream_style(i, len(shares))
+    energy[key] = (f"stream {i}", style["color"], style["marker"] + "-")
+  panels = [
+    ("gains of all mixes together", "gain (no unit)", True, GAINS),
+    ("energy that the last site reads", "share of the energy", False, energy),
+    ("maps", "no unit", False, MAPS),
+  ]
+  panels = [panel for panel in panels if any(key in last for key in panel[-1])]
+  count = max(1, len(panels))
+  fig, axes = plt.subplots(
+    1, count, figsize=(4.6 * count, 4.0), layout="constrained", squeeze=False
+  )
+  fig.suptitle(title)
+  for ax, (name, label, log, curves) in zip(axes[0], panels, strict=False):
+    for key, (text, color, line) in curves.items():
+      known = [(row["step"], row[key]) for row in rows if key in row]
+      if not known:
+        continue
+      steps, y = zip(*known, strict=True)
+      y = [max(value, FLOOR) for value in y] if log else y
+      line = line if len(steps) <= 60 else line[1:]
+      ax.plot(steps, y, line, color=color, lw=1.4, ms=4, label=text, fillstyle="none")
+    if log:
+      log_scale(ax)
+    else:
+      ax.set_ylim(0, 1.08 * ax.dataLim.y1)
+    ax.set(xlabel="optimizer step", ylabel=label, title=name)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8)
   return fig
