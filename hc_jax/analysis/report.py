@@ -78,6 +78,7 @@ def write_parts(
     if part.name == "findings":
       written.append(str(Path(out) / FINDINGS))
       Path(written[-1]).write_text(_markdown(part.table, title), encoding="utf-8")
+      log(f"wrote {written[-1]}")
   written.append(str(Path(out) / PAGE))
   Path(written[-1]).write_text(page.render(parts, title, skipped or {}), encoding="utf-8")
   log(f"wrote {written[-1]}: all of it on one page, to hover and to step through")
