@@ -7,6 +7,7 @@ import numpy as np
 
 from hc_jax.ablate import summary
 from hc_jax.ablate.document import Picture
+from hc_jax.ablate.origin import busy
 from hc_jax.ablate.records import Result
 from hc_jax.ablate.summary import Arm
 from hc_jax.ablate.sweep import Sweep
@@ -64,7 +65,9 @@ def _loss(out: str, sweep: Sweep, arms: Sequence[Arm]) -> Picture:
     "loss",
     figure,
     "Validation loss: mean over seeds, band ± one standard deviation. The first tenth of the steps "
-    f"is cut off above. Seconds are steps times the median step of {together}.",
+    f"is cut off above. Seconds are steps times the median step of {together}."
+    + " Other programs ran meanwhile: they tell little."
+    * bool(busy([arm.result for arm in arms])),
   )
 
 

@@ -56,12 +56,13 @@ def origin(sweep: Sweep, results: Sequence[Result], command: str) -> list[str]:
     f"{base.optim.weight_decay:g}",
     f"Seeds: {', '.join(map(str, sweep.seeds))}",
   ]
-  if note := _busy(results):
+  if note := busy(results):
     lines.append(note)
   return lines
 
 
-def _busy(results: Sequence[Result]) -> str:
+def busy(results: Sequence[Result]) -> str:
+  """That other programs ran meanwhile; empty if the load does not say so."""
   loads = [
     (p["load"], p["cores"])
     for p in (result.provenance for result in results)

@@ -67,6 +67,12 @@ def _length(sweep: Sweep, results: Sequence[Result]) -> list[Block]:
   tokens = step * train.num_steps
   params = results[0].costs["params"]
   arms, seeds = len(sweep.arms), len(sweep.seeds)
+  one_rate = ""
+  if not sweep.learning_rates:
+    one_rate = (
+      f" All arms have one learning rate, {sweep.shared_rate:g}; another may suit one of them "
+      "better (`--learning-rates`)."
+    )
   kind = "This is a very small model and a short run" if params < TINY else "This is one setting"
   return [
     Paragraph(
@@ -75,7 +81,7 @@ def _length(sweep: Sweep, results: Sequence[Result]) -> list[Block]:
       f"{train.batch_size} x {length} = {step:,}. The model of the baseline has {params:,} "
       f"parameters, so that a parameter saw {tokens / params:.1f} tokens (about 20 are usual for "
       f"models that are to be good for their cost). {kind}: what holds here need not hold "
-      "elsewhere."
+      f"elsewhere.{one_rate}"
     )
   ]
 

@@ -110,7 +110,7 @@ def in_words(arm: Arm, baseline: str) -> str:
   if found.low <= 0 <= found.high:
     return f"no difference seen: the interval {found.low:+.4f} to {found.high:+.4f} includes zero"
   side = "lower" if found.mean < 0 else "higher"
-  return f"{side} than {baseline} by {abs(found.mean):.4f}, in nats per token"
+  return f"{side} than {baseline} by {abs(found.mean):.4f} nats per token"
 
 
 def convergence_in_words(arm: Arm, baseline: Arm) -> str:
@@ -126,7 +126,10 @@ def convergence_in_words(arm: Arm, baseline: Arm) -> str:
     text += f" (seed by seed: {share(max(known))} to {share(min(known))}" if known else " ("
     text += f"; {missing} of {len(arm.factors)} seeds never" if missing and known else ""
     text += ")"
-  for key, words in (("flops_per_token", "FLOPs"), ("step_seconds", "training time")):
+  time = ("step_seconds", "training time")
+  if arm.result.costs["step_cpu_seconds"] and arm.result.provenance["platform"] == "cpu":
+    time = ("step_cpu_seconds", "processor time")  # the clock is disturbed by other programs
+  for key, words in (("flops_per_token", "FLOPs"), time):
     ratio = cost_ratio(arm, baseline, key)
     if ratio:
       text += f", {share(arm.factor / ratio, words)}"
