@@ -22,6 +22,7 @@ def options() -> dict[str, Any]:
   for name, value in (
     ("xla_backend_optimization_level", 0),
     ("xla_cpu_use_fusion_emitters", False),
+    ("xla_cpu_enable_concurrency_optimized_scheduler", False),
   ):
     try:
       jax.jit(lambda x: x, compiler_options={name: value})(np.float32(0))

@@ -1,5 +1,7 @@
 """Conformance of a connection in a network: equivalences, learning, and every way to run it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +131,7 @@ def half_precision(candidate: Candidate) -> None:
     )
 
 
+@functools.cache
 def _rounding(who: Candidate, draw: str) -> tuple[float, float]:
   """How far bf16 is from float64 at parameters of that draw: logits, gradients."""
   params = jax.tree_util.tree_map_with_path(
