@@ -4,6 +4,7 @@ The environment must be set before jax is first imported, and a process that a t
 it. A test that needs other devices gives its process another environment.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -22,6 +23,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402  (after the environment)
 import pytest  # noqa: E402
+
+from hc_jax.testing import compiled  # noqa: E402
 
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax-tests"
 CACHE_BYTES = 500 << 20
@@ -53,6 +56,17 @@ def _keep_compiled_code() -> None:
 
 
 _keep_compiled_code()
+
+
+@pytest.fixture(scope="module")
+def cheap_compilation():
+  """What the package compiles by itself, and eager operations, compiled as `compiled.jit` does."""
+  jit, old = jax.jit, jax.config.values["jax_disable_most_optimizations"]
+  jax.jit = functools.partial(jit, compiler_options=compiled.options())
+  jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
+  yield
+  jax.jit = jit
+  jax.config.update("jax_disable_most_optimizations", old)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

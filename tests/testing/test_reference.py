@@ -252,6 +252,7 @@ CASES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.usefixtures("cheap_compilation")
 @given(case=CASES, tanh=st.booleans(), implementation=st.sampled_from(["auto", "autodiff"]))
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_one_connection_in_float32(case, tanh, implementation):
