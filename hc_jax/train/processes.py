@@ -89,6 +89,8 @@ def connect(cluster: Cluster) -> None:
         raise
       return  # no cluster: one process
     except (RuntimeError, OSError) as error:
+      if not explicit and "must be called before" in str(error):
+        return  # called from a program that uses JAX already, by itself: a notebook, a test
       reason = str(error).strip().splitlines()[0]
       raise UserError(
         f"the processes of this run cannot meet at {cluster.coordinator or 'the cluster'}: "

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hc_jax.analysis.plots.style import COLORS, GREY, short, site_ticks, stream_style
@@ -119,7 +120,7 @@ def _token_mean(values: np.ndarray) -> np.ndarray:
   return np.array([np.nanmean(values[..., i]) for i in range(values.shape[-1])])
 
 
-def log_scale(ax) -> None:
+def log_scale(ax: Axes) -> None:
   """Logarithmic, with plain numbers; those between the powers of ten only on a short axis."""
   ax.set_yscale("log")
   low, high = ax.get_ylim()
