@@ -48,15 +48,16 @@ ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 def cases():
   """Pairs of case and check; the cases with fields of their own, and the heavy checks, are slow.
 
-  What a mesh and a second step do does not hang on fields: those cases leave them out.
+  The heavy checks are of how a connection is used, which does not hang on its fields: cases with
+  fields of their own leave them out.
   """
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
-      if fields and check.name in ("mesh", "once"):
+      if fields and check.name in HEAVY:
         continue
       if "num_views" in fields and check.name not in ALONE:
         continue
-      slow = bool(fields) or (check.name in HEAVY and case not in QUICK)
+      slow = fields or (check.name in HEAVY and case not in QUICK)
       marks = [pytest.mark.xdist_group(case), *([pytest.mark.slow] if slow else [])]
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
