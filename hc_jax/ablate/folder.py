@@ -18,6 +18,7 @@ from hc_jax import durable
 from hc_jax.ablate import provenance
 from hc_jax.ablate.sweep import Sweep
 from hc_jax.errors import UserError
+from hc_jax.train.workdir import read_format, reading
 
 FILE, LOCK = "sweep.json", "sweep.lock"
 FORMAT = "hc_jax sweep 1"
@@ -84,16 +85,9 @@ def read_sweep(out: str) -> tuple[Sweep, str]:
     UserError: there is none, or it cannot be read.
   """
   path = os.path.join(out, FILE)
-  try:
-    with open(path, encoding="utf-8") as file:
-      values = json.load(file)
-    if values["format"] != FORMAT:
-      raise UserError(f"{path} is of format {values['format']!r}; this version reads {FORMAT!r}")
+  with reading(path, f"{out} holds no sweep", "a sweep"):
+    values = read_format(path, FORMAT)
     return from_json(values["sweep"]), values["command"]
-  except FileNotFoundError as error:
-    raise UserError(f"{out} holds no sweep: there is no {path}") from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} cannot be read as a sweep ({error})") from error
 
 
 def _check_same(out: str, sweep: Sweep) -> None:

@@ -132,16 +132,28 @@ def saved_config(workdir: str) -> Any:
     UserError: no run lies there, or its config cannot be read.
   """
   path = os.path.join(workdir, CONFIG)
+  with reading(path, f"{workdir} holds no run", "a run's config"):
+    return config_lib.from_json(read_format(path, FORMAT)["config"])
+
+
+@contextlib.contextmanager
+def reading(path: str, absent: str, kind: str) -> Iterator[None]:
+  """Says why a JSON file of ours cannot be read: that it is not there, or no `kind`."""
   try:
-    with open(path, encoding="utf-8") as file:
-      saved = json.load(file)
-    if saved["format"] != FORMAT:
-      raise UserError(f"{path} is of format {saved['format']!r}; this version reads {FORMAT!r}")
-    return config_lib.from_json(saved["config"])
+    yield
   except FileNotFoundError as error:
-    raise UserError(f"{workdir} holds no run: there is no {path}") from error
+    raise UserError(f"{absent}: there is no {path}") from error
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} cannot be read as a run's config ({error})") from error
+    raise UserError(f"{path} cannot be read as {kind} ({error})") from error
+
+
+def read_format(path: str, form: str) -> dict[str, Any]:
+  """The JSON object in a file, whose `format` must be `form`; raises UserError if it is another."""
+  with open(path, encoding="utf-8") as file:
+    saved = json.load(file)
+  if saved["format"] != form:
+    raise UserError(f"{path} is of format {saved['format']!r}; this version reads {form!r}")
+  return saved
 
 
 def _check_config(path: str, config: Any) -> list[str]:
