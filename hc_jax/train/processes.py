@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ _FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; a process that dies is noticed 
 # How collectives and the coordination service speak of a peer that is gone.
 _LOST = ("Gloo", "UNAVAILABLE", "Connection closed by peer", "Connection reset", "heartbeat")
 LOST = 134  # exit code: another process of the run died
+# Seconds: for a process that fails to say goodbye, for process 0 to wait for the others' goodbyes,
+# and from the last of these, which is sent just before, to that process's end.
+_SAY, _WAIT, _GRACE = 3.0, 10.0, 1.0
 _rounds = itertools.count()
 
 
@@ -233,8 +237,10 @@ def leave_by(error: BaseException) -> None:
 def leave(code: int) -> None:
   """Parts from the other processes at the end of the program; may not return.
 
-  A process that ends in good order waits for the others. One that fails does not: it ends at once,
-  with its own exit code, and the others notice.
+  A process that ends in good order waits for the others. One that fails does not: it says goodbye
+  and ends with its own exit code, and the others notice. Only process 0, which hosts JAX's
+  coordination service, first gives them time to say theirs: without the service JAX aborts them,
+  maybe before they have told the reason of an end that all agree on.
   """
   if count() == 1:
     return
@@ -242,5 +248,24 @@ def leave(code: int) -> None:
   sys.stderr.flush()
   if code in (0, 75):
     jax.distributed.shutdown()
-  else:
+    return
+  # In a thread, since a service that is gone or does not answer must not keep this process.
+  thread = threading.Thread(target=_goodbye, daemon=True)
+  try:
+    thread.start()
+    thread.join(_SAY if index() else _SAY + _WAIT + _GRACE)
+  finally:  # whatever a signal raises meanwhile
     os._exit(code)
+
+
+def _goodbye() -> None:
+  """Says that this process ends; in process 0, returns when all have said it, or after `_WAIT`."""
+  folder, client = "hc_jax/goodbye", _service.global_state.client
+  with contextlib.suppress(Exception):  # the service is gone, or was never met
+    client.key_value_set(f"{folder}/{index()}", " ")
+    until = time.monotonic() + _WAIT
+    while index() == 0 and time.monotonic() < until:
+      if len(client.key_value_dir_get(folder)) == count():
+        time.sleep(_GRACE)
+        return
+      time.sleep(0.05)

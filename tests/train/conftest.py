@@ -78,6 +78,13 @@ def process(cache):
   return run
 
 
+def free_port():
+  """A port of this host that nobody listens at."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    return free.getsockname()[1]
+
+
 @pytest.fixture
 def processes(cache):
   """Runs tiny.py in several processes: `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`.
@@ -87,11 +94,8 @@ def processes(cache):
   running = []
 
   def run(workdir, count, *flags, send=None, missing=()):
-    with socket.socket() as free:
-      free.bind(("127.0.0.1", 0))
-      port = free.getsockname()[1]
     env = environment(cache)
-    flags = (f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", *flags)
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}", *flags)
     for i in sorted(set(range(count)) - set(missing)):
       own = {"TINY_SIGNAL": send[i]} if i in (send or {}) else {}
       command = [sys.executable, tiny.__file__, str(workdir), *flags, f"--process-id={i}"]

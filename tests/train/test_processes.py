@@ -1,9 +1,14 @@
 """Several real processes, on one CPU device each, over gloo: they train as one does."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from hc_jax.train import manifest, read_metrics
 from hc_jax.train import processes as several
 from hc_jax.train.checkpoint import path_of, steps_of
 from tests.train import tiny
+from tests.train.conftest import free_port
 
 FSDP = ("--config.mesh.preset=fsdp", "--config.mesh.fsdp=2", "--config.mesh.data=1")
 
@@ -173,6 +179,75 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
   assert [e.returncode for e in ended] == [2, 2]
   assert "7 / 2 = 3.5; use a multiple of 2" in ended[0].stderr
   assert "2 devices (mesh.data 2 * mesh.fsdp 1, of 2 processes)" in ended[0].stderr
+
+
+LEAVING = """
+import sys, time
+from hc_jax.errors import UserError
+from hc_jax.train import processes
+
+processes.connect(processes.Cluster("auto", sys.argv[1], 2, int(sys.argv[2])))
+try:
+  with processes.together():
+    raise UserError("no")
+except UserError:
+  time.sleep(3 * processes.index())
+  print("the reason", flush=True)
+processes.leave(2)
+"""
+
+
+@pytest.mark.slow
+def test_an_end_that_all_agree_on_waits_for_the_slow_ones_reason():
+  command = [sys.executable, "-c", LEAVING, f"127.0.0.1:{free_port()}"]
+  env = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+  both = [subprocess.Popen([*command, str(i)], env=env, **pipes) for i in range(2)]
+  said = [child.communicate(timeout=100)[0] for child in both]
+  # Were process 0 to end at once, and the coordination service with it, JAX would abort the other.
+  assert [child.returncode for child in both] == [2, 2], said
+  assert said == ["the reason\n"] * 2
+
+
+class Store:
+  """A key-value store of three processes, of which `gone` have said goodbye."""
+
+  def __init__(self, gone, answers=True):
+    self.gone, self._answers = gone, answers
+
+  def key_value_set(self, key, value):
+    if not self._answers:
+      threading.Event().wait(60)
+    self.gone.append(key)
+
+  def key_value_dir_get(self, folder):
+    if "broken" in self.gone:
+      raise RuntimeError("UNAVAILABLE")
+    return [key for key in self.gone if key.startswith(folder)]
+
+
+@pytest.mark.parametrize(
+  ("number", "store", "at_least", "at_most"),
+  [
+    (0, Store(["hc_jax/goodbye/1", "hc_jax/goodbye/2"]), 0.1, 1.4),  # all have: a little, for them
+    (0, Store(["hc_jax/goodbye/1"]), 1.5, 10.0),  # one has died
+    (1, Store([]), 0.0, 0.9),  # the others need not be waited for
+    (0, Store(["broken"]), 0.0, 1.4),
+    (1, Store([], answers=False), 1.0, 10.0),
+    (0, Store([], answers=False), 2.6, 10.0),
+  ],
+)
+def test_a_process_that_fails_leaves_in_bounded_time(monkeypatch, number, store, at_least, at_most):
+  state = types.SimpleNamespace(client=store, num_processes=3, process_id=number)
+  monkeypatch.setattr(several._service, "global_state", state)
+  monkeypatch.setattr(several.jax.distributed, "is_initialized", lambda: True)
+  monkeypatch.setattr(several.os, "_exit", lambda code: ended.append((code, time.monotonic())))
+  for name, seconds in (("_SAY", 1.0), ("_WAIT", 1.5), ("_GRACE", 0.1)):
+    monkeypatch.setattr(several, name, seconds)
+  ended, start = [], time.monotonic()
+  several.leave(4)
+  ((code, end),) = ended
+  assert code == 4 and at_least <= end - start < at_most
 
 
 def test_what_the_processes_say_of_themselves(monkeypatch):
