@@ -28,6 +28,8 @@ import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PHASES = ("prepare", "compile", "step", "evaluate", "save", "manifest")
+# Seconds after a phase is entered within which it is killed: a save goes on beside the next steps.
+WITHIN = {"prepare": 2.0, "compile": 2.0, "save": 0.5}
 FLAGS = {
   "model.d_model": 16,
   "model.num_layers": 1,
@@ -116,8 +118,7 @@ def live(folder, steps, target=None, rng=None):
     elif target and line == f"@{target}\n":
       nth -= 1
       if nth == 0:
-        long = target in ("prepare", "compile")
-        time.sleep(rng.random() * (2.0 if long else 0.03))
+        time.sleep(rng.random() * WITHIN.get(target, 0.03))
         killed = process.poll() is None
         process.send_signal(signal.SIGKILL)
   process.wait()
@@ -175,7 +176,7 @@ def compare(straight, broken, steps):
 def soak(kills, seed, work, minutes=float("inf"), say=print):
   """Runs it all in the folder `work`; returns what went wrong, in words."""
   rng, begun = random.Random(seed), time.monotonic()
-  steps = 12 + 8 * kills
+  steps = 12 + 12 * kills  # eight or so are kept from kill to kill
   words = random.Random(0)
   text = "\n".join(" ".join(words.choices("abcdefgh", k=8)) for _ in range(30_000))
   (work / "text.txt").write_text(text)
@@ -196,6 +197,7 @@ def soak(kills, seed, work, minutes=float("inf"), say=print):
       break  # at its end before its time
     done += 1
     now = newest_complete(broken)
+    say(f"kill {done} of {kills}: {target}; step {now} of {steps} is kept")
     count = counts[target]
     count.update(kills=1, passed_over=life.passed_over, steps=now - before)
     count["in a save"] += life.trained and any(broken.glob("checkpoints/*tmp*"))
@@ -204,6 +206,7 @@ def soak(kills, seed, work, minutes=float("inf"), say=print):
   last = live(broken, steps)
   wrong += [last.errors] if last.errors else []
   wrong += compare(straight, broken, steps) if not wrong else []
+  say("")
   report(counts, steps, time.monotonic() - begun, wrong, say)
   return wrong
 
@@ -231,6 +234,7 @@ def main():
   parser.add_argument("--minutes", type=float, default=float("inf"), help="kill no more after that")
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args()
+  sys.stdout.reconfigure(line_buffering=True)  # who redirects it wants to look on as well
   with tempfile.TemporaryDirectory() as folder:
     return int(bool(soak(flags.kills, flags.seed, pathlib.Path(folder), flags.minutes)))
 
