@@ -89,19 +89,21 @@ def free_port():
 def processes(cache):
   """Runs tiny.py in several processes: `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`.
 
-  `missing` of them are not started. Returns what ended, by number.
+  `missing` of them are not started; `own={1: flags}` are of one alone. Returns what ended, by
+  number.
   """
   running = []
 
-  def run(workdir, count, *flags, send=None, missing=()):
+  def run(workdir, count, *flags, send=None, missing=(), own=None):
     env = environment(cache)
     flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}", *flags)
     for i in sorted(set(range(count)) - set(missing)):
-      own = {"TINY_SIGNAL": send[i]} if i in (send or {}) else {}
-      command = [sys.executable, tiny.__file__, str(workdir), *flags, f"--process-id={i}"]
+      signals = {"TINY_SIGNAL": send[i]} if i in (send or {}) else {}
+      mine = (*flags, *(own or {}).get(i, ()), f"--process-id={i}")
+      command = [sys.executable, tiny.__file__, str(workdir), *mine]
       running.append(
         subprocess.Popen(
-          command, env=env | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+          command, env=env | signals, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
       )
     done = []

@@ -179,6 +179,11 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
   assert [e.returncode for e in ended] == [2, 2]
   assert "7 / 2 = 3.5; use a multiple of 2" in ended[0].stderr
   assert "2 devices (mesh.data 2 * mesh.fsdp 1, of 2 processes)" in ended[0].stderr
+  ended = processes(tmp_path / "run", 2, own={1: ["--config.optim.learning_rate=2e-2"]})
+  assert [e.returncode for e in ended] == [2, 2]
+  for e in ended:
+    assert "error: process 1 has another optim.learning_rate than process 0; start all" in e.stderr
+  assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 LEAVING = """

@@ -1,0 +1,53 @@
+"""What is refused in processes that do not belong together; real ones are in test_processes.py."""
+
+import re
+
+import pytest
+
+from hc_jax import UserError
+from hc_jax.train import agreement, lock, processes
+from tests.train import tiny
+
+
+@pytest.fixture
+def alike(monkeypatch, tmp_path):
+  """check_alike in the first of two processes; `change` makes what the second says of it."""
+
+  def check(change=lambda mine: mine, folder=tmp_path, **config):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gather", lambda mine: [mine, change(mine)])
+    text = tiny.text(fingerprint="f00d")
+    agreement.check_alike(tiny.config(**config), text, str(folder))
+
+  (tmp_path / lock.FILE).touch()
+  return check
+
+
+def test_processes_of_one_config_text_and_workdir_belong_together(alike, monkeypatch, tmp_path):
+  alike()
+  monkeypatch.setattr(processes, "count", lambda: 1)
+  monkeypatch.delattr(processes, "gather")
+  agreement.check_alike(tiny.config(train__debug_nans=True), None, str(tmp_path / "alone"))
+
+
+@pytest.mark.parametrize(
+  ("there", "instead", "message"),
+  [
+    ('"seed": 0', '"seed": 1', "process 1 has another seed than process 0; .* the same --config"),
+    ("f00d", "beef", r"process 1 has other text than process 0 \(fingerprints beef, .* and f00d"),
+    (" tokens", "1 tokens", r"1 has other text .*; give every host the same files, tokenizer"),
+    ("^$", "workdir a is not b", "process 1 cannot start: workdir a is not b"),
+  ],
+)
+def test_another_config_text_or_workdir_elsewhere_is_refused(alike, there, instead, message):
+  with pytest.raises(UserError, match=message):
+    alike(lambda mine: re.sub(there, instead, mine))
+
+
+def test_what_this_process_cannot_do_with_others_is_refused(alike, tmp_path):
+  told = []
+  with pytest.raises(UserError, match=r"workdir .*elsewhere is not the folder that process 0 sees"):
+    alike(lambda mine: told.append(mine) or mine, folder=tmp_path / "elsewhere")
+  assert "must lie on a file system that all of them share" in told[-1]  # the others are told
+  with pytest.raises(UserError, match=r"debug_nans=true .* needs a run of one"):
+    alike(train__debug_nans=True)
