@@ -9,7 +9,8 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 
-from hc_jax.analysis.page_views import VIEWS, View, rounded
+from hc_jax.analysis.page_tables import rounded
+from hc_jax.analysis.page_views import VIEWS, View
 from hc_jax.analysis.parts import Part
 from hc_jax.analysis.tables import Table
 

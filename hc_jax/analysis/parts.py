@@ -232,8 +232,10 @@ def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> 
     shown = np.linspace(0, len(tokens) - 1, min(SHOWN_TOKENS, len(tokens))).round().astype(int)
     matrices |= {f"this network\ntoken {t} of {count}": tokens[t] for t in shown}
   spread = tokens.std(0) if dynamic else None
+  mean, *others = matrices.items()
+  deviation = [("this network, standard deviation over tokens", spread)] * dynamic
   rows = []
-  for name, matrix in [*matrices.items(), *([("std", spread)] if dynamic else [])]:
+  for name, matrix in (mean, *deviation, *others):
     rows += [r for r in matrix_rows(matrix, name.replace("\n", ", ")) if r[2] // m <= r[1] // m]
   table = Table(("network", "input", "source", "weight"), rows)
   head = f"{title}\nC(0): inputs in terms of outputs; rebuilt to {found.error:.0e} (relative)"

@@ -125,6 +125,10 @@ def test_its_numbers_are_those_of_the_csv_files(written):
   ):
     shown = views[name]["options"][option]["series"][series]["y"]
     assert shown == [six(row[column]) if row[column] else None for row in rows_of(folder, name)]
+  loss, gains = views["loss"]["options"][0], views["gains"]["options"][2]
+  assert loss["positions"] == [0, 10] and loss["x"] == ["step 0", "step 10"]
+  assert (loss["label"], loss["across"]) == ("loss (nats per token)", "optimizer step")
+  assert "positions" not in gains and gains["x"][:2] == ["0 attn", "0 ffn"]
   mixes = [row for row in rows_of(folder, "connections") if row["map"] == "mix"]
   shown = views["connections"]["options"][0]["values"]
   assert shown[1][2] == six(next(r["mean"] for r in mixes if (r["row"], r["column"]) == ("1", "2")))
@@ -139,6 +143,10 @@ def test_a_cell_says_what_goes_where(written):
   assert mean["rows"][1] == "input of layer 2 (0 ffn)" and mean["rows"][-1] == "mean of the streams"
   assert view["say"].format(c=mean["columns"][1], r=mean["rows"][1], v=1) == (
     "output of layer 1 (0 attn) into input of layer 2 (0 ffn): 1"
+  )
+  assert (mean["down"], mean["across"]) == (
+    "input of layer",
+    "output of layer (emb: the embedding)",
   )
   assert sum(", token " in option["name"] for option in view["options"]) == 4
 
@@ -169,7 +177,8 @@ def test_the_script_is_javascript(tmp_path):
 
 def test_a_name_cannot_end_the_script():
   (site,) = list(network(1, dynamic=False).values())
-  found = parts.look({"</script><b>": site, "b": site})[0]
+  # Both are short for the same, so the page has their full names.
+  found = parts.look({"</script><b>": site, "stack/</script><b>": site})[0]
   views = json.loads(read(page.render(found, "", {})).data)
   gains = next(view for view in views if view["id"] == "gains")
-  assert gains["options"][0]["x"][0] == "</script><b>"
+  assert gains["options"][0]["x"] == ["</script><b>", "stack/</script><b>"]
