@@ -29,6 +29,7 @@ LOST = 134  # exit code: another process of the run died
 # Seconds: for a process that fails to say goodbye, for process 0 to wait for the others' goodbyes,
 # and from the last of these, which is sent just before, to that process's end.
 _SAY, _WAIT, _GRACE = 3.0, 10.0, 1.0
+_GOODBYES = "hc_jax/goodbye"  # where the processes' exit codes stand in the key-value store
 _rounds = itertools.count()
 
 
@@ -237,20 +238,25 @@ def leave_by(error: BaseException) -> None:
 def leave(code: int) -> None:
   """Parts from the other processes at the end of the program; may not return.
 
-  A process that ends in good order waits for the others. One that fails does not: it says goodbye
-  and ends with its own exit code, and the others notice. Only process 0, which hosts JAX's
-  coordination service, first gives them time to say theirs: without the service JAX aborts them,
-  maybe before they have told the reason of an end that all agree on.
+  A process that ends in good order waits for the others, and when one of them fails it ends with
+  134, too. One that fails says goodbye and ends with its own exit code, and the others notice.
+  Only process 0, which hosts JAX's coordination service, first gives them time to say theirs:
+  without the service JAX aborts them, maybe before they have told the reason of an end that all
+  agree on.
   """
   if count() == 1:
     return
   sys.stdout.flush()
   sys.stderr.flush()
   if code in (0, 75):
-    jax.distributed.shutdown()
-    return
+    failed = _wait_for_all(code)
+    if not failed:
+      jax.distributed.shutdown()
+      return
+    print(f"error: {failed}; start all of them again", file=sys.stderr, flush=True)
+    code = LOST
   # In a thread, since a service that is gone or does not answer must not keep this process.
-  thread = threading.Thread(target=_goodbye, daemon=True)
+  thread = threading.Thread(target=_goodbye, args=(code,), daemon=True)
   try:
     thread.start()
     thread.join(_SAY if index() else _SAY + _WAIT + _GRACE)
@@ -258,14 +264,37 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def _goodbye() -> None:
-  """Says that this process ends; in process 0, returns when all have said it, or after `_WAIT`."""
-  folder, client = "hc_jax/goodbye", _service.global_state.client
+def _wait_for_all(code: int) -> str:
+  """Says the exit code, waits until all have; what is wrong with another process, if anything."""
+  try:
+    said = _say(code)
+    while len(said) < count() and set(said.values()) <= {"0", "75"}:
+      time.sleep(0.2)
+      said = _said()
+  except jax.errors.JaxRuntimeError as error:
+    return f"process {index()} lost another process of this run ({str(error)[:160]})"
+  failed = {i: found for i, found in said.items() if found not in ("0", "75")}
+  return "; ".join(f"process {i} of this run failed with exit code {c}" for i, c in failed.items())
+
+
+def _goodbye(code: int) -> None:
+  """Says the exit code; in process 0, returns when all have said theirs, or after `_WAIT`."""
   with contextlib.suppress(Exception):  # the service is gone, or was never met
-    client.key_value_set(f"{folder}/{index()}", " ")
-    until = time.monotonic() + _WAIT
+    said, until = _say(code), time.monotonic() + _WAIT
     while index() == 0 and time.monotonic() < until:
-      if len(client.key_value_dir_get(folder)) == count():
+      if len(said) == count():
         time.sleep(_GRACE)
         return
       time.sleep(0.05)
+      said = _said()
+
+
+def _say(code: int) -> dict[str, str]:
+  _service.global_state.client.key_value_set(f"{_GOODBYES}/{index()}", str(code), True)
+  return _said()
+
+
+def _said() -> dict[str, str]:
+  """The exit codes of the processes that have said theirs, by number."""
+  found = _service.global_state.client.key_value_dir_get(_GOODBYES)
+  return {key.rpartition("/")[2]: code for key, code in found}

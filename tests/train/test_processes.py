@@ -10,6 +10,7 @@ import threading
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -188,71 +189,106 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
 
 LEAVING = """
 import sys, time
-from hc_jax.errors import UserError
 from hc_jax.train import processes
 
-processes.connect(processes.Cluster("auto", sys.argv[1], 2, int(sys.argv[2])))
-try:
-  with processes.together():
-    raise UserError("no")
-except UserError:
-  time.sleep(3 * processes.index())
-  print("the reason", flush=True)
-processes.leave(2)
+number, slow, code = map(int, sys.argv[2:])
+processes.connect(processes.Cluster("auto", sys.argv[1], 2, number))
+processes.gather("both")
+time.sleep(3 * slow)
+print("the reason", flush=True)
+processes.leave(code)
 """
 
 
 @pytest.mark.slow
-def test_an_end_that_all_agree_on_waits_for_the_slow_ones_reason():
+@pytest.mark.parametrize(
+  ("codes", "ended", "said"),
+  [
+    # Were process 0, and the coordination service with it, to end at once, JAX would abort 1.
+    ((2, 2), [2, 2], ["", ""]),
+    # Done, but not all are: heard at once, not when the heartbeat is missed.
+    ((0, 4), [134, 4], ["error: process 1 of this run failed with exit code 4", ""]),
+  ],
+)
+def test_the_ends_of_two_processes(codes, ended, said):
   command = [sys.executable, "-c", LEAVING, f"127.0.0.1:{free_port()}"]
   env = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-  both = [subprocess.Popen([*command, str(i)], env=env, **pipes) for i in range(2)]
-  said = [child.communicate(timeout=100)[0] for child in both]
-  # Were process 0 to end at once, and the coordination service with it, JAX would abort the other.
-  assert [child.returncode for child in both] == [2, 2], said
-  assert said == ["the reason\n"] * 2
+  each = [(str(i), str(int(i == 1 and codes[0] == 2)), str(code)) for i, code in enumerate(codes)]
+  start = time.monotonic()
+  both = [subprocess.Popen([*command, *own], env=env, **pipes) for own in each]
+  found = [child.communicate(timeout=100)[0] for child in both]
+  assert [child.returncode for child in both] == ended, found
+  for lines, line in zip(found, said, strict=True):
+    assert lines.startswith(f"the reason\n{line}") and len(lines.splitlines()) <= 2
+  assert time.monotonic() - start < 60  # the heartbeat's timeout is 100
 
 
 class Store:
-  """A key-value store of three processes, of which `gone` have said goodbye."""
+  """A key-value store of three processes, of which those of the numbers `gone` said goodbye."""
 
-  def __init__(self, gone, answers=True):
-    self.gone, self._answers = gone, answers
+  def __init__(self, *gone, code="4", answers=True, works=True):
+    self.said = {f"hc_jax/goodbye/{i}": code for i in gone}
+    self._answers, self._works = answers, works
 
-  def key_value_set(self, key, value):
+  def key_value_set(self, key, value, allow_overwrite):
     if not self._answers:
       threading.Event().wait(60)
-    self.gone.append(key)
+    self.said[key] = value
 
   def key_value_dir_get(self, folder):
-    if "broken" in self.gone:
-      raise RuntimeError("UNAVAILABLE")
-    return [key for key in self.gone if key.startswith(folder)]
+    if not self._works:
+      raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+    return [(key, code) for key, code in self.said.items() if key.startswith(folder)]
+
+
+@pytest.fixture
+def endings(monkeypatch):
+  """Makes this process one of three that meet in a store; how it ends comes into the list."""
+
+  def prepare(store, number, **seconds):
+    ended = []
+    state = types.SimpleNamespace(client=store, num_processes=3, process_id=number)
+    monkeypatch.setattr(several._service, "global_state", state)
+    monkeypatch.setattr(several.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(several.jax.distributed, "shutdown", lambda: ended.append("in order"))
+    monkeypatch.setattr(several.os, "_exit", ended.append)
+    for name, value in seconds.items():
+      monkeypatch.setattr(several, name, value)
+    return ended
+
+  return prepare
 
 
 @pytest.mark.parametrize(
   ("number", "store", "at_least", "at_most"),
   [
-    (0, Store(["hc_jax/goodbye/1", "hc_jax/goodbye/2"]), 0.1, 1.4),  # all have: a little, for them
-    (0, Store(["hc_jax/goodbye/1"]), 1.5, 10.0),  # one has died
-    (1, Store([]), 0.0, 0.9),  # the others need not be waited for
-    (0, Store(["broken"]), 0.0, 1.4),
-    (1, Store([], answers=False), 1.0, 10.0),
-    (0, Store([], answers=False), 2.6, 10.0),
+    (0, Store(1, 2), 0.1, 1.4),  # all have: a little, for them
+    (0, Store(1), 1.5, 10.0),  # one has died
+    (1, Store(), 0.0, 0.9),  # the others need not be waited for
+    (0, Store(works=False), 0.0, 1.4),
+    (1, Store(answers=False), 1.0, 10.0),
+    (0, Store(answers=False), 2.6, 10.0),
   ],
 )
-def test_a_process_that_fails_leaves_in_bounded_time(monkeypatch, number, store, at_least, at_most):
-  state = types.SimpleNamespace(client=store, num_processes=3, process_id=number)
-  monkeypatch.setattr(several._service, "global_state", state)
-  monkeypatch.setattr(several.jax.distributed, "is_initialized", lambda: True)
-  monkeypatch.setattr(several.os, "_exit", lambda code: ended.append((code, time.monotonic())))
-  for name, seconds in (("_SAY", 1.0), ("_WAIT", 1.5), ("_GRACE", 0.1)):
-    monkeypatch.setattr(several, name, seconds)
-  ended, start = [], time.monotonic()
+def test_a_process_that_fails_leaves_in_bounded_time(endings, number, store, at_least, at_most):
+  ended, start = endings(store, number, _SAY=1.0, _WAIT=1.5, _GRACE=0.1), time.monotonic()
   several.leave(4)
-  ((code, end),) = ended
-  assert code == 4 and at_least <= end - start < at_most
+  assert ended == [4] and at_least <= time.monotonic() - start < at_most
+
+
+def test_a_process_that_is_done_waits_for_the_others_and_hears_of_their_failure(endings, capsys):
+  ended = endings(Store(1, 2, code="0"), 0, _WAIT=0.0)
+  several.leave(75)
+  assert ended == ["in order"]
+  ended = endings(Store(2, code="1"), 0, _WAIT=0.0)  # process 1 still trains: not waited for
+  several.leave(0)
+  assert ended == [134]
+  assert "error: process 2 of this run failed with exit code 1; start" in capsys.readouterr().err
+  ended = endings(Store(works=False), 1)
+  several.leave(0)
+  assert ended == [134]
+  assert "error: process 1 lost another process of this run" in capsys.readouterr().err
 
 
 def test_what_the_processes_say_of_themselves(monkeypatch):
