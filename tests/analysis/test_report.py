@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 import hc_jax as hc
 from hc_jax.analysis import Site, measures, plots, report, unfold
@@ -165,3 +166,27 @@ def test_telemetry_is_drawn_if_there_is_any():
   gains, energy, maps = part.draw().axes
   assert gains.lines[0].get_xydata().tolist() == [[5, 1.5], [9, 2.5]]
   assert [len(ax.lines) for ax in (gains, energy, maps)] == [1, 1, 1]
+
+
+def test_numbers_are_read_on_their_cells():
+  values = np.linspace(-1, 1, 9).reshape(3, 3)
+  kl = np.logspace(-4, 0.3, 9).reshape(3, 3)
+  drawn = [
+    plots.unfolded_matrices({"a": values}, np.abs(values)),
+    plots.stream_ablation(["a", "b", "c"], kl),
+  ]
+  for figure in drawn:
+    for ax in (ax for ax in figure.axes if ax.images and ax.texts):
+      image, count = ax.images[0], 0
+      for text in ax.texts:
+        x, y = text.get_position()
+        cell = image.to_rgba(image.get_array())[int(y), int(x), :3]
+        light, dark = sorted(map(_luminance, (cell, to_rgb(text.get_color()))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, text
+        count += 1
+      assert count >= 6
+
+
+def _luminance(color):
+  linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in color]
+  return np.dot((0.2126, 0.7152, 0.0722), linear)

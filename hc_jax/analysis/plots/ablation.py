@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from hc_jax.analysis.plots.style import POSITIVE, short, site_ticks
+from hc_jax.analysis.plots.style import POSITIVE, ink, short, site_ticks
 
 FLOOR = 1e-4  # nats per token; the scale is logarithmic
 MAX_NUMBERS = 24  # sites whose numbers can still be read
@@ -31,7 +31,7 @@ def stream_ablation(names: Sequence[str], kl: np.ndarray, title: str = "") -> Fi
   if sites <= MAX_NUMBERS:
     for k, stream in np.argwhere(np.isfinite(kl)):
       value = kl[k, stream]
-      color = "white" if norm(max(value, FLOOR)) > 0.55 else "black"
+      color = ink(image.to_rgba(max(value, FLOOR)))
       text = "0" if value < FLOOR else f"{value:.2g}"
       ax.text(k, stream, text, ha="center", va="center", fontsize=7, color=color)
   ax.set(yticks=range(streams), ylabel="stream", xlabel="zeroed before site: block and branch")

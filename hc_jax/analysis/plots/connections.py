@@ -55,7 +55,7 @@ def connection_weights(sites: Mapping[str, Coefs], title: str = "") -> Figure:
   for ax, mix, label in zip(grid, mixes, labels, strict=False):
     ax.imshow(mix, cmap=SIGNED, vmin=-bound, vmax=bound)
     if len(mix) <= 4:
-      write_numbers(ax, mix, bound, size=5.5)
+      write_numbers(ax, mix, size=5.5)
     ax.set_title(label, fontsize=8)
     ax.set(xticks=range(len(mix)), yticks=range(len(mix)))
     ax.tick_params(labelsize=7)
@@ -137,4 +137,4 @@ def _matrix(ax: Any, values: np.ndarray, title: str, labels: Sequence[str]) -> N
   ax.set(xticks=range(values.shape[1]), yticks=range(len(labels)))
   ax.set_yticklabels(labels, fontsize=7)
   if values.size <= 200:
-    write_numbers(ax, values, bound)
+    write_numbers(ax, values)

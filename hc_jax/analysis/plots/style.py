@@ -42,14 +42,20 @@ def bound_of(*values: np.ndarray, least: float = 0.01) -> float:
   return max([least, *(float(np.nanmax(np.abs(v))) for v in values if np.isfinite(v).any())])
 
 
-def write_numbers(ax: Any, values: np.ndarray, bound: float, size: float = 7) -> None:
-  """Each number in its cell, white on dark."""
+def write_numbers(ax: Any, values: np.ndarray, size: float = 7) -> None:
+  """Each number in its cell of the image that `ax` has."""
   for i, j in np.argwhere(np.isfinite(values)):
-    color = "white" if abs(values[i, j]) > 0.6 * bound else "black"
     size_of = abs(values[i, j])
     digits = ".2f" if size_of < 9.995 else ".1f" if size_of < 99.95 else ".3g"
     text = f"{values[i, j]:{digits}}".replace("-0.00", "0.00")
+    color = ink(ax.images[0].to_rgba(values[i, j]))
     ax.text(j, i, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def ink(color: Sequence[float]) -> str:
+  """Black or white, whichever has more contrast with a colour (relative luminance, WCAG 2)."""
+  linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in color[:3]]
+  return "black" if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.179 else "white"
 
 
 def site_ticks(ax: Any, labels: Sequence[str], most: int = 24) -> None:

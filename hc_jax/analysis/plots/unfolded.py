@@ -63,14 +63,14 @@ def _panels(
   flat, bound = axes.ravel(), bound_of(*drawn.values())
   for ax, (name, matrix) in zip(flat, drawn.items(), strict=False):
     ax.imshow(matrix, cmap=SIGNED, vmin=-bound, vmax=bound, aspect="auto")
-    _label(ax, matrix, bound, name, parts[name])
+    _label(ax, matrix, name, parts[name])
   bar = fig.colorbar(flat[0].images[0], ax=list(flat), shrink=0.8, pad=0.01)
   bar.set_label("weight (no unit)")
   if spread is not None:
     ax, values = flat[len(drawn)], _lower(spread, fractions)
     top = bound_of(values, least=1e-3)
     image = ax.imshow(values, cmap=POSITIVE, vmin=0, vmax=top, aspect="auto")
-    _label(ax, values, top, "standard deviation\nover tokens", fractions)
+    _label(ax, values, "standard deviation\nover tokens", fractions)
     inset = ax.inset_axes((0.93, 0.45, 0.05, 0.5))  # the half above the diagonal is empty
     fig.colorbar(image, cax=inset, ticklocation="left").ax.tick_params(labelsize=7)
   for ax in flat[len(drawn) + (spread is not None) :]:
@@ -87,14 +87,14 @@ def _lower(matrix: np.ndarray, fractions: int) -> np.ndarray:
   return np.where(j // fractions <= i // (rows * fractions // columns), matrix, np.nan)
 
 
-def _label(ax: Any, matrix: np.ndarray, bound: float, name: str, fractions: int) -> None:
+def _label(ax: Any, matrix: np.ndarray, name: str, fractions: int) -> None:
   rows, columns = matrix.shape
   ax.set_title(name, fontsize=9)
   _ticks(ax.set_xticks, columns, fractions)
   _ticks(ax.set_yticks, rows, fractions if rows == columns else 1, first=1)
   ax.tick_params(labelsize=7)
   if max(rows, columns) <= MAX_NUMBERS:
-    write_numbers(ax, matrix, bound, size=6)
+    write_numbers(ax, matrix, size=6)
 
 
 def _ticks(set_ticks: Any, size: int, fractions: int, first: int = 0) -> None:
