@@ -8,18 +8,31 @@ import re
 from collections.abc import Sequence
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem; }
+:root { color-scheme: light dark; --fg: #1a1a1a; --bg: #fff; --soft: #555; --line: #ddd;
+  --panel: #f3f3f3; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --fg: #ececf1; --bg: #16161a; --soft: #a5a5b0; --line: #3a3a44; --panel: #26262d; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg);
+  margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .93rem; display: block;
-  overflow-x: auto; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-code { background: #f3f3f3; padding: .1em .3em; border-radius: 3px; font-size: .92em; }
-figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: .93rem; }
-@media print { body { max-width: none; } }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .93rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+th { border-bottom: 2px solid var(--soft); vertical-align: bottom; }
+td { white-space: nowrap; } td.words { white-space: normal; min-width: 13rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+code { background: var(--panel); padding: .1em .3em; border-radius: 3px; font-size: .92em; }
+figure { margin: 1.5rem 0; } figcaption { color: var(--soft); font-size: .93em; }
+@media print {
+  :root { color-scheme: light; }
+  body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
+  h1, h2 { break-after: avoid; } figure, tr, li { break-inside: avoid; }
+  .scroll { overflow: visible; } table { font-size: 7.5pt; }
+  th, td { padding: .25rem .35rem; } td.words { min-width: 0; }
+  img { max-height: 11cm; }
+}
 """
 
 
@@ -118,7 +131,7 @@ def _html(block: Block, folder: str) -> str:
       return "<ul>\n" + "\n".join(f"<li>{_inline(line)}</li>" for line in lines) + "\n</ul>"
     case Table(head, rows, left):
       lines = [_html_row("th", head, left), *(_html_row("td", row, left) for row in rows)]
-      return "<table>\n" + "\n".join(lines) + "\n</table>"
+      return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
     case Picture(file, caption):
       with open(os.path.join(folder, file), "rb") as picture:
         data = base64.b64encode(picture.read()).decode()
@@ -129,13 +142,14 @@ def _html(block: Block, folder: str) -> str:
 
 
 def _html_row(tag: str, cells: Sequence[str], left: Sequence[int]) -> str:
-  inside = "".join(
-    f"<{tag}>{_inline(cell)}</{tag}>"
-    if i in left
-    else f'<{tag} class="number">{_inline(cell)}</{tag}>'
-    for i, cell in enumerate(cells)
+  kinds = [
+    ("" if i == 0 else ' class="words"') if i in left else ' class="number"'
+    for i in range(len(cells))
+  ]
+  inside = (
+    f"<{tag}{kind}>{_inline(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
   )
-  return f"<tr>{inside}</tr>"
+  return f"<tr>{''.join(inside)}</tr>"
 
 
 def _inline(text: str) -> str:

@@ -18,6 +18,7 @@ AXES = {
   "seconds": "seconds of training",
 }
 LOSS = "validation loss (nats per token)"
+DASHES = ("-", "--", "-.", ":")  # of curves whose markers say something else
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def smoothed_losses(
   target = losses[0][-1]
   for i, (name, loss, at) in enumerate(zip(names, losses, reached, strict=True)):
     style = stream_style(i, len(names))
-    ax.plot(tokens, loss, lw=1.5, color=style["color"], label=name)
+    ax.plot(tokens, loss, DASHES[i % len(DASHES)], lw=1.5, color=style["color"], label=name)
     if i and at is not None:
       ax.plot(at, target, ms=8, zorder=3, markeredgecolor="white", **style)
   ax.axhline(target, color=GREY, lw=1, ls="--", zorder=0)
