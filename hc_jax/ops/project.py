@@ -94,7 +94,7 @@ def _contract(x, weights):
   return jnp.einsum(f"...{names},{names}k->...k", x, weights, precision=HIGHEST)
 
 
-def _with_sums(streams, weights, norm, eps, contract):
+def _with_sums(streams, weights, norm, eps, sums):
   """`_product` by sums over x alone, which one kernel can make in one pass.
 
   The variance is that of x - c, c the mean of a few of its elements: `E[(x-c)^2] - E[x-c]^2` loses
@@ -108,20 +108,32 @@ def _with_sums(streams, weights, norm, eps, contract):
   if norm == "layernorm":
     few = streams[..., :_FEW].astype(jnp.float32)
     near = jnp.mean(few, axis=axes, keepdims=True)
-  square = jnp.sum(jnp.square(x - near), axis=axes) / size
-  shift = jnp.zeros_like(square)
-  if norm == "layernorm":
-    shift = jnp.sum(x - near, axis=axes) / size
+  terms = [jnp.square(x - near)] + ([x - near] if norm == "layernorm" else [])
+  if by_columns := weights.ndim == 2:  # all streams at once have many: a matrix product
+    terms += [x * lift(column, x.ndim) for column in weights.T]
+  square, *rest = sums(terms, axes)
+  square /= size
+  shift = rest.pop(0) / size if norm == "layernorm" else jnp.zeros_like(square)
   variance = jnp.maximum(square - jnp.square(shift), 0.0)
   mean = shift + jnp.mean(near, axis=axes)
-  return contract(x, weights), mean[..., None], jax.lax.rsqrt(variance + eps)[..., None]
+  product = jnp.stack(rest, axis=-1) if by_columns else _contract(x, weights)
+  return product, mean[..., None], jax.lax.rsqrt(variance + eps)[..., None]
 
 
-def _contract_by_sums(x, weights):
-  """A sum for each column: XLA makes one kernel of up to eight sums over x, which reads it once."""
-  if weights.ndim > 2:
-    return _contract(x, weights)  # all streams at once have many columns: a matrix product
-  return jnp.stack([jnp.sum(x * lift(column, x.ndim), axis=-1) for column in weights.T], axis=-1)
+def _sum_each(terms, axes):
+  """XLA makes one kernel for a GPU of up to eight sums over x, which reads it once."""
+  return [jnp.sum(term, axis=axes) for term in terms]
+
+
+def _sum_together(terms, axes):
+  """One reduction with an accumulator a term: for a TPU, XLA reads x again for every other sum."""
+  ndim = terms[0].ndim
+  zeros = [jnp.zeros((), jnp.float32)] * len(terms)
+
+  def add(a, b):
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+  return jax.lax.reduce(terms, zeros, add, [axis % ndim for axis in axes])
 
 
 def _saved_product(streams, weights, norm, eps):
@@ -131,8 +143,8 @@ def _saved_product(streams, weights, norm, eps):
     streams,
     weights,
     default=functools.partial(_product, norm=norm, eps=eps),
-    gpu=functools.partial(form, contract=_contract_by_sums),
-    tpu=functools.partial(form, contract=_contract),
+    gpu=functools.partial(form, sums=_sum_each),
+    tpu=functools.partial(form, sums=_sum_together),
   )
 
 
