@@ -45,6 +45,29 @@ def test_params_of_a_config_that_leaves_the_vocabulary_to_the_tokenizer(capsys):
 @pytest.mark.parametrize(
   "argv, words",
   [
+    (["analyse", "x"], "no command analyse; did you mean analyze?"),
+    (["analyze", "x", "--formts=png"], "--formts=png; did you mean --formats?"),
+    (["ablate", "x", "--report-onl"], "--report-onl; did you mean --report-only?"),
+    (["params", "x", "--zzz"], "params does not take --zzz; --help"),
+  ],
+)
+def test_a_typo_is_answered_with_the_nearest(argv, words, capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(argv)
+  assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_answered_with_the_nearest(tmp_path, capsys):
+  (tmp_path / "quickstart").mkdir()
+  assert cli.main(["inspect", str(tmp_path / "quikstart")]) == 2
+  assert f"no such folder; did you mean {tmp_path / 'quickstart'}?" in capsys.readouterr().err
+  assert cli.main(["inspect", str(tmp_path / "quickstart")]) == 2
+  assert f"there is no {tmp_path / 'quickstart' / 'config.json'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "argv, words",
+  [
     (["params", "configs/none.py"], "no config file"),
     (["params", str(ROOT / "configs/small.py"), "--config.model.d_modle=3"], "model.d_model"),
     (["sample", "/nonexistent/run"], "no run"),

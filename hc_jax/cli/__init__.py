@@ -1,9 +1,11 @@
 """`hc-jax <command>`: thin; a file here holds a command's flags, what it calls lies elsewhere."""
 
 import argparse
+import difflib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
@@ -27,13 +29,20 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; returns its exit code (2: something for the user to mend)."""
-  parser = _parser()
-  args, rest = parser.parse_known_args(list(sys.argv[1:] if argv is None else argv))
+  argv = list(sys.argv[1:] if argv is None else argv)
+  parser, subparsers = _parsers()
+  if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+    parser.error(
+      f"there is no command {argv[0]}{_near(argv[0], COMMANDS)} hc-jax --help lists them"
+    )
+  args, rest = parser.parse_known_args(argv)
   command = COMMANDS[args.command]
   takes_overrides = hasattr(command, "run_config")
   unknown = [a for a in rest if not (takes_overrides and a.startswith(OVERRIDE))]
   if unknown:
-    parser.error(f"{args.command} does not take {unknown[0]}; see hc-jax {args.command} --help")
+    own = subparsers[args.command]
+    near = _near(unknown[0].split("=")[0], re.findall(r"--[a-z][a-z-]*", own.format_usage()))
+    own.error(f"{args.command} does not take {unknown[0]}{near} --help says what it takes")
   try:
     import_modules(args.modules)
     code = command.run_config(args, rest) if takes_overrides else command.run(args)
@@ -49,12 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog="hc-jax", description="Tools of hc_jax.")
+def _near(word: str, known: Iterable[str]) -> str:
+  near = difflib.get_close_matches(word, list(known), n=1)
+  return f"; did you mean {near[0]}?" if near else ";"
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+  """Of hc-jax, and of each command."""
+  parser = argparse.ArgumentParser(
+    prog="hc-jax",
+    description="Tools of hc_jax.",
+    epilog="hc-jax COMMAND --help says what a command takes; README.md has examples.",
+  )
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   for name, command in COMMANDS.items():
     text = command.HELP
     subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     add_flag(subparser)
     command.flags(subparser)
-  return parser
+  return parser, dict(commands.choices)

@@ -14,10 +14,10 @@ ABLATED_TOKENS = 512  # the network runs on them once for every site and stream
 
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("run", help="the workdir of a run")
-  parser.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+  parser.add_argument("--step", type=int, default=None, help="which checkpoint (the newest)")
   parser.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
   parser.add_argument(
-    "--formats", default="png,pdf,svg", help="of the pictures; each takes its time (png,pdf,svg)"
+    "--formats", default="png,pdf,svg", help="of the pictures, some of png,pdf,svg (all three)"
   )
   parser.add_argument(
     "--compare",

@@ -4,7 +4,9 @@ import argparse
 import functools
 import os
 
-HELP = "Runs into the twenty traps of hyper-connection code; exit code 1 if one bites."
+HELP = (
+  "Is the wiring right? Tries twenty known traps of hyper-connection code; exit 1 if one bites."
+)
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ def _choose(workdir: str, step: int | str | None, log: Callable[[str], None]) ->
   """The checkpoint to read: the first good one of those that `step` stands for."""
   steps = checkpoint.folders_of(workdir)
   if not steps:
-    raise UserError(f"{workdir} holds no checkpoint yet; train it first")
+    raise UserError(f"{workdir} holds no checkpoint yet; train.py --workdir={workdir} writes one")
   there = ", ".join(map(str, steps))
   if step == "best":
     order = checkpoint.by_loss(workdir)

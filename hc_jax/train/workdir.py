@@ -10,6 +10,7 @@ tensorboard/, profile/
 """
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -142,9 +143,20 @@ def reading(path: str, absent: str, kind: str) -> Iterator[None]:
   try:
     yield
   except FileNotFoundError as error:
-    raise UserError(f"{absent}: there is no {path}") from error
+    raise UserError(f"{absent}: {_missing(path)}") from error
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} cannot be read as {kind} ({error})") from error
+
+
+def _missing(path: str) -> str:
+  """What of a path is not there: the file, or its folder already."""
+  folder = os.path.dirname(os.path.abspath(path))
+  beside = os.path.dirname(folder)
+  if os.path.isdir(folder) or not os.path.isdir(beside):
+    return f"there is no {path}"
+  near = difflib.get_close_matches(os.path.basename(folder), os.listdir(beside), n=1)
+  hint = f"; did you mean {os.path.join(beside, near[0])}?" if near else ""
+  return f"there is no such folder{hint}"
 
 
 def read_format(path: str, form: str) -> dict[str, Any]:
