@@ -46,17 +46,26 @@ def compare_parts(
     parts.append(_findings(names, looks))
   depth = {
     "xlabel": "site, from the first",
-    "title": f"{title}, means over tokens",
     "numbered": True,
   }
   for part in (
-    _curves("compare_gains", names, looks, "gains", GAINS, log=True, **depth),
+    _curves(
+      "compare_gains",
+      names,
+      looks,
+      "gains",
+      GAINS,
+      title=f"{title}, means over tokens",
+      log=True,
+      **depth,
+    ),
     _curves(
       "compare_similarity",
       names,
       looks,
       "similarity",
       {"cosine with the input before": {"median": "median"}},
+      title=f"{title}, medians over tokens",
       first=2,
       **depth,
     ),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hc_jax.analysis.plots.depth import FLOOR, log_scale
 from hc_jax.analysis.plots.style import COLORS
 
-_LINES = ("o-", "s--")
+_LINES = (("o-", "s--"), ("^-", "D--"))  # of the first network, of the second
 
 
 def compared(
@@ -18,7 +18,7 @@ def compared(
   title: str = "",
   log: bool = False,
 ) -> Figure:
-  """A panel for each quantity; a colour for each network, solid and dashed for its curves.
+  """A panel for each quantity; colour and markers by network, solid and dashed for its curves.
 
   Args:
     panels: by the label of the y axis: curves `(label, which network, x, y)`.
@@ -32,12 +32,11 @@ def compared(
   for ax, (label, curves) in zip(axes[0], panels.items(), strict=True):
     drawn = [0, 0]
     for text, which, x, y in curves:
-      line = _LINES[drawn[which] % len(_LINES)]
+      line = _LINES[which][drawn[which] % 2]
       drawn[which] += 1
       y = [max(value, FLOOR) for value in y] if log else y
-      ax.plot(
-        x, y, line if len(x) <= 60 else line[1:], color=COLORS[which], lw=1.5, ms=4, label=text
-      )
+      style = {"color": COLORS[which], "fillstyle": ("full", "none")[which], "label": text}
+      ax.plot(x, y, line if len(x) <= 60 else line[1:], lw=1.5, ms=5, **style)
     ax.set(xlabel=xlabel, ylabel=label)
     if log and curves:
       log_scale(ax)
