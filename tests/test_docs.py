@@ -52,5 +52,28 @@ def test_the_code_is_found():
 
 def test_links_lead_somewhere():
   for page in PAGES:
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+    text = page.read_text()
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
       assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_links_to_a_heading_find_it():
+  for page in PAGES:
+    for file, heading in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", page.read_text()):
+      titles = re.findall(r"^#+ (.*)", (page.parent / file if file else page).read_text(), re.M)
+      anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+      assert heading in anchors, f"{page.name} links to {file}#{heading}"
+
+
+def test_rows_of_a_table_have_as_many_cells_as_its_head():
+  """A bare | in a cell, within code too, ends it; the rest of the row is not shown."""
+  for page in PAGES:
+    head = None
+    for line in re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M).splitlines():
+      if not line.startswith("|"):
+        head = None
+        continue
+      bars = len(re.findall(r"(?<!\\)\|", line))
+      head = head or bars
+      assert bars == head, f"{page.name}: {line}"
