@@ -6,8 +6,11 @@
   const escape = (text) => String(text).replace(/[&<>"]/g, (c) => entities[c]);
   const known = (v) => v !== null && v !== undefined;
   const say = (v) => (known(v) ? String(v) : "not defined");
-  const short = (v) => (Math.abs(v) >= 100 ? v.toFixed(0) : Math.abs(v) >= 10 ? v.toFixed(1)
-    : v !== 0 && Math.abs(v) < 0.005 ? v.toExponential(0) : v.toFixed(2));
+  const short = (v) => {
+    const size = Math.abs(v), digits = size >= 100 ? 0 : size >= 10 ? 1 : 2;
+    return size >= 1e4 || (v !== 0 && size < 0.005) ? v.toExponential(0) : v.toFixed(digits);
+  };
+  const three = (v) => (Math.abs(v) >= 1e5 ? v.toExponential(2) : String(+v.toPrecision(3)));
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const DASHES = ["", "6 3", "2 3", "8 3 2 3", "1 4", "10 4", "4 2 1 2"];
 
@@ -125,7 +128,7 @@
       pen.fillStyle = css("--soft");
       pen.textAlign = "right";
       shown.rowTicks.forEach((text, r) => {
-        if (r % every(tall) === 0) pen.fillText(text, left - 6, (r + 0.5) * tall);
+        if (r % every(tall) === 0) pen.fillText(text, left - 6, Math.max(7, (r + 0.5) * tall));
       });
       const turned = (text, x, y, angle) => {
         pen.save();
@@ -167,9 +170,9 @@
       draw();
       const [low, high] = bounds(view), middle = view.scale === "signed" ? 0 : Math.sqrt(low * high);
       const colors = [low, middle, high].map((v) => rgb(colorOf(v))).join(",");
-      parts.legend.innerHTML = `<span>${+low.toPrecision(3)}</span><span class="ramp" `
+      parts.legend.innerHTML = `<span>${three(low)}</span><span class="ramp" `
         + `style="background:linear-gradient(90deg,${colors})"></span>`
-        + `<span>${+high.toPrecision(3)}</span><span>${escape(view.label)}</span>`;
+        + `<span>${three(high)}</span><span>${escape(view.label)}</span>`;
     };
     steer(view, parts, (rows, columns) => go(at.row + rows, at.column + columns), redraw);
     redraw();
@@ -214,7 +217,7 @@
       high += room;
       const height = (v) => TOP + ((high - v) / (high - low)) * (base - TOP);
       const marks = ticks(low, high, shown.log).map((v) => {
-        const text = shown.log ? String(+(10 ** v).toPrecision(3)) : String(+v.toPrecision(6));
+        const text = shown.log ? three(10 ** v) : String(+v.toPrecision(6));
         return `<line class="grid" x1="${LEFT}" x2="${W - RIGHT}" y1="${height(v)}" y2="${height(v)}"/>`
           + `<text x="${LEFT - 6}" y="${height(v) + 4}" text-anchor="end">${text}</text>`;
       });
