@@ -143,12 +143,12 @@ def reading(path: str, absent: str, kind: str) -> Iterator[None]:
   try:
     yield
   except FileNotFoundError as error:
-    raise UserError(f"{absent}: {_missing(path)}") from error
+    raise UserError(f"{absent}: {_not_there(path)}") from error
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} cannot be read as {kind} ({error})") from error
 
 
-def _missing(path: str) -> str:
+def _not_there(path: str) -> str:
   """What of a path is not there: the file, or its folder already."""
   folder = os.path.dirname(os.path.abspath(path))
   beside = os.path.dirname(folder)

@@ -184,7 +184,7 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
   assert [e.returncode for e in ended] == [2, 2]
   for e in ended:
     assert "error: process 1 has another optim.learning_rate than process 0; start all" in e.stderr
-  assert not (tmp_path / "run" / "checkpoints").exists()
+  assert not (tmp_path / "run").exists()
 
 
 LEAVING = """
