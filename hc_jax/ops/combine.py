@@ -8,6 +8,7 @@ to it, which forward-mode differentiation (jvp, linearize) needs.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 def outer(a: jax.Array, b: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """`sum_w a[..., i, w] * b[..., j, w]`, float32, summed over the token axes that `shape` lacks."""
-  out = by_platform(a, b, default=_outer_product, gpu=_row_sums)
+  out = by_platform(a, b, default=_few_pairs, gpu=_row_sums, tpu=_outer_product)
   extra = out.ndim - len(shape)
   ones = tuple(i + extra for i, size in enumerate(shape) if size == 1 != out.shape[i + extra])
   return jnp.sum(out, axis=(*range(extra), *ones)).reshape(shape)
@@ -72,6 +73,33 @@ def _row_sums(a: jax.Array, b: jax.Array) -> jax.Array:
   if a.shape[-2] < b.shape[-2]:
     return jnp.stack(stored([jnp.sum(row * b, axis=-1) for row in _rows(a)]), axis=-2)
   return jnp.stack(stored([jnp.sum(a * row, axis=-1) for row in _rows(b)]), axis=-1)
+
+
+def _few_pairs(a: jax.Array, b: jax.Array) -> jax.Array:
+  """All pairs of rows in one pass, which on CPU is faster than a product of such small matrices.
+
+  With more pairs than registers, or one row, it is slower.
+  """
+  m, n = a.shape[-2], b.shape[-2]
+  if 1 in (m, n) or m * n > 16:
+    return _outer_product(a, b)
+  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+  pairs = [a[..., i, :] * b[..., j, :] for i in range(m) for j in range(n)]
+  out = jnp.stack(sum_together(pairs, (-1,)), axis=-1)
+  return out.reshape(*out.shape[:-1], m, n)
+
+
+def sum_together(terms: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
+  """Each float32 term summed over axes, by one reduction with an accumulator a term.
+
+  XLA fuses what the terms are made of into it, and reads that once.
+  """
+
+  def add(a, b):
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+  zeros = [jnp.zeros((), jnp.float32)] * len(terms)
+  return jax.lax.reduce(terms, zeros, add, [axis % terms[0].ndim for axis in axes])
 
 
 def _rows(x: jax.Array) -> list[jax.Array]:

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hc_jax.ops.combine import HIGHEST, check_implementation, lift
+from hc_jax.ops.combine import HIGHEST, check_implementation, lift, sum_together
 from hc_jax.ops.platform import by_platform
 
 NORMS = ("layernorm", "rmsnorm")
@@ -125,15 +125,11 @@ def _sum_each(terms, axes):
   return [jnp.sum(term, axis=axes) for term in terms]
 
 
-def _sum_together(terms, axes):
-  """One reduction with an accumulator a term: for a TPU, XLA reads x again for every other sum."""
-  ndim = terms[0].ndim
-  zeros = [jnp.zeros((), jnp.float32)] * len(terms)
-
-  def add(a, b):
-    return [x + y for x, y in zip(a, b, strict=True)]
-
-  return jax.lax.reduce(terms, zeros, add, [axis % ndim for axis in axes])
+def _for_cpu(streams, weights, norm, eps):
+  """Few columns in one pass over x, which is faster on CPU; many by a matrix product."""
+  if weights.ndim > 2 or weights.shape[-1] > 6:
+    return _product(streams, weights, norm, eps)
+  return _with_sums(streams, weights, norm, eps, sum_together)
 
 
 def _saved_product(streams, weights, norm, eps):
@@ -142,9 +138,9 @@ def _saved_product(streams, weights, norm, eps):
   return by_platform(
     streams,
     weights,
-    default=functools.partial(_product, norm=norm, eps=eps),
+    default=functools.partial(_for_cpu, norm=norm, eps=eps),
     gpu=functools.partial(form, sums=_sum_each),
-    tpu=functools.partial(form, sums=_sum_together),
+    tpu=functools.partial(form, sums=sum_together),
   )
 
 
