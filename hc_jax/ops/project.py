@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax.ops.combine import HIGHEST, check_implementation, lift, sum_together
-from hc_jax.ops.platform import by_platform
+from hc_jax.ops.platform import by_platform, stored
 
 NORMS = ("layernorm", "rmsnorm")
 _FEW = 64  # elements of which a first guess at the mean is made
@@ -163,9 +163,8 @@ def _backward(norm, eps, saved, grad):
   # k before w in the result: the contraction over all tokens then runs along rows of both.
   d_weights = jnp.einsum(f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST)
   d_square = jnp.sum(grad * product, axis=-1, keepdims=True) * rstd**3 / weights[..., 0].size
-  spread = by_platform(
-    d_product, weights, default=_spread, gpu=_spread_by_sums, tpu=_spread_by_sums
-  )
+  thrifty = functools.partial(_spread_thriftily, dtype=streams.dtype)
+  spread = by_platform(d_product, weights, default=_spread, gpu=thrifty, tpu=thrifty)
   d_square, mean = (jnp.expand_dims(a[..., 0], axes) for a in (d_square, mean))
   d_streams = spread - d_square * (x - mean)
   return d_streams.astype(streams.dtype), jnp.moveaxis(d_weights, 0, -1)
@@ -177,10 +176,13 @@ def _spread(d_product, weights):
   return jnp.einsum(f"...k,{names}k->...{names}", d_product, weights, precision=HIGHEST)
 
 
-def _spread_by_sums(d_product, weights):
-  """As multiply-adds, which fuse with all else that the streams' derivative is made of."""
+def _spread_thriftily(d_product, weights, dtype):
+  """As multiply-adds, which fuse with all else that the streams' derivative is made of.
+
+  Of many columns it is a matrix product, stored in the streams' dtype: float32 is twice the bytes.
+  """
   if weights.ndim > 2:
-    return _spread(d_product, weights)
+    return stored(_spread(d_product, weights).astype(dtype)).astype(jnp.float32)
   ndim = d_product.ndim
   terms = [d_product[..., c, None] * lift(column, ndim) for c, column in enumerate(weights.T)]
   return sum(terms[1:], start=terms[0])
