@@ -73,14 +73,15 @@ def _stream_ablation(part: Part) -> View:
   sites = list(dict.fromkeys(row[0] for row in part.table.rows))
   cells = [(stream, sites.index(site), kl) for site, stream, kl in part.table.rows]
   streams = [f"stream {i}" for i in range(1 + max(cell[0] for cell in cells))]
+  names = short_names(sites)
   option = {
     "name": "KL",
     "down": "stream set to zero",
     "across": "before the layer at site (block, branch)",
     "rows": streams,
     "rowTicks": streams,
-    "columns": short_names(sites),
-    "columnTicks": short_names(sites),
+    "columns": names,
+    "columnTicks": names,
     "values": matrix(cells),
   }
   return {

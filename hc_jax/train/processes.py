@@ -26,6 +26,7 @@ _FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; a process that dies is noticed 
 # How collectives and the coordination service speak of a peer that is gone.
 _LOST = ("Gloo", "UNAVAILABLE", "Connection closed by peer", "Connection reset", "heartbeat")
 LOST = 134  # exit code: another process of the run died
+_IN_ORDER = (0, 75)  # exit codes: finished, and stopped by a signal
 # Seconds: for a process that fails to say goodbye, for process 0 to wait for the others' goodbyes,
 # and from the last of these, which is sent just before, to that process's end.
 _SAY, _WAIT, _GRACE = 3.0, 10.0, 1.0
@@ -226,8 +227,8 @@ def leave_by(error: BaseException) -> None:
   reason = str(error).strip().partition("\n")[0]
   if any(words in reason for words in _LOST):
     print(
-      f"error: process {index()} lost another process of this run ({reason[:160]}); the reason "
-      "stands in that one's output. Start all of them again to resume",
+      f"error: {_lost(reason)}; the reason stands in that one's output. Start all of them again to "
+      "resume",
       file=sys.stderr,
     )
     leave(LOST)
@@ -248,7 +249,7 @@ def leave(code: int) -> None:
     return
   sys.stdout.flush()
   sys.stderr.flush()
-  if code in (0, 75):
+  if code in _IN_ORDER:
     failed = _wait_for_all(code)
     if not failed:
       jax.distributed.shutdown()
@@ -268,13 +269,22 @@ def _wait_for_all(code: int) -> str:
   """Says the exit code, waits until all have; what is wrong with another process, if anything."""
   try:
     said = _say(code)
-    while len(said) < count() and set(said.values()) <= {"0", "75"}:
+    while len(said) < count() and not _failed(said):
       time.sleep(0.2)
       said = _said()
   except jax.errors.JaxRuntimeError as error:
-    return f"process {index()} lost another process of this run ({str(error)[:160]})"
-  failed = {i: found for i, found in said.items() if found not in ("0", "75")}
-  return "; ".join(f"process {i} of this run failed with exit code {c}" for i, c in failed.items())
+    return _lost(str(error))
+  return "; ".join(
+    f"process {i} of this run failed with exit code {c}" for i, c in _failed(said).items()
+  )
+
+
+def _failed(said: dict[str, str]) -> dict[str, str]:
+  return {i: code for i, code in said.items() if int(code) not in _IN_ORDER}
+
+
+def _lost(reason: str) -> str:
+  return f"process {index()} lost another process of this run ({reason[:160]})"
 
 
 def _goodbye(code: int) -> None:

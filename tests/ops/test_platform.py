@@ -61,13 +61,15 @@ def test_project(platform, monkeypatch, norm, shape):
   given = 1 + 3 * normal("streams", 3, 4, 100), normal("kernel", *shape)
   got = jit(jax.value_and_grad(loss, (0, 1)))(*given)
   monkeypatch.undo()
+  # On CPU a TPU's one reduction adds its numbers one after the other.
+  atol = 3e-5 if platform == "tpu" else 1e-5
   chex.assert_trees_all_close(
-    got, jit(jax.value_and_grad(loss, (0, 1)))(*given), rtol=1e-4, atol=3e-5
+    got, jit(jax.value_and_grad(loss, (0, 1)))(*given), rtol=1e-4, atol=atol
   )
 
 
-@pytest.mark.parametrize("sums", [project._sum_each, combine.sum_together])
-def test_one_pass_over_streams_far_from_zero_loses_nothing(sums):
+@pytest.mark.parametrize("sums, rtol", [(project._sum_each, 1e-6), (combine.sum_together, 3e-6)])
+def test_one_pass_over_streams_far_from_zero_loses_nothing(sums, rtol):
   """E[x^2] - E[x]^2 of them in float32 is noise; and one feature may be far from all others."""
   streams = 1000 + normal("streams", 3, 4, 256)
   outlier = normal("streams", 3, 4, 256)
@@ -78,7 +80,7 @@ def test_one_pass_over_streams_far_from_zero_loses_nothing(sums):
       functools.partial(project._with_sums, norm="layernorm", eps=0.0, sums=sums)
     )(x, kernel)
     x = x.astype(np.float64)
-    np.testing.assert_allclose(mean[..., 0], x.mean(-1), rtol=3e-6)
+    np.testing.assert_allclose(mean[..., 0], x.mean(-1), rtol=rtol)
     np.testing.assert_allclose(rstd[..., 0], 1 / x.std(-1), rtol=2e-5)
 
 
