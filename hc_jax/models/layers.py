@@ -56,7 +56,8 @@ class Norm(nn.Module):
     x = x.astype(jnp.float32)
     if self.kind == "layernorm":
       x = x - jnp.mean(x, axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    x = x * ops.reciprocal_std(square, self.eps, self.kind, d)
     if self.params:
       ones, zeros = nn.initializers.ones, nn.initializers.zeros
       x = x * self.param("scale", axes.partitioned(ones, "embed"), (d,)).reshape(*lead, d)

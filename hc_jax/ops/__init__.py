@@ -8,6 +8,7 @@ from hc_jax.ops.plain import plain_residual as plain_residual
 from hc_jax.ops.project import NORMS as NORMS
 from hc_jax.ops.project import check_norm as check_norm
 from hc_jax.ops.project import project as project
+from hc_jax.ops.project import reciprocal_std as reciprocal_std
 from hc_jax.ops.sinkhorn import SINKHORN_GRADIENTS as SINKHORN_GRADIENTS
 from hc_jax.ops.sinkhorn import check_sinkhorn as check_sinkhorn
 from hc_jax.ops.sinkhorn import sinkhorn as sinkhorn

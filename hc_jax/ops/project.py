@@ -10,6 +10,7 @@ from hc_jax.ops.platform import by_platform, stored
 
 NORMS = ("layernorm", "rmsnorm")
 _FEW = 64  # elements of which a first guess at the mean is made
+_TINY = 1e-24  # below this eps a norm of zeros needs a floor, and rstd^3 overflows float32
 
 
 def project(
@@ -36,7 +37,7 @@ def project(
     norm: "layernorm" or "rmsnorm", over the kernel's axes but the last.
     scale: `[w]` (`[n, w]`) or None, the norm's own scale.
     bias: likewise, the norm's own bias.
-    eps: added to the variance (to the mean square for rmsnorm).
+    eps: added to the variance (to the mean square for rmsnorm); see `reciprocal_std` for zero.
     implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX.
 
   Returns:
@@ -66,6 +67,30 @@ def check_norm(norm: str) -> None:
     raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(map(repr, NORMS))}")
 
 
+def reciprocal_std(square: jax.Array, eps: float, norm: str, size: int) -> jax.Array:
+  """Computes `1 / sqrt(square + eps)`, finite for every square, with finite derivatives.
+
+  An eps below 1e-24 leaves zeros without a norm. RMSNorm then divides by the Euclidean norm or
+  1e-12, whichever is larger, as `torch.nn.functional.normalize` does: zeros stay zero, and their
+  derivative is 1e12 times the root of the size. LayerNorm makes equal elements zero, and so their
+  derivative.
+
+  Args:
+    square: float32, the variance (the mean square for rmsnorm).
+    eps: added to it.
+    norm: "layernorm" or "rmsnorm".
+    size: number of elements that `square` is a mean of.
+  """
+  if eps >= _TINY:
+    return jax.lax.rsqrt(square + eps)
+  floor = _TINY / size
+  small = square + eps < floor
+  # A quotient of a root, because rsqrt's derivative overflows; selected, because a maximum's
+  # derivative would multiply by zero, and zero times infinity is NaN.
+  rstd = 1.0 / jnp.sqrt(jnp.where(small, floor, square + eps))
+  return jnp.where(small, 0.0, rstd) if norm == "layernorm" else rstd
+
+
 def _inputs(kernel):
   """The axes of the streams that a kernel `[w, k]` or `[n, w, k]` contracts: names, numbers."""
   count = kernel.ndim - 1
@@ -86,7 +111,8 @@ def _product(streams, weights, norm, eps):
     mean = jnp.mean(x, axis=axes, keepdims=True)
   square = jnp.mean(jnp.square(x - mean), axis=axes)
   mean = jnp.broadcast_to(jnp.mean(mean, axis=axes), square.shape)
-  return _contract(x, weights), mean[..., None], jax.lax.rsqrt(square + eps)[..., None]
+  rstd = reciprocal_std(square, eps, norm, weights[..., 0].size)
+  return _contract(x, weights), mean[..., None], rstd[..., None]
 
 
 def _contract(x, weights):
@@ -117,7 +143,7 @@ def _with_sums(streams, weights, norm, eps, sums):
   variance = jnp.maximum(square - jnp.square(shift), 0.0)
   mean = shift + jnp.mean(near, axis=axes)
   product = jnp.stack(rest, axis=-1) if by_columns else _contract(x, weights)
-  return product, mean[..., None], jax.lax.rsqrt(variance + eps)[..., None]
+  return product, mean[..., None], reciprocal_std(variance, eps, norm, size)[..., None]
 
 
 def _sum_each(terms, axes):
@@ -155,19 +181,28 @@ def _forward(streams, weights, norm, eps):
 
 
 def _backward(norm, eps, saved, grad):
-  del norm, eps
+  del norm
   streams, weights, product, mean, rstd = saved
   names, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
   d_product = grad * rstd
   # k before w in the result: the contraction over all tokens then runs along rows of both.
   d_weights = jnp.einsum(f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST)
-  d_square = jnp.sum(grad * product, axis=-1, keepdims=True) * rstd**3 / weights[..., 0].size
+  d_square = _d_square(jnp.sum(grad * product, axis=-1, keepdims=True), rstd, eps, weights)
   thrifty = functools.partial(_spread_thriftily, dtype=streams.dtype)
   spread = by_platform(d_product, weights, default=_spread, gpu=thrifty, tpu=thrifty)
   d_square, mean = (jnp.expand_dims(a[..., 0], axes) for a in (d_square, mean))
   d_streams = spread - d_square * (x - mean)
   return d_streams.astype(streams.dtype), jnp.moveaxis(d_weights, 0, -1)
+
+
+def _d_square(d_rstd, rstd, eps, weights):
+  """Returns c of `d_streams = ... - c * (x - mean)`, without overflow however large rstd is."""
+  size = weights[..., 0].size
+  if eps >= _TINY:
+    return d_rstd * rstd**3 / size
+  largest = (size / _TINY) ** 0.5  # at the floor rstd is constant; its rounding differs by device
+  return jnp.where(rstd < (1 - 1e-6) * largest, d_rstd * rstd * rstd * rstd / size, 0.0)
 
 
 def _spread(d_product, weights):

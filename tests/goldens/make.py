@@ -25,6 +25,11 @@ STREAMS = {
   "n4_static": {"n": 4, "tanh": True, "dynamic": False},
 }
 CONSTRAINED = {f"n{n}_mhc": {"n": n, "tanh": False, "constrained": True} for n in (1, 2, 4)}
+# A token of zeros and a stream of zeros, as embeddings of padding are.
+ZERO = {
+  "n4_tanh_zero": {"n": 4, "tanh": True, "zeros": True},
+  "n4_mhc_zero": {"n": 4, "tanh": False, "constrained": True, "zeros": True},
+}
 OLMO = {
   "hidden_size": 16,
   "intermediate_size": 24,
@@ -39,12 +44,22 @@ OLMO = {
 
 
 def hyper_connections(
-  n, tanh, dynamic=True, constrained=False, *, width=8, batch=2, length=3, seed=0
+  n,
+  tanh,
+  dynamic=True,
+  constrained=False,
+  zeros=False,
+  *,
+  width=8,
+  batch=2,
+  length=3,
+  seed=0,
 ):
   """One `HyperConnections` away from its initial values, around the branch sin, by name of array.
 
   The package has no static ones; they are what it does with projections of zero. `constrained` is
-  one of its `ManifoldConstrainedHyperConnections`.
+  one of its `ManifoldConstrainedHyperConnections`. `zeros` makes the streams of the first token
+  zero, and the last stream of the last one.
   """
   import torch
   from hyper_connections import HyperConnections, ManifoldConstrainedHyperConnections
@@ -67,6 +82,8 @@ def hyper_connections(
       if name.endswith("_scale"):
         value.add_(0.5)
   streams = normal(batch, length, n, width) + 0.5 * normal(batch, length, n, 1)
+  if zeros:
+    streams[0, 0] = streams[-1, -1, -1] = 0
   streams.requires_grad_()
   weights = normal(batch, length, n, width)
   folded = streams.permute(0, 2, 1, 3).reshape(batch * n, length, width)  # "(b s) ... d"
@@ -101,7 +118,9 @@ def olmo(tied, *, batch=2, length=10, seed=0, **sizes):
 def make(peer):
   """All cases of one file: arrays by "case/name"."""
   if peer == "hyper_connections":
-    cases = {name: hyper_connections(**case) for name, case in {**STREAMS, **CONSTRAINED}.items()}
+    cases = {
+      name: hyper_connections(**case) for name, case in {**STREAMS, **CONSTRAINED, **ZERO}.items()
+    }
   else:
     cases = {"tied": olmo(True), "untied": olmo(False)}
   return {f"{case}/{name}": a for case, arrays in cases.items() for name, a in arrays.items()}

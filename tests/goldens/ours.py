@@ -67,8 +67,13 @@ def hyper_connection_distances(case, tanh, *, dynamic=True, convert_state=None):
   run = _hyper_connection(case["streams"].shape[-2], dynamic, tanh, constrained)
   (_, (h, out)), (grads, d_streams) = run(params, case["streams"], case["weights"])
   found = {"branch_input": distance(h, case["branch_input"]), "out": distance(out, case["out"])}
-  got, want = {**grads, "streams": d_streams}, {**wanted, "streams": case["grad/streams"]}
+  # A zero stream can have a derivative of 1e12, which would hide what is wrong with the others.
+  zero = ~np.any(case["streams"], axis=-1)
+  got = {**grads, "streams": d_streams[~zero]}
+  want = {**wanted, "streams": case["grad/streams"][~zero]}
   found |= {f"grad/{name}": distance(g, want[name]) for name, g in got.items()}
+  if np.any(zero):
+    found["grad/zero_streams"] = max(map(distance, d_streams[zero], case["grad/streams"][zero]))
   found["gradient"] = distance(
     *(np.concatenate([np.ravel(t[k]) for k in got]) for t in (got, want))
   )

@@ -64,6 +64,17 @@ def test_manifold_constrained_hyper_connections(name):
   ours.check(distances)
 
 
+@pytest.mark.parametrize("name", make.ZERO)
+def test_zero_streams(name):
+  """Padding is embedded as zeros: a norm without eps is finite there, derivatives included."""
+  case = hyper(name)
+  assert not np.any(case["streams"][0, 0]) and not np.any(case["streams"][-1, -1, -1])
+  assert np.max(np.abs(case["grad/streams"][-1, -1, -1])) > 1e10  # their clamp divides by 1e-12
+  distances = ours.hyper_connection_distances(case, make.ZERO[name]["tanh"])
+  assert "grad/zero_streams" in distances
+  ours.check(distances)
+
+
 def test_a_transposed_mix_of_mhc_shows():
   transposed = wrong(lambda p: {"static_mix": p["static_mix"].T})
   found = ours.hyper_connection_distances(hyper("n4_mhc"), False, convert_state=transposed)

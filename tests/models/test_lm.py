@@ -65,6 +65,14 @@ def test_equals_the_float64_reference(fields):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", ["layernorm", "rmsnorm"])
+def test_a_norm_without_eps_leaves_zeros_zero(kind):
+  norm = hc.models.layers.Norm(kind=kind, eps=0.0)
+  out, pull = jax.vjp(lambda x: norm.apply({}, x), np.zeros((2, 64), np.float32))
+  np.testing.assert_array_equal(out, 0)
+  assert np.all(np.isfinite(pull(jnp.ones_like(out))[0]))
+
+
 def test_post_norm_by_hand():
   """x = LN(x + F(x)) twice a block, the final norm on top (arXiv 1706.03762)."""
   fields = {"norm_position": "post", "connection": tiny.RESIDUAL, "num_layers": 1}

@@ -168,6 +168,57 @@ def test_project_is_norm_then_product(lead, n, w, norm, affine):
     chex.assert_trees_all_close(one, expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
+@pytest.mark.parametrize("over_all", [False, True], ids=["stream", "all"])
+def test_without_eps_zeros_stay_zero(over_all, implementation):
+  """As torch.nn.functional.normalize has it: x / max(|x|, 1e-12), its derivative included."""
+  n, w, axes = 2, 128, (-2, -1) if over_all else (-1,)
+  streams = normal("streams", 4, n, w)
+  streams[0], streams[1, 1], streams[2], streams[3] = 0, 0, streams[2] * 1e-16, streams[3] * 1e-13
+  kernel = normal("kernel", n, w, 3) if over_all else normal("kernel", w, 3)
+  weights = normal("out", 4, 3) if over_all else normal("out", 4, n, 3)
+
+  def loss(streams, kernel, norm):
+    out = ops.project(streams, kernel, norm=norm, eps=0.0, implementation=implementation)
+    return jnp.sum(out * weights), out
+
+  @jit
+  def run(*operands):
+    return [
+      jax.value_and_grad(functools.partial(loss, norm=k), (0, 1), True)(*operands)
+      for k in ops.NORMS
+    ]
+
+  centred, ((_, out), (d_streams, d_kernel)) = run(streams, kernel)
+  assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves((centred, out, d_streams, d_kernel)))
+  assert not np.any(centred[0][1][0]) and not np.any(centred[1][0][0])
+
+  x = streams.astype(np.float64)
+  root = kernel[..., 0].size ** 0.5
+  length = np.sqrt(np.sum(x**2, axes, keepdims=True))
+  normed = root * x / np.maximum(length, 1e-12)
+  contract = "...nw,nwk->...k" if over_all else "...w,wk->...k"
+  np.testing.assert_allclose(out, np.einsum(contract, normed, kernel), rtol=1e-5, atol=1e-4)
+  spread = root * np.einsum("...k,nwk->...nw" if over_all else "...k,wk->...w", weights, kernel)
+  unit = np.where(length > 1e-12, x / np.maximum(length, 1e-12), 0)
+  want = (spread - np.sum(spread * unit, axes, keepdims=True) * unit) / np.maximum(length, 1e-12)
+  for token in np.ndindex(4, n):  # 1e12 of one would hide what is wrong with the others
+    np.testing.assert_allclose(
+      d_streams[token], want[token], rtol=1e-4, atol=1e-5 * np.max(np.abs(want[token]))
+    )
+
+
+def test_an_eps_adds_no_selection():
+  """The floor is for what has no eps: with one, the program stays what it was."""
+  streams, kernel = np.ones((2, 3, 8), np.float32), np.ones((8, 3), np.float32)
+
+  def selects(eps):
+    grad = jax.grad(lambda s: jnp.sum(ops.project(s, kernel, norm="rmsnorm", eps=eps)))
+    return "select_n" in str(jax.make_jaxpr(grad)(streams))
+
+  assert selects(0.0) and not selects(1e-24)
+
+
 def test_forward_mode_works_without_hand_written_derivatives():
   coefs, streams = random_coefs(2), np.ones((2, 3), np.float32)
 

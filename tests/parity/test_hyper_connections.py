@@ -60,10 +60,10 @@ def test_ours_loads_there():
   assert ours.distance(branch_input.detach().numpy(), case["branch_input"]) < ours.FORWARD
 
 
-@pytest.mark.parametrize("name", [*make.STREAMS, *make.CONSTRAINED])
+@pytest.mark.parametrize("name", [*make.STREAMS, *make.CONSTRAINED, *make.ZERO])
 def test_goldens_are_what_the_peer_computes(name):
   golden, versions = make.load("hyper_connections")
-  fresh = make.hyper_connections(**{**make.STREAMS, **make.CONSTRAINED}[name])
+  fresh = make.hyper_connections(**{**make.STREAMS, **make.CONSTRAINED, **make.ZERO}[name])
   assert set(fresh) == set(golden[name])
   for key, value in fresh.items():
     assert ours.distance(golden[name][key], value) < ours.FORWARD, (name, key, versions)
