@@ -59,7 +59,7 @@ goldens: ## compute tests/goldens/*.npz anew with the live peers
 
 mutants: ## make every mistake on purpose, and show which test finds it
 	@$(SETUP) test
-	@$(BIN)/hc-jax selftest --mutants
+	@$(BIN)/python -m tests.mutants
 
 lint: ## ruff: rules and format
 	@$(SETUP) test

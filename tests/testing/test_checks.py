@@ -125,33 +125,37 @@ def test_a_model_that_is_right(fields, skips):
   assert {line.name for line in report.lines if line.state == "skip"} == skips
 
 
+MISTAKES = [  # what is wrong, the convention that finds it, and its words
+  ("no write", "every read has its write", "site2_connection reads and never writes"),
+  ("ignored", "every read has its write", "site2_connection is called, but nothing"),
+  ("written twice", "every read has its write", "site1_connection.* writes without a read"),
+  ("first coefs", "write takes the coefs of its read", "site2.* coefs of site0_connection"),
+  ("no mix", "write takes the coefs of its read", "site0_connection writes with changed coefs"),
+  ("no mix", "every connection learns", "site0_connection/static_mix has no gradient"),
+  ("streams of the start", "write takes the streams of its read", "site2.* other streams"),
+  ("collapsed", "streams cross from site to site", "collapsed between site1.* and site2"),
+  ("scaled", "streams cross from site to site", "changed between site0_connection and site1"),
+  ("constant", "the index counts sublayers", "site1.* is sublayer 1 .* has index 0"),
+  ("per block", "the index counts sublayers", "site2.* is sublayer 2 .* has index 0"),
+  ("from one", "the index counts sublayers", "site0.* is sublayer 0 .* has index 1"),
+  ("shared", "sites share no parameters", "shared_connection serves 3 sites .* of 1"),
+  ("no copies", "expand copies", "enter site0_connection are no copies"),
+  ("norm first", "reduce sums, before any norm", "before any norm"),
+  ("mean", "reduce sums, before any norm", "not made of the sum"),
+  ("one stream", "reduce sums, before any norm", "not made of the sum"),
+  ("last lost", "reduce sums, before any norm", "does not depend on the streams"),
+  ("bf16 coefs", "coefs are float32", "site0_connection writes with coefs in bfloat16"),
+  ("dtype", "streams keep their dtype", "site2_connection is given streams in bfloat16"),
+  ("own parameter", "weight decay is decided", "'gain'"),
+  ("leaks", "tokens do not see their future", "change of token 2"),
+  ("one written", "starts as the residual network", "away from the plain residual network"),
+]
+CANARIES = ("no write", "constant")
+
+
 @pytest.mark.parametrize(
   "mistake, broken, words",
-  [
-    ("no write", "every read has its write", "site2_connection reads and never writes"),
-    ("ignored", "every read has its write", "site2_connection is called, but nothing"),
-    ("written twice", "every read has its write", "site1_connection.* writes without a read"),
-    ("first coefs", "write takes the coefs of its read", "site2.* coefs of site0_connection"),
-    ("no mix", "write takes the coefs of its read", "site0_connection writes with changed coefs"),
-    ("no mix", "every connection learns", "site0_connection/static_mix has no gradient"),
-    ("streams of the start", "write takes the streams of its read", "site2.* other streams"),
-    ("collapsed", "streams cross from site to site", "collapsed between site1.* and site2"),
-    ("scaled", "streams cross from site to site", "changed between site0_connection and site1"),
-    ("constant", "the index counts sublayers", "site1.* is sublayer 1 .* has index 0"),
-    ("per block", "the index counts sublayers", "site2.* is sublayer 2 .* has index 0"),
-    ("from one", "the index counts sublayers", "site0.* is sublayer 0 .* has index 1"),
-    ("shared", "sites share no parameters", "shared_connection serves 3 sites .* of 1"),
-    ("no copies", "expand copies", "enter site0_connection are no copies"),
-    ("norm first", "reduce sums, before any norm", "before any norm"),
-    ("mean", "reduce sums, before any norm", "not made of the sum"),
-    ("one stream", "reduce sums, before any norm", "not made of the sum"),
-    ("last lost", "reduce sums, before any norm", "does not depend on the streams"),
-    ("bf16 coefs", "coefs are float32", "site0_connection writes with coefs in bfloat16"),
-    ("dtype", "streams keep their dtype", "site2_connection is given streams in bfloat16"),
-    ("own parameter", "weight decay is decided", "'gain'"),
-    ("leaks", "tokens do not see their future", "change of token 2"),
-    ("one written", "starts as the residual network", "away from the plain residual network"),
-  ],
+  [m if m[0] in CANARIES else pytest.param(*m, marks=pytest.mark.slow) for m in MISTAKES],
 )
 def test_every_mistake_is_named(mistake, broken, words):
   watched = Watched(Mine(mistake), [X], {}, {"params": jax.random.key(0)})

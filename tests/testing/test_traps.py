@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from hc_jax import cli
-from hc_jax.testing import mutation, selftest
-from hc_jax.testing.mutants import MUTANTS
+from hc_jax.testing import selftest
 from hc_jax.testing.traps import TRAPS, NotApplicable, Subject
+from tests.mutants.traps import MUTANTS
 
 
 def test_there_are_twenty_in_order():
@@ -54,16 +54,3 @@ def test_the_command_exits_with_what_was_found(trap, code, capsys, monkeypatch):
   monkeypatch.setattr(selftest.selftest, "__defaults__", (None, (trap,), print))
   assert cli.main(["selftest"]) == code
   assert f"T1  {'FAIL' if code else 'pass'}" in capsys.readouterr().out
-
-
-def test_the_mutation_run_says_who_finds_what_and_who_survives(capsys, monkeypatch):
-  by_name = {name: (name, trap, subject) for name, trap, subject in mutation.cases()}
-  dropped = by_name["write drops mix"]
-  monkeypatch.setattr(mutation, "cases", lambda: [dropped])
-  assert cli.main(["selftest", "--mutants"]) == 0
-  lines = capsys.readouterr().out.splitlines()
-  assert lines[1].split()[:4] == ["write", "drops", "mix", "T1"]
-  assert lines[-1].startswith("1 of 1 found")
-  said = []
-  assert mutation.mutation_run([("no mistake", dropped[1], Subject())], log=said.append) == 1
-  assert "NOBODY" in said[1] and said[-1].startswith("0 of 1 found")

@@ -1,4 +1,4 @@
-"""Mistakes on purpose with Sinkhorn, for trap T4; see `mutants`."""
+"""Mistakes on purpose with Sinkhorn, for trap T4; see `traps`."""
 
 import jax
 import jax.numpy as jnp

@@ -18,7 +18,8 @@ from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.models import TransformerLM, lm
 from hc_jax.models.blocks import Block
-from hc_jax.testing.mistakes import (
+from hc_jax.testing.subject import Subject
+from tests.mutants.changes import (
   changed_coefs,
   changed_field,
   changed_index,
@@ -31,8 +32,7 @@ from hc_jax.testing.mistakes import (
   stronger_when_scanned,
   transposed,
 )
-from hc_jax.testing.mutants_sinkhorn import SINKHORNS
-from hc_jax.testing.subject import Subject
+from tests.mutants.sinkhorn import SINKHORNS
 
 
 @dataclasses.dataclass(frozen=True)

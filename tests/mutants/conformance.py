@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Connection, HyperConnection
 from hc_jax.testing.candidate import Candidate
-from hc_jax.testing.mistakes import (
+from tests.mutants.changes import (
   changed_coefs,
   changed_param,
   changed_part,

@@ -1,20 +1,22 @@
-"""`hc-jax selftest --mutants`: every mistake on purpose, and which test finds it."""
+"""Every mutant, and the test made for it."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from hc_jax.testing.conformance import CONFORMANCE
-from hc_jax.testing.conformance_mutants import WRONG_CONNECTIONS
-from hc_jax.testing.mutants import MUTANTS
 from hc_jax.testing.selftest import examine
 from hc_jax.testing.traps import TRAPS, Trap
+from tests.mutants.conformance import WRONG_CONNECTIONS
+from tests.mutants.traps import MUTANTS
 
 Case = tuple[str, Trap, Any]
+_say = functools.partial(print, flush=True)
 
 
 def cases() -> list[Case]:
-  """(the mistake in words, the test made for it, who makes it), for every mutant there is."""
+  """Lists every mutant as (the mistake in words, the test made for it, who makes it)."""
   traps = {trap.name: trap for trap in (*TRAPS, *CONFORMANCE)}
   return [
     *((m.name, traps[m.trap], m.subject) for m in MUTANTS),
@@ -22,8 +24,8 @@ def cases() -> list[Case]:
   ]
 
 
-def mutation_run(chosen: Iterable[Case] | None = None, log: Callable[[str], None] = print) -> int:
-  """Applies the mutants one by one and prints a table: each must be found by the test made for it.
+def mutation_run(chosen: Iterable[Case] | None = None, log: Callable[[str], None] = _say) -> int:
+  """Tries the mutants one by one and prints a table: the test made for each must find it.
 
   Returns:
     1 if one survives, else 0.

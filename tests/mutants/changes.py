@@ -1,6 +1,6 @@
 """Hyper-connections with one thing changed, and the changes that traps and conformance both try.
 
-`mutants` and `conformance_mutants` make their mistakes of these.
+`traps` and `conformance` make their mutants of these.
 """
 
 from collections.abc import Callable
