@@ -3,6 +3,7 @@
 import json
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,39 @@ def test_every_token_of_a_file_counts(one_device, finished, tmp_path, capsys):
   ):
     assert cli.main([*argv, option]) == 2
     assert words in capsys.readouterr().err, option
+
+
+class Uniform(nn.Module):
+  """Every token is as likely as every other, so that nothing but counting is left."""
+
+  vocab_size: int
+
+  @nn.compact
+  def __call__(self, tokens, *, segment_ids=None, deterministic=True):
+    return jnp.zeros((*tokens.shape, self.vocab_size))
+
+
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_a_document_is_counted_once_its_own_tokens_are_read(tmp_path, document_mask):
+  """Documents of 3, 5 and 6 tokens by windows of 4: a bos that is only a target is not one yet."""
+  (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n{"text": "cdef"}\n{"text": "ghijk"}\n')
+  config = tiny.config(data__length=4, data__document_mask=document_mask)
+  tokenizer = hc.data.load_tokenizer("bytes")
+  run = train.Run(config, Uniform(tokenizer.vocab_size), {}, tokenizer, 1, {}, str(tmp_path))
+  run.config.train.batch_size = 1
+  files = [str(tmp_path / "a.jsonl")]
+  for batches, tokens, starts, documents in (
+    (1, 4, 1, 2),
+    (2, 8, 2, 2),
+    (3, 12, 2, 3),
+    (9, 13, 2, 3),
+  ):
+    found = train.evaluate_run(run, files=files, batches=batches, batch_size=1, log=quiet)
+    # `starts` of the targets begin another document: the mask leaves them out.
+    assert found.tokens == tokens - starts * document_mask
+    assert (found.documents, found.num_bytes) == (documents, tokens - starts)
+    assert found.loss == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-6)
+    assert found.bits_per_byte == pytest.approx(found.loss / math.log(2), rel=1e-6)
 
 
 def test_another_text_under_the_runs_name_is_refused(one_device, finished):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -12,7 +13,15 @@ import optax
 import pytest
 
 from hc_jax import models, sharding
-from hc_jax.train import abstract_state, create_state, eval_step, make_optimizer, train_step
+from hc_jax.train import (
+  TrainState,
+  abstract_state,
+  create_state,
+  eval_step,
+  make_optimizer,
+  train_step,
+)
+from hc_jax.train.debug_nans import find_nonfinite
 from hc_jax.train.evaluate import summary
 from hc_jax.train.feed import to_devices
 from hc_jax.train.loss import batch_nats, token_nats
@@ -60,6 +69,7 @@ class Bigram(nn.Module):
 def task(model=Bigram()):  # noqa: B008 (a module is a frozen dataclass)
   config = tiny.config(model__num_layers=1, model__scan=False, model__dropout=0.0)
   config.optim.warmup_steps = 0
+  config.optim.schedule = "linear"  # the rate of each step differs from that of its neighbours
   if model == "lm":
     model = models.make_model(config.model, vocab_size=VOCAB)
   return model, *make_optimizer(config.optim, 20)
@@ -106,18 +116,27 @@ def test_token_nats_is_cross_entropy_with_its_gradient():
 
 
 def test_metrics_are_what_they_say():
-  before, after, (first, _) = alone()
+  before, after, seen = alone()
   model, optimizer, schedule = task()
-  data = jax.tree.map(jnp.asarray, batch())
-  mean = lambda p: jnp.sum(batch_nats(model, p, data)) / jnp.sum(data["mask"])  # noqa: E731
-  loss, grads = jax.jit(jax.value_and_grad(mean))(before.params)
-  assert first["train/loss"] == pytest.approx(float(loss), rel=1e-6)
-  assert first["train/grad_norm"] == pytest.approx(float(optax.global_norm(grads)), rel=1e-5)
-  assert first["train/learning_rate"] == pytest.approx(float(schedule(0)))
-  updates, _ = optimizer.update(grads, optimizer.init(before.params), before.params)
-  assert first["train/update_norm"] == pytest.approx(float(optax.global_norm(updates)), rel=1e-4)
-  params = optax.apply_updates(before.params, updates)
-  assert first["train/param_norm"] == pytest.approx(float(optax.global_norm(params)), rel=1e-5)
+  rates = [float(schedule(step)) for step in range(3)]
+  assert rates[0] > 1.02 * rates[1] > 1.02**2 * rates[2]
+
+  @jax.jit
+  def by_hand(params, opt_state, data):
+    mean = lambda p: jnp.sum(batch_nats(model, p, data)) / jnp.sum(data["mask"])  # noqa: E731
+    loss, grads = jax.value_and_grad(mean)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return params, opt_state, loss, *map(optax.tree.norm, (grads, updates, params))
+
+  params, opt_state = before.params, optimizer.init(before.params)
+  for step, found in enumerate(seen):
+    params, opt_state, loss, grad, update, param = by_hand(params, opt_state, batch(step))
+    assert found["train/loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert found["train/grad_norm"] == pytest.approx(float(grad), rel=1e-5)
+    assert found["train/update_norm"] == pytest.approx(float(update), rel=1e-4)
+    assert found["train/param_norm"] == pytest.approx(float(param), rel=1e-5)
+    assert found["train/learning_rate"] == pytest.approx(rates[step])
   assert int(after.step) == 2
 
 
@@ -179,6 +198,48 @@ def test_dropout_depends_on_the_step_and_on_nothing_else():
     later = loss(state.replace(step=state.step + 1))
     quiet = jnp.sum(batch_nats(model, state.params, data)) / jnp.sum(data["mask"])
   assert first == again and first != later and first != quiet
+
+
+class Keys(nn.Module):
+  """Hands the key of its dropout to `seen`; its logits are zeros, whatever the tokens."""
+
+  seen: Callable[[np.ndarray], None]
+
+  @nn.compact
+  def __call__(self, tokens, *, segment_ids=None, deterministic=True):
+    scale = self.param("scale", nn.initializers.zeros, ())
+    if not deterministic:
+      jax.debug.callback(self.seen, jax.random.key_data(self.make_rng("dropout")))
+    return jnp.zeros((*tokens.shape, VOCAB)) * scale
+
+
+def test_every_micro_step_of_every_step_and_seed_has_a_key_of_its_own():
+  """And the search for a NaN takes a step apart with the keys that the step had."""
+  seen = []
+  model = Keys(lambda key: seen.append(tuple(key.tolist())))
+  optimizer = optax.sgd(0.1)
+
+  def state(seed, step=0):
+    params = {"scale": np.zeros((), np.float32)}
+    rng = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return TrainState(np.int32(step), params, optimizer.init(params), rng)
+
+  def keys_of(function, *args):
+    seen.clear()
+    jax.block_until_ready(function(*args))
+    jax.effects_barrier()
+    return list(seen)
+
+  bound = {"model": model, "optimizer": optimizer, "schedule": lambda step: 0.1}
+  bound["accumulation"] = 3
+  step = jax.jit(jax.vmap(functools.partial(train_step, **bound), in_axes=(0, None)))
+  both = jax.tree.map(lambda *leaves: np.stack(leaves), state(0), state(1))
+  later = both.replace(step=both.step + 1)
+  keys = [keys_of(step, start, batch(rows=3, length=2)) for start in (both, later)]
+  assert [len(of_step) for of_step in keys] == [2 * 3, 2 * 3]
+  assert len(set(keys[0] + keys[1])) == 2 * 2 * 3
+  again = keys_of(find_nonfinite, model, state(1, step=1), batch(rows=3, length=2), 3)
+  assert set(again) < set(keys[1]) and len(set(again)) == 3
 
 
 def test_evaluation_leaves_out_masked_and_special_tokens():
