@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,9 +19,11 @@ PyTree = Any
 # differs between scanned and unrolled layers. The paper decays dynamic kernels and no static part.
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
   (r"^static_", False),
-  (r"(^|_)(scale|bias)$", False),
+  (r"(^|_)(scale|bias|gamma|beta)$", False),
   (r"(^|_)(kernel|embedding)$", True),
 )
+# A scanned layer of this package's models, whose parameters have an axis of layers first.
+_SCANNED = re.compile(r"(^|/)stack/([^/]+/)?layers/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,29 +41,55 @@ class ParamCount:
   connection: int
 
 
-def decay_mask(params: PyTree) -> PyTree:
-  """Which parameters weight decay applies to, as a tree of bools.
+def decay_mask(
+  params: PyTree,
+  *,
+  rules: Iterable[tuple[str, bool]] = (),
+  default: bool | Literal["rank", "error"] = "rank",
+) -> PyTree:
+  """Returns which parameters weight decay applies to, as a tree of bools.
+
+  The first of these that knows a parameter decides:
+
+  1. your `rules`;
+  2. its name: kernels and embeddings decay, `static_*`, scales, biases, gammas and betas do not;
+  3. `default`.
+
+  Args:
+    params: arrays or `jax.ShapeDtypeStruct`s: Linen's parameters, an NNX state, any tree.
+    rules: (regular expression, whether it decays), searched in a parameter's path "a/b/name".
+    default: True, False, "error", or "rank": arrays of two axes or more decay. An axis of layers
+      counts, except in `hc_jax.models`: give a rule for an unknown vector in `nn.scan`.
 
   Raises:
-    UserError: if a parameter's name fits no rule of `DECAY_RULES`.
+    UserError: if `default` is "error" and neither a rule nor its name decides on a parameter.
+    ValueError: if `default` is something else.
   """
-  return jax.tree_util.tree_map_with_path(lambda path, _: decays(path_name(path)), unboxed(params))
+  if default not in (True, False, "rank", "error"):
+    raise ValueError(f'default={default!r} is unknown; use True, False, "rank" or "error"')
+  given = tuple((re.compile(pattern), bool(decay)) for pattern, decay in rules)
+
+  def decays(path, leaf):
+    name = path_name(path)
+    return _decays(name, np.ndim(leaf) - bool(_SCANNED.search(name)), given, default)
+
+  return jax.tree_util.tree_map_with_path(decays, unboxed(params))
 
 
-def decays(path: str) -> bool:
-  """Whether the parameter at `path` ("a/b/name") decays.
-
-  Raises:
-    UserError: if its name fits no rule of `DECAY_RULES`.
-  """
-  name = path.rsplit("/", 1)[-1]
-  for pattern, decay in DECAY_RULES:
-    if re.search(pattern, name):
+def _decays(path: str, rank: int, rules: tuple, default: bool | str) -> bool:
+  """Returns whether the parameter at `path` decays; see `decay_mask`."""
+  for pattern, decay in rules:
+    if pattern.search(path):
       return decay
-  raise UserError(
-    f"whether parameter {path!r} decays is undecided: end its name in kernel or embedding if it "
-    "does, in scale or bias (or begin it with static_) if it does not"
-  )
+  for pattern, decay in DECAY_RULES:
+    if re.search(pattern, path.rsplit("/", 1)[-1]):
+      return decay
+  if default == "error":
+    raise UserError(
+      f"parameter {path!r} is unknown to weight decay; give decay_mask a rule for it, "
+      f"rules=(({re.escape(path)!r}, True or False),), or another default"
+    )
+  return rank > 1 if default == "rank" else bool(default)
 
 
 def param_count(params: PyTree) -> ParamCount:
@@ -180,5 +208,10 @@ def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
 
 
 def path_name(path: tuple) -> str:
-  """A path of `jax.tree_util` as "a/b/name"."""
+  """Returns a path of `jax.tree_util` as "a/b/name", without NNX's `value` at its end.
+
+  (An attribute of that name is a box of NNX or Linen; a parameter of yours called so is a key.)
+  """
+  if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+    path = path[:-1]
   return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)

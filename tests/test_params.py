@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import hc_jax as hc
 from hc_jax import axes
@@ -165,14 +167,99 @@ def test_what_decays(scan):
   assert found == {name: {decays} for name, decays in DECAYS.items()}
 
 
-def test_a_name_that_no_rule_knows_is_refused():
-  with pytest.raises(hc.UserError, match=r"'a/gain' decays is undecided.*kernel or embedding"):
-    hc.decay_mask({"a": {"gain": np.ones(2)}})
+def masked(params, **options):
+  return dict(hc.params.named_leaves(hc.decay_mask(params, **options)))
+
+
+# Of ordinary models, none of which has to be renamed.
+ORDINARY = {
+  "cls": ((1, 1, 8), True),
+  "pos_embed": ((1, 6, 8), True),
+  "norm/gamma": ((8,), False),
+  "norm/beta": ((8,), False),
+  "act/negative_slope": ((), False),
+  "attn/lora_a": ((8, 2), True),
+  "attn/lora_b": ((2, 8), True),
+  "layer_scale": ((8,), False),
+  "static_": ((2, 2), False),
+  "dense/kernel": ((8,), True),
+  "dense/kernel_bias": ((8, 8), False),
+}
+
+
+def ordinary():
+  params = {}
+  for path, (shape, _) in ORDINARY.items():
+    *parents, name = path.split("/")
+    node = params
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = np.ones(shape)
+  return params
+
+
+def test_ordinary_models_need_no_other_names():
+  assert masked(ordinary()) == {path: decays for path, (_, decays) in ORDINARY.items()}
   # the last part of a path decides, not what holds it
-  assert hc.decay_mask({"static_": {"kernel": 1}, "kernel": {"bias": 1}}) == {
-    "static_": {"kernel": True},
-    "kernel": {"bias": False},
-  }
+  nested = {"static_": {"kernel": 1}, "kernel": {"bias": 1}}
+  assert masked(nested) == {"static_/kernel": True, "kernel/bias": False}
+
+
+def test_rules_come_first_and_the_default_last():
+  rules = [
+    (r"^cls$|pos_embed", False),
+    (r"^norm/", True),
+    (r"gamma", False),
+    (r"dense/kernel$", False),
+  ]
+  changed = {"cls": False, "pos_embed": False, "dense/kernel": False}
+  changed |= {"norm/gamma": True, "norm/beta": True}
+  found = masked(ordinary(), rules=rules)
+  assert found == {path: changed.get(path, decays) for path, (_, decays) in ORDINARY.items()}
+  unknown = {"cls", "pos_embed", "act/negative_slope", "attn/lora_a", "attn/lora_b"}
+  for default in (True, False):
+    found = masked(ordinary(), default=default)
+    assert {path for path in found if found[path] == default} >= unknown
+    assert found["dense/kernel"] and not found["norm/gamma"]
+
+
+def test_a_default_of_error_names_the_parameter_and_the_rule():
+  params = {"a": {"gain": np.ones(2)}}
+  with pytest.raises(
+    hc.UserError, match=r"'a/gain' is unknown to weight decay; .*rules=\(\('a/gain'"
+  ):
+    hc.decay_mask(params, default="error")
+  assert masked(params, default="error", rules=[("gain", False)]) == {"a/gain": False}
+  with pytest.raises(ValueError, match="default='ndim' is unknown"):
+    hc.decay_mask(params, default="ndim")
+
+
+def test_an_axis_of_scanned_layers_of_ours_does_not_count():
+  shape = lambda *axes: jax.ShapeDtypeStruct(axes, jnp.float32)  # noqa: E731
+  layers = {"fade_connection": {"fade": shape(3, 2), "table": shape(3, 2, 2)}}
+  want = {"fade_connection/fade": False, "fade_connection/table": True}
+  for prefix, params in (
+    ("stack/layers", {"stack": {"layers": layers}}),
+    ("stack/segment_0/layers", {"stack": {"segment_0": {"layers": layers}}}),
+  ):
+    assert masked(params) == {f"{prefix}/{path}": decays for path, decays in want.items()}
+
+
+def test_nnx_states_have_the_names_of_their_arrays():
+  class Model(nnx.Module):
+    def __init__(self):
+      self.blocks = nnx.List([nnx.Linear(2, 2, rngs=nnx.Rngs(0))])
+      self.cls = nnx.Param(jnp.zeros((1, 1, 2)))
+      self.HyperConnection_0 = nnx.Dict(static_mix=nnx.Param(jnp.eye(2)))
+
+  model = Model()
+  state = nnx.state(model, nnx.Param)
+  want = {"blocks/0/bias": False, "blocks/0/kernel": True, "cls": True}
+  want["HyperConnection_0/static_mix"] = False
+  assert masked(state) == masked(nnx.to_pure_dict(state)) == want
+  assert jax.tree.structure(hc.decay_mask(state)) == jax.tree.structure(state)
+  nnx.Optimizer(model, optax.adamw(1e-3, mask=hc.decay_mask), wrt=nnx.Param)
+  assert hc.param_count(state).connection == 4
 
 
 def test_parameters_of_the_other_orientation_are_refused():

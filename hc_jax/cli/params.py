@@ -16,7 +16,7 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
   from hc_jax import data, models
   from hc_jax.config import load_config
-  from hc_jax.params import decays, named_leaves, param_count
+  from hc_jax.params import decay_mask, named_leaves, param_count
 
   config = load_config(args.config, overrides)
   vocab_size = config.model.vocab_size
@@ -25,16 +25,16 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   model = models.make_model(config.model, vocab_size)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   tree = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  leaves = dict(named_leaves(tree))
+  leaves, decays = dict(named_leaves(tree)), dict(named_leaves(decay_mask(tree)))
   width = max(map(len, leaves))
   print(f"{'parameter':<{width}}  {'shape':<22}{'decay':<7}{'count':>15}")
   for path, leaf in leaves.items():
     shape = "x".join(map(str, leaf.shape))
-    print(f"{path:<{width}}  {shape:<22}{'yes' if decays(path) else 'no':<7}{leaf.size:>15,}")
+    print(f"{path:<{width}}  {shape:<22}{'yes' if decays[path] else 'no':<7}{leaf.size:>15,}")
   count = param_count(tree)
   print(f"\n{'total':<18}{count.total:>15,}")
   print(f"{'embedding':<18}{count.embedding:>15,}")
   share = 100 * count.connection / count.total
   print(f"{'hyper-connection':<18}{count.connection:>15,}  ({share:.4f} %)")
-  decayed = sum(leaf.size for path, leaf in leaves.items() if decays(path))
+  decayed = sum(leaf.size for path, leaf in leaves.items() if decays[path])
   print(f"{'with weight decay':<18}{decayed:>15,}")

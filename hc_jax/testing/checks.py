@@ -24,7 +24,6 @@ CONVENTIONS = (
   ("coefs are float32", conventions.coefs_are_float32),
   ("streams keep their dtype", conventions.streams_keep_their_dtype),
   ("every connection learns", effects.everything_learns),
-  ("weight decay is decided", effects.decay_is_decided),
   ("tokens do not see their future", effects.nothing_leaks),
   ("starts as the residual network", effects.starts_as_residual),
 )

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from hc_jax import ops
-from hc_jax import params as hc_params
 from hc_jax.testing.compiled import normal
 from hc_jax.testing.evidence import Evidence, are_copies, close
 from hc_jax.testing.reference import collapse
@@ -73,14 +72,6 @@ def everything_learns(seen: Evidence) -> None:
       f"{path}{f' of layer {layer}' if layers > 1 else ''} has no gradient: what it makes is not "
       "used",
     )
-
-
-def decay_is_decided(seen: Evidence) -> None:
-  """Weight decay is decided for every parameter."""
-  try:
-    hc_params.decay_mask(seen.model.initial)
-  except hc_params.UserError as error:
-    raise AssertionError(str(error)) from error
 
 
 def nothing_leaks(seen: Evidence) -> None:

@@ -53,12 +53,10 @@ def shapes_and_dtypes(candidate: Candidate) -> None:
 
 
 def counts(candidate: Candidate) -> None:
-  """As many parameters as the formula says, and each knows whether it decays."""
+  """As many parameters as the formula says."""
   module = candidate.module
   claimed = module.facts(cd.WIDTH).num_params
   leaves = dict(hc_params.named_leaves(dict(site_params(candidate))))
-  for path in leaves:
-    hc_params.decays(path)
   if claimed is None:
     raise NotApplicable("it states no formula for its parameters (Facts.num_params)")
   found = sum(leaf.size for leaf in leaves.values())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hc_jax.errors import UserError
-from hc_jax.params import decays, named_leaves, param_count
+from hc_jax.params import decay_mask, named_leaves, param_count
 from hc_jax.train import checkpoint, manifest, restore
 from hc_jax.train.metrics import read_metrics
 from hc_jax.train.workdir import CONFIG, saved_config
@@ -125,17 +125,17 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
 
 
 def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:
-  leaves = dict(named_leaves(shapes))
+  leaves, decays = dict(named_leaves(shapes)), dict(named_leaves(decay_mask(shapes)))
   sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
   width = max(map(len, leaves))
   log(
     f"\n{f'parameters of step {step}':<{width + 2}}  {'shape':<22}{'dtype':<10}decay{'count':>17}"
   )
   for path, leaf in leaves.items():
-    shape, decay = "x".join(map(str, leaf.shape)), "yes" if decays(path) else "no"
+    shape, decay = "x".join(map(str, leaf.shape)), "yes" if decays[path] else "no"
     log(f"  {path:<{width}}  {shape:<22}{leaf.dtype!s:<10}{decay:<5}{sizes[path]:>17,}")
   count = param_count(shapes)
-  decayed = sum(size for path, size in sizes.items() if decays(path))
+  decayed = sum(size for path, size in sizes.items() if decays[path])
   dtypes: dict[str, int] = collections.defaultdict(int)
   for path, leaf in leaves.items():
     dtypes[str(leaf.dtype)] += sizes[path]

@@ -64,15 +64,6 @@ class _OneMore(HyperConnection):
     return HyperConnection.coefs(self, streams, index)
 
 
-class _Undecided(HyperConnection):
-  """Has a parameter of which nobody knows whether it decays."""
-
-  @nn.compact
-  def coefs(self, streams, index):
-    self.param("gamma", nn.initializers.ones, (1,))
-    return HyperConnection.coefs(self, streams, index)
-
-
 class _Boasts(HyperConnection):
   """Claims a doubly stochastic mix."""
 
@@ -168,7 +159,6 @@ _WRONG = (
   ("shapes", "state of its own", _Remembers),
   ("shapes", "streams change their dtype", _Bfloat16),
   ("counts", "one parameter more", _OneMore),
-  ("counts", "decay undecided", _Undecided),
   ("maps", "mix transposed", changed_coefs(transposed)),
   ("maps", "write off by 1e-4", changed_coefs(_off)),
   ("claims", "boasts of sums", _Boasts),
