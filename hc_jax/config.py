@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from hc_jax.config_files import execute
+from hc_jax.config_types import check_types
 from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
 from hc_jax.errors import UserError
 
@@ -83,8 +84,14 @@ def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> 
   Args:
     values: nested dicts.
     defaults: a config that has every key, for keys newer than the values.
+
+  Raises:
+    ValueError: a key is missing, or its value is not of its type.
   """
-  config = ConfigDict(_tuples(dict(values)))
+  values = _tuples(dict(values))
+  if defaults is None:
+    check_types(values)
+  config = ConfigDict(values)
   if defaults is not None:
     merged = ConfigDict(defaults.to_dict())
     with merged.ignore_type():

@@ -4,8 +4,10 @@ import json
 import pathlib
 
 import pytest
+from ml_collections.config_dict import FieldReference
 
 import hc_jax as hc
+from hc_jax import config_types
 from hc_jax.config import diff, from_json, load_config, to_json
 from hc_jax.connections import CONNECTIONS, connection_fields
 
@@ -233,6 +235,54 @@ def test_a_run_older_than_a_key_takes_its_default():
   assert (config.model.qk_norm, config.mesh.preset, config.seed) == (False, "dp", 5)
   assert diff(config, load()) == ["seed"]
   assert "model.qk_norm" in diff(values, load())
+
+
+def test_the_types_of_a_saved_config_are_those_of_the_base():
+  """A key that is new goes into the table, and into ADDED, so that older runs can be read."""
+  base = load()
+  kinds, unset = {}, set()
+  for key in flat(base.to_dict()):
+    *groups, name = key.split(".")
+    group = base
+    for part in groups:
+      group = group[part]
+    kinds[key] = group.get_type(name)
+    if isinstance(dict(group.items(preserve_field_references=True))[name], FieldReference):
+      unset.add(key)
+  ours = {key for key in kinds if not key.startswith("model.connection.")}
+  assert {key: kinds[key] for key in {*ours, "model.connection.name"}} == config_types.KEYS
+  assert set(config_types.UNSET) == unset & ours
+  assert config_types.ADDED.keys() <= ours
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "words"),
+  [
+    ("seed", "1", "seed='1' is not a whole number"),
+    ("seed", True, "seed='True' is not a whole number"),
+    ("seed", 10**30, "is not a whole number"),
+    ("optim.b1", "x", "optim.b1='x' is not a number"),
+    ("model.scan", 1, "model.scan='1' is not true or false"),
+    ("model.d_model", None, "model.d_model='None' is not a whole number"),
+    ("data.files", "abc", "data.files='abc' is not a list"),
+    ("data.files", [1], "is not text"),
+    ("model.connection.num_streams", [4], "is not a whole number"),
+    ("model.connection", 3, "it has no group connection"),
+  ],
+)
+def test_a_saved_value_of_another_type_is_named(key, value, words):
+  values = to_json(load())
+  *groups, name = key.split(".")
+  group = values
+  for part in groups:
+    group = group[part]
+  group[name] = value
+  with pytest.raises(ValueError, match=words):
+    from_json(values)
+  del group[name]
+  if name != "num_streams":
+    with pytest.raises(ValueError, match=f"it has no (key|group) .*{name}"):
+      from_json(values)
 
 
 def test_the_fields_of_connections_are_keys():

@@ -5,16 +5,14 @@ arms/<arm>/         result.json when finished; checkpoints or runs while under w
 results.jsonl, report.md, report.html, *.png
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hc_jax import config as config_lib
-from hc_jax import durable
+from hc_jax import durable, exclusive
 from hc_jax.ablate import provenance
 from hc_jax.ablate.sweep import Sweep
 from hc_jax.errors import UserError
@@ -64,7 +62,7 @@ def open_sweep(out: str, sweep: Sweep) -> None:
     )
   try:
     os.makedirs(out, exist_ok=True)
-    with exclusive(out):
+    with exclusive.locked(out, LOCK):
       if os.path.exists(path):
         _check_same(out, sweep)
         return
@@ -86,7 +84,7 @@ def read_sweep(out: str) -> tuple[Sweep, str]:
   """
   path = os.path.join(out, FILE)
   with reading(path, f"{out} holds no sweep", "a sweep"):
-    values = read_format(path, FORMAT)
+    values = read_format(out, FILE, FORMAT)
     return from_json(values["sweep"]), values["command"]
 
 
@@ -119,16 +117,3 @@ def _value(values: Any, key: str) -> str:
       return "nothing"
     values, key = values[part], key[len(part) + 1 :]
   return repr(values)
-
-
-@contextlib.contextmanager
-def exclusive(out: str) -> Iterator[None]:
-  """Waits until no other process is inside, where the file system has locks.
-
-  Raises:
-    OSError: the folder cannot be written.
-  """
-  with open(os.path.join(out, LOCK), "w", encoding="utf-8") as file:
-    with contextlib.suppress(OSError):
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield

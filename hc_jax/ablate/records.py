@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hc_jax import durable
+from hc_jax import durable, folders
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 
 FORMAT = "hc_jax ablation 1"
+_LIMIT = 1 << 30  # bytes of a result; it has about 100 for each step that is logged
 ARMS, RESULT, ROWS = "arms", "result.json", "results.jsonl"
 
 
@@ -74,7 +75,7 @@ def save(out: str, result: Result) -> None:
   """Writes the result of an arm, whole or not at all."""
   values = {"format": FORMAT, **dataclasses.asdict(result)}
   path = os.path.join(folder_of(out, result.group), RESULT)
-  durable.write_atomically(path, json.dumps(values, allow_nan=False) + "\n")
+  durable.write_atomically(path, json.dumps(values, allow_nan=False) + "\n", root=out)
 
 
 def load(out: str, group: Group) -> Result | None:
@@ -85,8 +86,7 @@ def load(out: str, group: Group) -> Result | None:
   """
   path = os.path.join(folder_of(out, group), RESULT)
   try:
-    with open(path, encoding="utf-8") as file:
-      values = json.load(file)
+    values = folders.read_json(out, os.path.relpath(path, out), _LIMIT)
     if values.pop("format") != FORMAT:
       raise ValueError("another format")
     values["group"] = Group(**values["group"])

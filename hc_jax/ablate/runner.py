@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 
+from hc_jax import exclusive, folders
 from hc_jax.ablate import folder, records, report
 from hc_jax.ablate.arm import train_arm
 from hc_jax.ablate.sweep import Group, Sweep
@@ -48,7 +49,7 @@ def run_sweep(
     log(f"{place}: seeds {', '.join(map(str, sweep.seeds))}")
     path = records.folder_of(out, group)
     with writing(f"the results in {path}"):
-      os.makedirs(path, exist_ok=True)
+      folders.make_folder(out, os.path.relpath(path, out))
       with lock.locked(path, log):
         if records.load(out, group) is None:  # another process may just have finished it
           train_arm(sweep, group, out, log)
@@ -65,7 +66,7 @@ def finish(out: str, log: Callable[[str], None] = say) -> list[Group]:
   results = list(records.load_all(out, sweep).values())
   if not results:
     raise UserError(f"no arm of the sweep in {out} is finished yet; there is nothing to report")
-  with writing(f"the report in {out}"), folder.exclusive(out):
+  with writing(f"the report in {out}"), exclusive.locked(out, folder.LOCK):
     records.write_rows(out, results)
     report.write_report(out, sweep, results, command, log)
   finished = {result.group for result in results}

@@ -2,13 +2,12 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
-from hc_jax import durable
+from hc_jax import durable, exclusive
 from hc_jax.errors import UserError
 
 _TEMPORARY = ".tmp-"
@@ -72,23 +71,13 @@ def locked(folder: str, key: str, log: Callable[[str], None]) -> Iterator[bool]:
   Yields:
     whether the lock is held; False where the file system has none.
   """
-  with writing(folder):
-    descriptor = os.open(os.path.join(folder, key + _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
-  try:
-    yield _lock(descriptor, lambda: log(f"data: waiting for another process to prepare {key}"))
-  finally:
-    os.close(descriptor)
-
-
-def _lock(descriptor: int, on_wait: Callable[[], None]) -> bool:
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    on_wait()
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-  except OSError:
-    return False
-  return True
+  with contextlib.ExitStack() as stack:
+    with writing(folder):
+      lock = exclusive.locked(
+        folder, key + _LOCK, lambda: log(f"data: waiting for another process to prepare {key}")
+      )
+      held = stack.enter_context(lock)
+    yield held
 
 
 @contextlib.contextmanager
@@ -152,12 +141,15 @@ def _is_unlocked(path: str) -> bool:
   except OSError:
     return False
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-  except OSError:
+    return exclusive.acquire(descriptor, _busy)
+  except BlockingIOError:
     return False
   finally:
     os.close(descriptor)
+
+
+def _busy() -> None:
+  raise BlockingIOError
 
 
 def remove_tree(path: str) -> None:

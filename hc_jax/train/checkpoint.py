@@ -6,7 +6,6 @@ and of their manifest, written last. `restore` reads them back.
 """
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -20,6 +19,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from hc_jax import config as config_lib
+from hc_jax import folders
+from hc_jax.errors import UserError
 from hc_jax.train import manifest, processes
 from hc_jax.train.errors import writing
 from hc_jax.train.quiet import Quiet
@@ -62,10 +63,13 @@ def make_card(config: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def folders_of(workdir: str) -> list[int]:
-  """Steps of the folders of checkpoints, ascending, whole or not."""
-  folder = os.path.join(workdir, FOLDER)
-  names = os.listdir(folder) if os.path.isdir(folder) else []
-  return sorted(int(name) for name in names if name.isdecimal())
+  """Returns the steps of the folders of checkpoints, ascending, whole or not.
+
+  Raises:
+    UserError: `checkpoints` is a link, or no folder.
+  """
+  names = folders.list_folder(workdir, FOLDER) if os.path.isdir(workdir) else []
+  return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def steps_of(workdir: str) -> list[int]:
@@ -83,7 +87,7 @@ def by_loss(workdir: str) -> list[int]:
   """Steps of the complete checkpoints that were evaluated, from the best to the worst."""
   found = []
   for step in steps_of(workdir):
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
       found.append((float(read_card(workdir, step)["val/loss"]), step))
   return [step for _, step in sorted(found)]
 
@@ -114,7 +118,7 @@ class Checkpoints:
     self._error: BaseException | None = None
     self._failed = self._faulty = False
     with writing(os.path.join(workdir, FOLDER)):
-      os.makedirs(os.path.join(workdir, FOLDER), exist_ok=True)
+      folders.make_folder(workdir, FOLDER)
       if processes.is_main():
         self._sweep()
     self._quiet = Quiet().install()
@@ -233,10 +237,23 @@ def rest_of(state: TrainState) -> dict[str, Any]:
 
 
 def read_card(workdir: str, step: int) -> dict[str, Any]:
-  """The card of a checkpoint.
+  """Returns the card of a checkpoint, the types of its parts checked.
 
   Raises:
-    OSError, ValueError: it is missing or damaged.
+    UserError: it is damaged, or not a plain file.
+    OSError: it is missing or cannot be read.
   """
-  with open(path_of(workdir, step, "card/metadata"), encoding="utf-8") as file:
-    return json.load(file)
+  name = f"{FOLDER}/{step}/card/metadata"
+  try:
+    card = folders.read_json(workdir, name)
+    data = card["data"]
+    groups = (card["config"], card["conventions"], data, card["versions"])
+    if not all(isinstance(group, dict) for group in groups):
+      raise TypeError("a group is missing")
+    kinds = {"fingerprint": str, "tokenizer": str, "vocab_size": int}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(data[key], kind)]:
+      raise TypeError(f"data.{wrong[0]}={data[wrong[0]]!r}")
+  except (ValueError, KeyError, TypeError) as error:
+    path = os.path.join(workdir, name)
+    raise UserError(f"{path} is not the card of a checkpoint ({error})") from error
+  return card

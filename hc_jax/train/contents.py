@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from hc_jax import folders
 from hc_jax.errors import UserError
 from hc_jax.params import decay_mask, named_leaves, param_count
 from hc_jax.train import checkpoint, manifest, restore
@@ -40,7 +41,7 @@ def stored(workdir: str) -> list[Stored]:
   found = []
   for step in checkpoint.folders_of(workdir):
     fault, loss = manifest.fault(checkpoint.path_of(workdir, step), step), None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
       loss = float(checkpoint.read_card(workdir, step)["val/loss"])
     size = _size(checkpoint.path_of(workdir, step))
     found.append(Stored(step, size, fault, loss))
@@ -97,15 +98,14 @@ def _list(workdir: str, found: list[Stored], log: Callable[[str], None]) -> None
     loss = "-" if one.val_loss is None else f"{one.val_loss:.4f}"
     state = "good" if one.fault is None else f"DAMAGED: {one.fault}"
     log(f"{one.step:>10}{_bytes(one.num_bytes):>12}{loss:>12}  {state}")
-  rejected = os.path.join(workdir, restore.REJECTED)
-  if os.path.isdir(rejected) and (names := sorted(os.listdir(rejected))):
+  if names := folders.list_folder(workdir, restore.REJECTED):
     log(f"moved aside as damaged before, to {restore.REJECTED}/: {', '.join(names)}")
 
 
 def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
-  config, data = card.get("config", {}), card.get("data", {})
-  model, text = config.get("model", {}), config.get("data", {})
-  fields = model.get("connection", {})
+  config, data = card["config"], card["data"]
+  model, text = _group(config, "model"), _group(config, "data")
+  fields = _group(model, "connection")
   given = [f"{k}={v!r}" for k, v in fields.items() if k != "name" and v is not None]
   lines = {
     "format": card.get("format"),
@@ -115,8 +115,8 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
     "layers": model.get("layers") or None,
     "text": f"{text.get('name')}, fingerprint {data.get('fingerprint')}",
     "tokenizer": f"{data.get('tokenizer')}, vocabulary {data.get('vocab_size')}",
-    "orientation": card.get("conventions", {}).get("orientation"),
-    "versions": ", ".join(f"{k} {v}" for k, v in card.get("versions", {}).items()),
+    "orientation": card["conventions"].get("orientation"),
+    "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
   }
   log(f"\ncard of step {step}")
   for name, value in lines.items():
@@ -124,10 +124,16 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
       log(f"  {name:<13}{value}")
 
 
+def _group(values: dict[str, Any], key: str) -> dict[str, Any]:
+  """Returns a group of a card's config; empty where a stranger's card has none."""
+  found = values.get(key)
+  return found if isinstance(found, dict) else {}
+
+
 def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:
   leaves, decays = dict(named_leaves(shapes)), dict(named_leaves(decay_mask(shapes)))
   sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
-  width = max(map(len, leaves))
+  width = max(map(len, leaves), default=0)
   log(
     f"\n{f'parameters of step {step}':<{width + 2}}  {'shape':<22}{'dtype':<10}decay{'count':>17}"
   )
@@ -139,7 +145,7 @@ def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:
   dtypes: dict[str, int] = collections.defaultdict(int)
   for path, leaf in leaves.items():
     dtypes[str(leaf.dtype)] += sizes[path]
-  share = 100 * count.connection / count.total
+  share = 100 * count.connection / max(count.total, 1)
   for name, value, note in (
     ("total", count.total, ", ".join(f"{n:,} {dtype}" for dtype, n in dtypes.items())),
     ("embedding", count.embedding, ""),

@@ -5,6 +5,7 @@ next rows then wait for it for ever.
 """
 
 import os
+import secrets
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ class Events:
     """Opens a new file.
 
     Args:
-      folder: of the run's event files.
+      folder: that holds the run's event files.
       purge: hides what earlier files say of this step and of those after it.
 
     Raises:
@@ -26,8 +27,9 @@ class Events:
     from tensorboardX.proto import event_pb2
 
     self._event, self._scalar = event_pb2.Event, summary.scalar
-    os.makedirs(folder, exist_ok=True)
-    self._file = event_file_writer.EventsWriter(os.path.join(folder, "events"))
+    # A name that nobody can have foretold, and put a link in its place.
+    name = os.path.join(folder, "events")
+    self._file = event_file_writer.EventsWriter(name, f".{secrets.token_hex(8)}")
     if purge is not None:
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._file.write_event(event_pb2.Event(step=purge, session_log=start))

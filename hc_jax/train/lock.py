@@ -9,7 +9,7 @@ well under that.
 
 import contextlib
 import dataclasses
-import fcntl
+import functools
 import json
 import os
 import socket
@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from hc_jax import exclusive, folders
 from hc_jax.errors import UserError
 from hc_jax.train.errors import StorageError
 
 FILE = "lock"
 HEARTBEAT, GONE = 15.0, 120.0  # seconds
+_LAST = 1e11  # seconds since 1970; a later heartbeat is not a time
 _SIZE = 512  # one write of one size, so that a reader never sees half of it
 
 
@@ -76,21 +78,28 @@ def locked(folder: str, log: Callable[[str], None] = print) -> Iterator[None]:
 
 
 def _open(path: str) -> IO[str]:
-  """The file, with the system's lock on it where there is one."""
+  """Opens the file, with the system's lock on it where there is one."""
+  folder = os.path.dirname(path)
   while True:
     # Not opened for appending: then every write would go to the end.
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+    descriptor = folders.open_file(folder, FILE, os.O_RDWR | os.O_CREAT)
+    file = os.fdopen(descriptor, "r+", encoding="utf-8")
+    if os.fstat(descriptor).st_nlink > 1:
+      file.close()
+      raise UserError(f"{path} is another file too, by a hard link; remove it")
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      with file:
-        raise _in_use(os.path.dirname(path), _read(file)) from error
-    except OSError:
-      pass  # no such locks here: the owner's word decides
-    with contextlib.suppress(FileNotFoundError):
-      if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-        return file
+      exclusive.acquire(descriptor, functools.partial(_refuse, folder, file))
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+          return file
+    except UserError:
+      file.close()
+      raise
     file.close()  # its owner left just now, and took it along
+
+
+def _refuse(folder: str, file: IO[str]) -> None:
+  raise _in_use(folder, _read(file))
 
 
 def _in_use(folder: str, owner: Owner | None) -> UserError:
@@ -110,14 +119,16 @@ def _why_gone(owner: Owner, file: IO[str], folder: str, log: Callable[[str], Non
     if _start_of(owner.pid) == owner.start:
       raise _in_use(folder, owner)
     return "that process is gone"
-  silent = time.time() - owner.heartbeat
+  # A heartbeat in the future counts as one of now: a wait has an end.
+  silent = max(time.time() - owner.heartbeat, 0)
   if silent < GONE:
-    log(f"waiting for a sign of life of {owner}, for {GONE - max(silent, 0):.0f} s at most")
-  while time.time() - owner.heartbeat < GONE:
+    log(f"waiting for a sign of life of {owner}, for {GONE - silent:.0f} s at most")
+  start = time.monotonic()
+  while silent + time.monotonic() - start < GONE:
     time.sleep(min(1.0, GONE / 10))
     if _read(file) != owner:
       raise _in_use(folder, _read(file))
-  return f"no heartbeat for {time.time() - owner.heartbeat:.0f} s"
+  return f"no heartbeat for {silent + time.monotonic() - start:.0f} s"
 
 
 def _start_of(pid: int) -> str:
@@ -131,9 +142,13 @@ def _start_of(pid: int) -> str:
 
 def _read(file: IO[str]) -> Owner | None:
   try:
-    return Owner(**json.loads(os.pread(file.fileno(), _SIZE, 0)))
+    owner = Owner(**folders.parse_json(os.pread(file.fileno(), _SIZE, 0)))
   except (ValueError, TypeError):
     return None  # empty: made, and left before a word was written
+  values = (owner.host, owner.pid, owner.start, owner.heartbeat)
+  kinds = (str, int, str, float)
+  sound = all(type(value) is kind for value, kind in zip(values, kinds, strict=True))
+  return owner if sound and 0 <= owner.heartbeat < _LAST else None
 
 
 def _write(file: IO[str], owner: Owner) -> None:

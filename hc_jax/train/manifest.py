@@ -13,10 +13,14 @@ import json
 import os
 from typing import Any
 
-from hc_jax import durable
+from hc_jax import durable, folders
+from hc_jax.errors import UserError
 
 FILE = "manifest.json"
 FORMAT = "hc_jax manifest 1"
+# Every checkpoint has these files, and files in these folders.
+REQUIRED = ("card/metadata", "params/_METADATA", "params/d/", "train/_METADATA", "train/d/")
+_LIMIT = 64 << 20  # bytes of a manifest; it has about 150 for each file
 _THREADS = 4  # hashing leaves Python's lock
 
 
@@ -26,13 +30,9 @@ def write(folder: str, step: int) -> None:
   Raises:
     OSError: a file cannot be read or written.
   """
-  names = sorted(
-    os.path.relpath(os.path.join(parent, name), folder)
-    for parent, _, files in os.walk(folder)
-    for name in files
-  )
+  names = folders.files_below(folder)
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    entries = pool.map(lambda name: _entry(os.path.join(folder, name), sync=True), names)
+    entries = pool.map(lambda name: _entry(folder, name, sync=True), names)
     files = dict(zip(names, entries, strict=True))
   for parent, _, _ in os.walk(folder):
     durable.sync(parent)
@@ -44,45 +44,61 @@ def write(folder: str, step: int) -> None:
 
 
 def exists(folder: str) -> bool:
-  """Whether the save of this checkpoint came to its end."""
-  return os.path.isfile(os.path.join(folder, FILE))
+  """Returns whether the save of this checkpoint came to its end."""
+  return os.path.lexists(os.path.join(folder, FILE))
 
 
 def fault(folder: str, step: int) -> str | None:
-  """What is wrong with a checkpoint, in a few words; None when it is as it was written.
+  """Returns what is wrong with a checkpoint, in a few words; None when it is as it was written.
 
-  Sizes are compared first, so that a file cut short is found at once.
+  The files in the folder must be those of the manifest, no more and no fewer, and plain. Sizes are
+  compared first, so that a file cut short is found at once.
   """
-  if not exists(folder):
-    return f"no {FILE}: its save did not come to an end"
   try:
-    with open(os.path.join(folder, FILE), encoding="utf-8") as file:
-      manifest = json.load(file)
+    if os.path.islink(folder):
+      return "it is a link; a run holds plain files and folders only"
+    if not exists(folder):
+      return f"no {FILE}: its save did not come to an end"
+    manifest = folders.read_json(folder, FILE, _LIMIT)
     if manifest["format"] != FORMAT:
       return f"{FILE} is of format {manifest['format']!r}; this version reads {FORMAT!r}"
     if manifest["step"] != step:
       return f"{FILE} is that of step {manifest['step']}"
-    expected = dict(manifest["files"])
-    for name, entry in expected.items():
-      size = os.path.getsize(os.path.join(folder, name))
-      if size != entry["bytes"]:
-        return f"{name} has {size:,} bytes in place of {entry['bytes']:,}"
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      found = pool.map(lambda name: _entry(os.path.join(folder, name)), expected)
-      for name, entry in zip(expected, found, strict=True):
-        if entry != expected[name]:
-          return f"{name} has changed: its SHA-256 is another"
+    return _compare(folder, dict(manifest["files"]))
+  except UserError as error:
+    return str(error)
   except FileNotFoundError as error:
     return f"{os.path.relpath(error.filename, folder)} is missing"
   except OSError as error:
     return f"{os.path.relpath(error.filename, folder)} cannot be read: {error.strerror}"
   except (ValueError, KeyError, TypeError, AttributeError):
     return f"{FILE} is damaged"
+
+
+def _compare(folder: str, expected: dict[str, Any]) -> str | None:
+  """Returns the first difference between a folder and its manifest."""
+  for needed in REQUIRED:
+    if not any(name == needed or name.startswith(needed) for name in expected):
+      return f"{FILE} lists no {needed}"
+  found = set(folders.files_below(folder)) - {FILE}
+  for name, entry in expected.items():
+    if name not in found:
+      return f"{name} is missing"
+    size = os.lstat(os.path.join(folder, name)).st_size
+    if size != entry["bytes"]:
+      return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
+  if unknown := sorted(found - expected.keys()):
+    return f"{unknown[0]} is not in {FILE}; move it away"
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    entries = pool.map(lambda name: _entry(folder, name), expected)
+    for name, entry in zip(expected, entries, strict=True):
+      if entry != expected[name]:
+        return f"{name} has changed: its SHA-256 is another"
   return None
 
 
-def _entry(path: str, sync: bool = False) -> dict[str, Any]:
-  with open(path, "rb") as file:
+def _entry(folder: str, name: str, sync: bool = False) -> dict[str, Any]:
+  with os.fdopen(folders.open_file(folder, name), "rb") as file:
     if sync:
       os.fsync(file.fileno())
     digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,36 +6,49 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from hc_jax import folders
 from hc_jax.durable import write_atomically
 from hc_jax.train.errors import writing
 from hc_jax.train.events import Events
 
 FILE = "metrics.jsonl"
+_LIMIT = 1 << 30  # bytes of the file; a row has about 600
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-  """The rows of a run's `metrics.jsonl`, in order of step; a torn line is left out."""
-  return _parse(os.path.join(workdir, FILE))[0]
+  """Returns the rows of a run's `metrics.jsonl`, in the order of the file.
+
+  A line that is not a step and finite numbers is left out: it is torn, or not ours.
+
+  Raises:
+    UserError: it is not a plain file.
+  """
+  return _parse(workdir)[1]
 
 
-def _parse(path: str) -> tuple[list[dict[str, Any]], int]:
-  """Whole rows of a file, and the number of lines that are none."""
+def _parse(workdir: str) -> tuple[bytes, list[dict[str, Any]], int]:
+  """Returns the file, its whole rows, and the number of lines that are not rows."""
   try:
-    with open(path, "rb") as file:
-      lines = file.read().split(b"\n")
+    content = folders.read_bytes(workdir, FILE, _LIMIT)
   except FileNotFoundError:
-    return [], 0
-  rows, torn = [], 0
-  for line in lines:
-    try:
-      row = json.loads(line) if line else None
-    except ValueError:
-      row = 0
-    if isinstance(row, dict) and isinstance(row.get("step"), int):
-      rows.append(row)
-    else:
-      torn += row is not None
-  return rows, torn
+    return b"", [], 0
+  lines = [line for line in content.split(b"\n") if line]
+  rows = [row for line in lines if (row := _row(line)) is not None]
+  return content, rows, len(lines) - len(rows)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+  try:
+    row = folders.parse_json(line)
+  except ValueError:
+    return None
+  if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    return None
+  return row if all(map(_is_number, row.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
 class Metrics:
@@ -54,17 +67,17 @@ class Metrics:
     self._events: Events | None = None
     with writing(self._path):
       self._trim(-1 if restored is None else restored, log)
-      self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+      flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+      self._file = os.fdopen(folders.open_file(workdir, FILE, flags), "a", encoding="utf-8")
 
   def _trim(self, last: int, log: Callable[[str], None]) -> None:
-    rows, torn = _parse(self._path)
+    content, rows, torn = _parse(self._workdir)
     kept = {row["step"]: row for row in rows if row["step"] <= last}
     text = "".join(_line(row) for row in kept.values())
-    if not os.path.exists(self._path):
+    # A file with other names is written anew: rows that are appended must not get into those.
+    alone = not os.path.exists(self._path) or os.stat(self._path).st_nlink == 1
+    if content == text.encode() and alone:
       return
-    with open(self._path, "rb") as file:
-      if file.read() == text.encode():
-        return
     write_atomically(self._path, text)
     log(
       f"{FILE}: kept {len(kept)} rows up to step {max(last, 0)}, dropped {len(rows) - len(kept)} "
@@ -94,7 +107,7 @@ class Metrics:
     if self._events is None:
       # Events of steps that are taken again are hidden by the first event's purge mark.
       purge = None if self._restored is None else self._restored + 1
-      self._events = Events(os.path.join(self._workdir, "tensorboard"), purge)
+      self._events = Events(folders.make_folder(self._workdir, "tensorboard"), purge)
     return self._events
 
   def close(self) -> None:

@@ -1,13 +1,16 @@
 """Checkpoints read back, onto any mesh: the newest one that is as it was written."""
 
+import contextlib
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from hc_jax import folders
 from hc_jax import params as hc_params
 from hc_jax.errors import UserError
 from hc_jax.train import manifest, processes
@@ -16,6 +19,9 @@ from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
 
 REJECTED = "rejected"
+_METADATA_BYTES = 64 << 20  # of a JSON file that describes an item; about 500 for each array
+# Arrays may be this much larger than their files: weights hardly compress, zeros do.
+_INFLATION, _SMALL = 100, 256 << 20
 
 
 def restore_newest(
@@ -89,7 +95,7 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
     UserError: they are of another orientation by their card or their shapes, not of the shapes of
       `target`, or were written by another version.
   """
-  conventions = read_card(workdir, step).get("conventions", {})
+  conventions = read_card(workdir, step)["conventions"]
   orientation = conventions.get("orientation", CONVENTIONS["orientation"])
   path = path_of(workdir, step, "params")
   if orientation != CONVENTIONS["orientation"]:
@@ -106,18 +112,52 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
 
 
 def stored_shapes(path: str) -> Any:
-  """Names, shapes and dtypes of what lies in an item of a checkpoint; no array is read."""
-  with Quiet(), ocp.StandardCheckpointer() as reader:
+  """Returns names, shapes and dtypes of the arrays in an item of a checkpoint; reads no array.
+
+  Raises:
+    UserError: they are not described as hc_jax does, or larger than the files there can hold.
+  """
+  for name in folders.files_below(path):
+    if name in ("_METADATA", "_sharding") or name.startswith("array_metadatas/"):
+      with _understood(path):
+        folders.read_json(path, name, _METADATA_BYTES)
+  with _understood(path), Quiet(), ocp.StandardCheckpointer() as reader:
     found = reader.metadata(epath.Path(path)).item_metadata
-  return getattr(found, "tree", found)  # older versions of Orbax give the tree itself
+    found = getattr(found, "tree", found)  # older versions of Orbax give the tree itself
+    if not jax.tree.leaves(found):  # Orbax gives None for what it does not understand
+      raise UserError(f"{path} describes no arrays that this version of the packages can read")
+    _check_sizes(path, found)
+  return found
 
 
-def _read(workdir: str, step: int, item: str, target: Any) -> Any:
-  path = path_of(workdir, step, item)
+def _check_sizes(path: str, shapes: Any) -> None:
+  """Refuses arrays, or chunks of them, that would take far more memory than their files hold."""
+  total = 0
+  for name, leaf in hc_params.named_leaves(shapes):
+    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+    total += size
+    chunk = math.prod(leaf.storage.chunk_shape or ()) if leaf.storage else 1
+    if chunk * leaf.dtype.itemsize > 2 * size + _SMALL:
+      raise UserError(f"{path}: the chunks of {name} are larger than it is")
+  stored = sum(os.lstat(os.path.join(path, name)).st_size for name in folders.files_below(path))
+  if total > _INFLATION * stored + _SMALL:
+    raise UserError(
+      f"{path} describes arrays of {total:,} bytes, and its files have {stored:,}; it was not "
+      "written by hc_jax"
+    )
+
+
+@contextlib.contextmanager
+def _understood(path: str) -> Iterator[None]:
+  """Turns whatever odd metadata makes Orbax raise into a UserError.
+
+  Storage and memory that fail pass unchanged.
+  """
   try:
-    with Quiet(), ocp.StandardCheckpointer() as reader:
-      return reader.restore(epath.Path(path), target)
-  except (ValueError, KeyError, TypeError) as error:
+    yield
+  except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:
     reason = str(error).strip().splitlines()
     raise UserError(
       f"{path} is as it was written, but does not fit this model or this version of the packages "
@@ -125,11 +165,18 @@ def _read(workdir: str, step: int, item: str, target: Any) -> Any:
     ) from error
 
 
+def _read(workdir: str, step: int, item: str, target: Any) -> Any:
+  path = path_of(workdir, step, item)
+  stored_shapes(path)
+  with _understood(path), Quiet(), ocp.StandardCheckpointer() as reader:
+    return reader.restore(epath.Path(path), target)
+
+
 def _set_aside(workdir: str, step: int) -> str:
-  os.makedirs(os.path.join(workdir, REJECTED), exist_ok=True)
+  folders.make_folder(workdir, REJECTED)
   for i in range(1000):
     place = os.path.join(workdir, REJECTED, f"{step}" + (f"-{i}" if i else ""))
-    if not os.path.exists(place):
+    if not os.path.lexists(place):
       os.rename(path_of(workdir, step), place)
       return place
   raise UserError(f"{os.path.join(workdir, REJECTED)} is full of damaged checkpoints; empty it")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,10 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import axes, data, models
+from hc_jax import axes, models
+from hc_jax import config as config_lib
 from hc_jax.errors import UserError
 from hc_jax.train import checkpoint, restore
-from hc_jax.train.workdir import saved_config, tokenizer_copy
+from hc_jax.train.workdir import open_tokenizer, saved_config
+
+_POSITIONS = 1 << 20  # what is not a size of parameters, as max_length may be, is at most this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +60,38 @@ def load_run(
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
   config = saved_config(workdir)
+  config_lib.check(config)
   chosen = _choose(workdir, step, log or functools.partial(print, file=sys.stderr))
-  tokenizer = data.load_tokenizer(tokenizer_copy(workdir, config.data.tokenizer))
+  tokenizer = open_tokenizer(workdir, config.data.tokenizer)
   model = models.make_model(config.model, vocab_size=tokenizer.vocab_size)
+  _check_sizes(config, restore.stored_shapes(checkpoint.path_of(workdir, chosen, "params")))
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
   target = restore.local_target(axes.unboxed(boxed))
   params = restore.read_params(workdir, chosen, target)
   card = checkpoint.read_card(workdir, chosen)
   return Run(config, model, params, tokenizer, chosen, card, workdir)
+
+
+def _check_sizes(config: Any, shapes: Any) -> None:
+  """Refuses a config of another size than the checkpoint, before time or memory goes into it.
+
+  Raises:
+    UserError: a size exceeds the number of parameters, or an unrolled model has more layers than
+      there are arrays.
+  """
+  leaves = jax.tree.leaves(shapes)
+  count = sum(math.prod(leaf.shape) for leaf in leaves)
+  largest = max((size for leaf in leaves for size in leaf.shape), default=1)
+  model, fields = config.model, config.model.connection
+  sizes = {f"model.{key}": (value, max(count, _POSITIONS)) for key, value in model.items()}
+  sizes |= {f"model.connection.{key}": (value, largest) for key, value in fields.items()}
+  sizes["data.length"] = (config.data.length, _POSITIONS)
+  sizes["train.batch_size"] = (config.train.batch_size, _POSITIONS)
+  sizes["model.num_layers"] = (model.num_layers, count if model.scan else len(leaves))
+  for key, (value, most) in sizes.items():
+    if type(value) is int and value > most:
+      raise UserError(f"{key}={value} does not fit a checkpoint of {count:,} parameters")
 
 
 def _choose(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:

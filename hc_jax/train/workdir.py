@@ -13,17 +13,21 @@ import contextlib
 import difflib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from hc_jax import config as config_lib
+from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 from hc_jax.train import lock, processes
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
+# A run's own files and folders. Libraries open some of them by path, so none may be a link.
+OWN = (CONFIG, "metrics.jsonl", "checkpoints", "rejected", "tensorboard", "profile")
+TOKENIZERS = (".model", ".json")  # suffixes of the files that a run copies
+TOKENIZER_BYTES = 256 << 20
 # What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
 # the schedule is a function of the config at hand (see optim.py); mesh, remat and accumulation
 # round otherwise, and with accumulation dropout draws otherwise.
@@ -78,6 +82,7 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
       raise UserError(
         f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
       ) from error
+    folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
     for line in _check_config(path, config):
       log(f"changed since the last start: {line}")
     yield path
@@ -134,7 +139,7 @@ def saved_config(workdir: str) -> Any:
   """
   path = os.path.join(workdir, CONFIG)
   with reading(path, f"{workdir} holds no run", "a run's config"):
-    return config_lib.from_json(read_format(path, FORMAT)["config"])
+    return config_lib.from_json(read_format(workdir, CONFIG, FORMAT)["config"])
 
 
 @contextlib.contextmanager
@@ -159,11 +164,16 @@ def _not_there(path: str) -> str:
   return f"there is no such folder{hint}"
 
 
-def read_format(path: str, form: str) -> dict[str, Any]:
-  """The JSON object in a file, whose `format` must be `form`; raises UserError if it is another."""
-  with open(path, encoding="utf-8") as file:
-    saved = json.load(file)
+def read_format(folder: str, name: str, form: str) -> dict[str, Any]:
+  """Returns the JSON object in a file of ours, whose `format` must be `form`.
+
+  Raises:
+    UserError: it has another format, or is not a plain file inside `folder`.
+    OSError, ValueError, KeyError, TypeError: it cannot be read, or is something else.
+  """
+  saved = folders.read_json(folder, name)
   if saved["format"] != form:
+    path = os.path.join(folder, name)
     raise UserError(f"{path} is of format {saved['format']!r}; this version reads {form!r}")
   return saved
 
@@ -203,9 +213,32 @@ def save_config(workdir: str, config: Any) -> None:
 
 
 def tokenizer_copy(workdir: str, spec: str) -> str:
-  """Where a run keeps its tokenizer: the copy's path, or `spec` itself when that is no file."""
-  suffix = os.path.splitext(spec)[1]
-  return os.path.join(workdir, f"tokenizer{suffix}") if suffix else spec
+  """Returns where a run keeps its tokenizer: the copy's path, or "bytes", which has no file.
+
+  Raises:
+    UserError: `spec` is neither "bytes" nor the name of a tokenizer's file.
+  """
+  if spec == "bytes":
+    return spec
+  if (suffix := os.path.splitext(spec)[1]) not in TOKENIZERS:
+    raise UserError(
+      f"data.tokenizer={spec!r} of {workdir} is neither 'bytes' nor a file *.model or *.json"
+    )
+  return os.path.join(workdir, f"tokenizer{suffix}")
+
+
+def open_tokenizer(workdir: str, spec: str) -> data.Tokenizer:
+  """Opens a run's own copy of its tokenizer; `spec` names only its kind.
+
+  Raises:
+    UserError: there is none, or it is not a plain file of at most `TOKENIZER_BYTES`.
+  """
+  path = tokenizer_copy(workdir, spec)
+  if path != spec and os.path.lexists(path):
+    folders.check_plain(workdir, os.path.basename(path))
+    if os.lstat(path).st_size > TOKENIZER_BYTES:
+      raise UserError(f"{path} has more than {TOKENIZER_BYTES:,} bytes: this is not a tokenizer")
+  return data.load_tokenizer(path)
 
 
 def keep_tokenizer(workdir: str, spec: str) -> None:
@@ -215,6 +248,6 @@ def keep_tokenizer(workdir: str, spec: str) -> None:
     OSError: it cannot be read or written.
   """
   copy = tokenizer_copy(workdir, spec)
-  if copy != spec and not os.path.exists(copy):
-    shutil.copyfile(os.path.expanduser(spec), f"{copy}.tmp")
-    os.replace(f"{copy}.tmp", copy)
+  if copy != spec and not os.path.lexists(copy):
+    with open(os.path.expanduser(spec), "rb") as file:
+      write_atomically(copy, file.read())

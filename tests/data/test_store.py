@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from hc_jax import exclusive
 from hc_jax.data import store
 from hc_jax.errors import UserError
 
@@ -172,9 +173,9 @@ def test_without_locks_the_first_result_stands(tmp_path, monkeypatch):
   def none(*args):
     raise OSError(errno.ENOTSUP, "no locks")
 
-  monkeypatch.setattr(store.fcntl, "flock", none)
-  with store.locked(str(tmp_path), "k", print) as exclusive:
-    assert not exclusive
+  monkeypatch.setattr(exclusive.fcntl, "flock", none)
+  with store.locked(str(tmp_path), "k", print) as held:
+    assert not held
     with store.build(str(tmp_path), "k") as outer:
       (pathlib.Path(outer) / "x").write_text("outer")
       with store.build(str(tmp_path), "k") as inner:

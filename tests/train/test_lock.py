@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from hc_jax import UserError
+from hc_jax import UserError, exclusive
 from hc_jax.train import lock
 
 ROOT = str(pathlib.Path(lock.__file__).parents[2])
@@ -77,7 +77,7 @@ def test_where_the_system_has_no_locks_the_owners_word_decides(tmp_path, monkeyp
   def none(*_):
     raise OSError(95, "Operation not supported")
 
-  monkeypatch.setattr(lock.fcntl, "flock", none)
+  monkeypatch.setattr(exclusive.fcntl, "flock", none)
   said = []
   leave(tmp_path)  # this process: it lives
   with pytest.raises(UserError, match="in use"), lock.locked(str(tmp_path)):
@@ -132,7 +132,7 @@ def test_a_lock_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monkeypatc
   """Opened before, locked after the removal: that would be a lock on no file."""
   path = tmp_path / "lock"
   path.touch()
-  real, calls = lock.fcntl.flock, []
+  real, calls = exclusive.fcntl.flock, []
 
   def flock(*args):
     if not calls:
@@ -140,6 +140,6 @@ def test_a_lock_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monkeypatc
     calls.append(args)
     real(*args)
 
-  monkeypatch.setattr(lock.fcntl, "flock", flock)
+  monkeypatch.setattr(exclusive.fcntl, "flock", flock)
   with lock.locked(str(tmp_path)):
     assert path.exists() and len(calls) == 2

@@ -8,13 +8,22 @@ import pytest
 
 from hc_jax.train import manifest
 
+SIZES = {
+  "params/d/a": 5000,
+  "params/_METADATA": 64,
+  "card/metadata": 300,
+  "train/d/a": 10,
+  "train/_METADATA": 10,
+  "empty": 0,
+}
+
 
 @pytest.fixture
 def folder(tmp_path):
-  """Four files in two folders, and their manifest."""
+  """The files that every checkpoint has, two more, and their manifest."""
   made = tmp_path / "10"
-  (made / "params").mkdir(parents=True)
-  for name, size in (("params/a", 5000), ("params/b", 64), ("card", 300), ("empty", 0)):
+  for name, size in SIZES.items():
+    (made / name).parent.mkdir(parents=True, exist_ok=True)
     (made / name).write_bytes(random.Random(name).randbytes(size))
   manifest.write(str(made), 10)
   return made
@@ -29,13 +38,13 @@ def flip(path, bit):
 def test_nothing_has_changed(folder):
   assert manifest.exists(str(folder)) and manifest.fault(str(folder), 10) is None
   files = json.loads((folder / manifest.FILE).read_text())["files"]
-  assert sorted(files) == ["card", "empty", "params/a", "params/b"]
-  assert files["params/a"]["bytes"] == 5000 and len(files["card"]["sha256"]) == 64
+  assert files.keys() == SIZES.keys()
+  assert files["params/d/a"]["bytes"] == 5000 and len(files["card/metadata"]["sha256"]) == 64
 
 
 def test_every_single_bit_counts(folder):
   rng = random.Random(0)
-  for name in ("params/a", "params/b", "card"):
+  for name in ("params/d/a", "params/_METADATA", "card/metadata"):
     bits = 8 * (folder / name).stat().st_size
     for bit in (0, bits - 1, *(rng.randrange(bits) for _ in range(20))):
       flip(folder / name, bit)
@@ -59,16 +68,46 @@ def test_a_bit_of_the_manifest_itself(folder):
     flip(path, bit)
 
 
+def rewrite(folder, change):
+  """Changes the files that the manifest lists."""
+  path = folder / manifest.FILE
+  values = json.loads(path.read_text())
+  change(values["files"])
+  path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("name", ["params/d/a", "params/d/new", manifest.FILE])
+@pytest.mark.parametrize("arm", [lambda p: p.symlink_to("/dev/zero"), os.mkfifo])
+def test_what_is_no_plain_file_is_refused_at_once(folder, name, arm):
+  (folder / name).unlink(missing_ok=True)
+  arm(folder / name)
+  assert f"{name} is a link, a pipe" in manifest.fault(str(folder), 10)
+
+
 @pytest.mark.parametrize(
   ("damage", "reason"),
   [
-    (lambda f: os.truncate(f / "params/a", 4999), "params/a has 4,999 bytes in place of 5,000"),
-    (lambda f: (f / "params/b").unlink(), "params/b is missing"),
+    (lambda f: os.truncate(f / "params/d/a", 4999), "params/d/a has 4,999 bytes instead of 5,000"),
+    (lambda f: (f / "params/_METADATA").unlink(), "params/_METADATA is missing"),
     (lambda f: os.truncate(f / manifest.FILE, 100), "manifest.json is damaged"),
     (lambda f: os.truncate(f / manifest.FILE, 0), "manifest.json is damaged"),
     (lambda f: (f / manifest.FILE).write_text("[]"), "manifest.json is damaged"),
     (lambda f: (f / manifest.FILE).unlink(), "no manifest.json: its save did not come to an end"),
     (lambda f: manifest.write(str(f), 9), "manifest.json is that of step 9"),
+    (lambda f: rewrite(f, lambda files: files.clear()), "manifest.json lists no card/metadata"),
+    (
+      lambda f: rewrite(f, lambda files: files.pop("params/d/a")),
+      "manifest.json lists no params/d/",
+    ),
+    (
+      lambda f: rewrite(f, lambda files: files.pop("empty")),
+      "empty is not in manifest.json; move it away",
+    ),
+    (lambda f: (f / "params/d/b").touch(), "params/d/b is not in manifest.json; move it away"),
+    (lambda f: rewrite(f, lambda files: files.update({"../card": {}})), "../card is missing"),
+    (lambda f: rewrite(f, lambda files: files.update({"/dev/zero": {}})), "/dev/zero is missing"),
+    (lambda f: rewrite(f, lambda files: files.update({"empty": 3})), "manifest.json is damaged"),
+    (lambda f: (f / manifest.FILE).write_text("[" * 10**5), "manifest.json is damaged"),
   ],
 )
 def test_the_reason_is_said_in_a_few_words(folder, damage, reason):
@@ -78,10 +117,10 @@ def test_the_reason_is_said_in_a_few_words(folder, damage, reason):
 
 def test_a_file_that_cannot_be_read(folder, monkeypatch):
   def broken(*_):
-    raise OSError(5, "Input/output error", str(folder / "params/a"))
+    raise OSError(5, "Input/output error", str(folder / "params/d/a"))
 
   monkeypatch.setattr(manifest, "_entry", broken)
-  assert manifest.fault(str(folder), 10) == "params/a cannot be read: Input/output error"
+  assert manifest.fault(str(folder), 10) == "params/d/a cannot be read: Input/output error"
 
 
 def test_another_format_is_named(folder):

@@ -1,0 +1,78 @@
+"""The keys of a config and the types of their values: what a stranger's config.json must have.
+
+`configs/base.py` has the same keys with their defaults; a test compares the two.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hc_jax.connections import CONNECTIONS, field_types
+
+_BY_TYPE: dict[type, str] = {
+  int: """seed data.length data.workers mesh.data mesh.fsdp mesh.tensor model.d_ff model.d_model
+    model.max_length model.num_heads model.num_kv_heads model.num_layers model.vocab_size
+    optim.warmup_steps train.accumulation train.batch_size train.checkpoint_every
+    train.eval_batches train.eval_every train.keep train.log_every train.loss_parts
+    train.num_steps train.telemetry_every""",
+  float: """data.val_fraction model.dropout model.expand_init_std model.final_norm_eps
+    model.init_std model.norm_eps model.output_init_scale model.rotary_theta optim.b1 optim.b2
+    optim.clip_norm optim.end_fraction optim.eps optim.learning_rate optim.weight_decay""",
+  bool: """data.document_mask model.attention_views model.causal model.norm_params model.qk_norm
+    model.scan model.tie_embeddings train.debug_nans train.deterministic""",
+  str: """data.dir data.field data.name data.tokenizer mesh.preset model.activation model.block
+    model.dtype model.expand model.norm model.norm_position model.positions model.reduce
+    model.remat model.stream_dtype optim.name optim.schedule train.compilation_cache
+    train.profile model.connection.name""",
+  tuple: "data.files model.layers",
+}
+KEYS = {key: kind for kind, keys in _BY_TYPE.items() for key in keys.split()}
+UNSET = ("model.d_ff", "model.num_kv_heads", "model.vocab_size", "model.final_norm_eps")
+UNSET += ("model.stream_dtype",)
+# Keys that older runs do not have, with the value that they had before it was a key.
+ADDED: dict[str, Any] = {"model.block": "sequential", "model.layers": ()}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LARGEST = 1 << 63
+
+
+def check_types(values: Mapping[str, Any]) -> None:
+  """Checks that a config has all keys, each with a value of its type; adds the keys in `ADDED`.
+
+  Keys that are not in the table may have any value.
+
+  Args:
+    values: nested dicts, with tuples for lists.
+
+  Raises:
+    ValueError: a key is missing, or its value has another type.
+  """
+  for key, kind in KEYS.items():
+    group, name = _group_of(values, key)
+    if name not in group:
+      if key not in ADDED:
+        raise ValueError(f"it has no key {key}")
+      group[name] = ADDED[key]
+    _check(key, group[name], kind, key in UNSET)
+  for path in values["data"]["files"]:
+    _check("data.files[i]", path, str, False)
+  fields = values["model"]["connection"]
+  for cls in CONNECTIONS.values():
+    for name, kind in field_types(cls).items():
+      _check(f"model.connection.{name}", fields.setdefault(name, None), kind, True)
+
+
+def _group_of(values: Mapping[str, Any], key: str) -> tuple[Any, str]:
+  """Returns the innermost group of a dotted key, and its last part."""
+  *groups, name = key.split(".")
+  for part in groups:
+    values = values.get(part)
+    if not isinstance(values, dict):
+      raise ValueError(f"it has no group {part}")
+  return values, name
+
+
+def _check(key: str, value: Any, kind: type, may_be_unset: bool) -> None:
+  if value is None and may_be_unset:
+    return
+  fits = type(value) in (int, float) if kind is float else type(value) is kind
+  if not fits or (type(value) is int and abs(value) >= _LARGEST):
+    raise ValueError(f"{key}={str(value)[:60]!r} is not {_WORDS.get(kind, 'a list')}")

@@ -1,0 +1,146 @@
+"""A run as a stranger may send it: made without training, and then armed."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hc_jax import models, sharding
+from hc_jax.train import checkpoint, manifest, workdir
+from hc_jax.train.optim import make_optimizer
+from hc_jax.train.state import abstract_state
+from tests.train import tiny
+
+STEP = 3
+FLAGS = {"model__d_model": 8, "model__num_layers": 1, "model__scan": False}
+
+
+def config(**changes):
+  return tiny.config(**{**FLAGS, **changes})
+
+
+def make(folder):
+  """A run with one checkpoint, of numbers that no training has made."""
+  folder.mkdir()
+  made = config()
+  model = models.make_model(made.model, vocab_size=257)
+  optimizer, _ = make_optimizer(made.optim, made.train.num_steps)
+  mesh = sharding.make_mesh("dp", devices=jax.devices()[:1])
+  abstract = abstract_state(model, optimizer, mesh=mesh, preset="dp", length=made.data.length)
+  rng = np.random.default_rng(0)
+
+  def numbers(leaf):
+    floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+    values = rng.normal(size=leaf.shape) if floats else np.zeros(leaf.shape)
+    return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
+
+  workdir.save_config(str(folder), made)
+  data = {"fingerprint": "0" * 32, "tokenizer": "bytes", "vocab_size": 257}
+  card = checkpoint.make_card(made, data)
+  with checkpoint.Checkpoints(str(folder), 1) as checkpoints:
+    checkpoints.save(jax.tree.map(numbers, abstract), STEP, card, 1.0)
+  row = {"step": STEP, "train/loss": 2.5, "val/loss": 1.0}
+  (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def at(run, name=""):
+  """A path in the run's checkpoint."""
+  return run / "checkpoints" / str(STEP) / name
+
+
+def seal(run):
+  """A manifest that agrees with what is there now."""
+  at(run, manifest.FILE).unlink(missing_ok=True)
+  manifest.write(str(at(run)), STEP)
+
+
+def edit(path, change):
+  """Changes the JSON in a file by a function that returns the new value, or changes the old one."""
+  values = json.loads(path.read_text())
+  new = change(values)
+  path.write_text(json.dumps(values if new is None else new))
+
+
+def edit_config(key, value):
+  """Arms a run: one key of its config.json."""
+
+  def arm(run):
+    def change(values):
+      *groups, name = key.split(".")
+      group = values["config"]
+      for part in groups:
+        group = group[part]
+      group[name] = value
+
+    edit(run / "config.json", change)
+
+  return arm
+
+
+def edit_sealed(name, change):
+  """Arms a run: the JSON of a file in its checkpoint, with a manifest that agrees."""
+
+  def arm(run):
+    edit(at(run, name), change)
+    seal(run)
+
+  return arm
+
+
+def edit_array(**changes):
+  """Arms a run: the description of one of its arrays, as TensorStore reads it."""
+
+  def arm(run):
+    import tensorstore
+
+    spec = {"driver": "ocdbt", "base": f"file://{at(run, 'params')}/"}
+    store = tensorstore.KvStore.open(spec).result()
+    key = next(key for key in store.list().result() if key.endswith(b"embedding/.zarray"))
+    values = json.loads(store.read(key).result().value) | changes
+    store.write(key, json.dumps(values).encode()).result()
+    seal(run)
+
+  return arm
+
+
+def replace(name, kind, target=""):
+  """Arms a run: a link to `target`, a pipe or a folder in the place of a file or folder."""
+
+  def arm(run):
+    path = run / name
+    if path.is_dir() and not path.is_symlink():
+      path.rename(run.parent / "moved")
+    else:
+      path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+      path.symlink_to(target)
+    elif kind == "hard link":
+      os.link(run.parent / target, path)
+    else:
+      {"pipe": os.mkfifo, "folder": os.mkdir}[kind](path)
+
+  return arm
+
+
+def write(name, text):
+  """Arms a run: another text in a file."""
+
+  def arm(run):
+    path = run / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+  return arm
+
+
+def snapshot(folder):
+  """Names, kinds and contents below a folder: what must not change."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).rglob("*")):
+    plain = path.is_file() and not path.is_symlink()
+    found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if plain else None
+  return found
