@@ -39,26 +39,29 @@ CASES = {
 }
 
 
-# What compiles most; `make test` runs them for two variants, `make test-slow` for all of the table.
-HEAVY, QUICK = ("ways", "half", "mesh", "once", "decode"), ("hc", "mhc")
-# Checks of one connection by itself: the only ones for several views, which no feed-forward takes.
+# Checks of one connection by itself: `make test` runs them for every variant as it comes. They are
+# also the only ones for several views, which no feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
+# Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
+# of them for one variant of each structure (tanh, several slots, Sinkhorn), `make test-slow` all of
+# them for all of the table.
+NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
+# Checks of how a connection is used, which does not hang on its fields: cases with fields of their
+# own leave them out.
+HEAVY = ("ways", "half", "mesh", "once", "decode")
 
 
 def cases():
-  """Pairs of case and check; the cases with fields of their own, and the heavy checks, are slow.
-
-  The heavy checks are of how a connection is used, which does not hang on its fields: cases with
-  fields of their own leave them out.
-  """
+  """Pairs of case and check, those that `make test` leaves out marked as slow."""
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
       if fields and check.name in HEAVY:
         continue
       if "num_views" in fields and check.name not in ALONE:
         continue
-      slow = fields or (check.name in HEAVY and case not in QUICK)
-      marks = [pytest.mark.xdist_group(case), *([pytest.mark.slow] if slow else [])]
+      fast = check.name in ALONE or (check.name in NETWORK and case in STRUCTURES)
+      slow = [] if fast and not fields else [pytest.mark.slow]
+      marks = [pytest.mark.xdist_group(case), *slow]
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
 

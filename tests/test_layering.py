@@ -170,6 +170,7 @@ def test_importing_the_package_loads_nothing_heavy():
   assert json.loads(result.stdout) == []
 
 
+@pytest.mark.slow
 def test_importing_data_and_train_loads_no_tensorflow():
   code = "from hc_jax.data import load_text\nfrom hc_jax.train import train_and_evaluate\n"
   code += "import tensorflow_datasets, sys\nsys.exit('tensorflow' in sys.modules)"

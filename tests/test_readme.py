@@ -56,6 +56,7 @@ def test_relative_links_lead_somewhere():
       assert (ROOT / link).exists(), f"{document} links to {link}"
 
 
+@pytest.mark.slow
 def test_first_example_is_short_and_needs_nothing_but_an_installation(tmp_path):
   example = _code_blocks("python")[0]
   assert len(example.rstrip().splitlines()) <= 20

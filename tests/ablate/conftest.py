@@ -7,7 +7,6 @@ import pytest
 from hc_jax.ablate import Sweep, records
 from hc_jax.ablate.records import Curves, Result
 from tests.train import tiny
-from tests.train.conftest import cache as cache
 from tests.train.conftest import one_device as one_device
 
 RESIDUAL = {"model.connection.name": "residual"}

@@ -1,7 +1,11 @@
-"""What hyper-connections are at initialisation, and which known arrangements they contain."""
+"""What hyper-connections are at initialisation, and which known arrangements they contain.
+
+The paper's special cases hold under jit and under pmap, on two devices.
+"""
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,17 +17,20 @@ from hc_jax.testing.compiled import jit, normal
 from tests.models import tiny
 
 EPS = 1e-12
-# n, dynamic, scanned, remat: every n with both kinds, every kind scanned and not, every policy.
-VARIANTS = [
-  (1, False, False, "none"),
-  (1, True, True, "branches"),
-  (2, False, True, "full"),
-  (2, True, False, "branches"),
-  (4, False, False, "full"),
-  (4, True, True, "none"),
-  (8, False, True, "branches"),
-  (8, True, False, "none"),
-]
+WAYS = ("jit", "pmap")
+# n, dynamic, scanned, remat. That scanning and remat change nothing is T19's and conformance's.
+VARIANTS = [(1, False, False, "none"), (2, False, True, "none"), (4, True, True, "branches")]
+
+
+def run_by(way, function, *arrays):
+  """Runs `function` under jit, or under pmap on two devices with half of the rows each."""
+  if way == "jit":
+    return jit(function)(*arrays)
+  if jax.device_count() < 2:
+    pytest.skip("needs two devices; tests/conftest.py forces eight on CPU")
+  halves = [a.reshape(2, a.shape[0] // 2, *a.shape[1:]) for a in arrays]
+  out = jax.pmap(function, devices=jax.devices()[:2])(*halves)
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 
 def hyper(n, dynamic):
@@ -62,7 +69,15 @@ def test_starts_as_the_residual_network(n, dynamic, scan, remat):
   connection = hyper(n, dynamic)
   fields = {"connection": connection, "scan": scan, "remat": remat, "final_norm_eps": EPS}
   logits = tiny.forward(**fields)(initial(connection, scan), tiny.TOKENS)
-  np.testing.assert_allclose(logits, residual_logits(EPS), atol=1e-5, rtol=0)
+  chex.assert_trees_all_close(logits, residual_logits(EPS), atol=1e-5, rtol=0)
+
+
+def test_static_connections_start_as_pre_norm_under_pmap():
+  connection = hyper(2, False)
+  model = tiny.model(connection=connection, final_norm_eps=EPS)
+  params = initial(connection, True)
+  logits = run_by("pmap", lambda tokens: model.apply({"params": params}, tokens), tiny.TOKENS)
+  chex.assert_trees_all_close(np.asarray(logits), residual_logits(EPS), atol=1e-5, rtol=0)
 
 
 def test_the_configs_eps_shifts_it_by_the_eps_effect():
@@ -75,10 +90,9 @@ def test_the_configs_eps_shifts_it_by_the_eps_effect():
   assert np.abs(logits - residual_logits(eps)).max() > 1e-3
 
 
-@pytest.mark.parametrize("n, dynamic, scan", [(4, True, True), (3, False, False)])
-def test_model_init_is_equation_14(n, dynamic, scan):
+def test_model_init_is_equation_14():
   """What `at_init` above wrote by hand is what `init` gives, round robin over sublayers."""
-  model = tiny.model(connection=hyper(n, dynamic), scan=scan, num_layers=3)
+  model = tiny.model(connection=hyper(4, True), num_layers=3)
 
   @jit
   def connections(key):
@@ -91,11 +105,11 @@ def test_model_init_is_equation_14(n, dynamic, scan):
   for name, value in found.items():
     np.testing.assert_array_equal(value, expected[name], err_msg=name)
   reads = [v.argmax(-1).ravel() for k, v in sorted(found.items()) if k.endswith("static_read")]
-  if scan:  # attention of block l is site 2l, its feed-forward 2l + 1
-    np.testing.assert_array_equal(reads, [[0, 2, 0], [1, 3, 1]])
+  # attention of block l is site 2l, its feed-forward 2l + 1
+  np.testing.assert_array_equal(reads, [[0, 2, 0], [1, 3, 1]])
 
 
-def test_dynamic_with_zero_kernels_is_static():
+def test_a_network_with_zero_dynamic_kernels_is_static():
   shc = tiny.params(tiny.model(connection=tiny.SHC2))
   dhc = tiny.params(tiny.model(connection=tiny.DHC2))
   dhc = tiny.same_branches(shc, dhc)
@@ -106,8 +120,34 @@ def test_dynamic_with_zero_kernels_is_static():
   dhc_zero = jax.tree_util.tree_map_with_path(zero, dhc)
   static = tiny.forward(connection=tiny.SHC2)(shc, tiny.TOKENS)
   dynamic = tiny.forward(connection=tiny.DHC2)
-  np.testing.assert_allclose(dynamic(dhc_zero, tiny.TOKENS), static, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(dynamic(dhc_zero, tiny.TOKENS), static, rtol=1e-5, atol=1e-6)
   assert np.abs(dynamic(dhc, tiny.TOKENS) - static).max() > 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_site_with_a_zero_dynamic_kernel_is_static(way):
+  n, width = 3, 6
+  static = {
+    "static_read": normal("read", 1, n),
+    "static_mix": normal("mix", n, n),
+    "static_write": normal("write", n, 1),
+  }
+
+  def both(kernel, streams, y):
+    dynamic = {"dynamic_kernel": kernel, "dynamic_scale": np.ones(2, np.float32)}
+    found = []
+    for params in (static | dynamic, static):
+      site = hc.HyperConnection(num_streams=n, dynamic=params is not static)
+      h, coefs = site.apply({"params": params}, streams, 0)
+      found.append((h, site.apply({"params": params}, streams, y, coefs, method="write")))
+    return found
+
+  streams, y = normal("streams", 4, 5, n, width), normal("y", 4, 5, width)
+  zero = functools.partial(both, np.zeros((width, n + 2), np.float32))
+  chex.assert_trees_all_close(*run_by(way, zero, streams, y), rtol=1e-6, atol=1e-6)
+  other = functools.partial(both, normal("kernel", width, n + 2))
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_close(*run_by(way, other, streams, y), rtol=1e-2, atol=1e-2)
 
 
 def matrix(text):
@@ -135,12 +175,12 @@ def test_matrix_is_read_as_as_matrix_writes_it():
   np.testing.assert_array_equal(coefs.as_matrix(), text)
 
 
-def test_arrangements():
+@pytest.mark.parametrize("way", WAYS)
+def test_arrangements(way):
   """Table of Coefs and what each does exactly: T_k is the branch of site k."""
-  x = normal("x", 3, 6)
-  a, b = normal("a", 3, 6), normal("b", 3, 6)
+  x = normal("x", 4, 6)
+  a, b = normal("a", 4, 6), normal("b", 4, 6)
 
-  @jit
   def both(x, a, b):
     pair = jnp.stack([a, b], axis=-2)
     start = jnp.stack([x, jnp.zeros_like(x)], axis=-2)
@@ -165,12 +205,12 @@ def test_arrangements():
     expected["two hops"] = jnp.stack([end, jnp.zeros_like(x)], axis=-2)
     return found, expected
 
-  found, expected = both(x, a, b)
-  for name in expected:
-    np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+  found, expected = run_by(way, both, x, a, b)
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_post_norm_is_a_matrix_that_depends_on_the_data():
+@pytest.mark.parametrize("way", WAYS)
+def test_post_norm_is_a_matrix_that_depends_on_the_data(way):
   """`[[0, g], [1, g]]` with g = 1 / sqrt(var x + var y + 2 cov xy) (Eq. 16, 37) is LN(x + y)."""
   x, y = normal("x", 4, 5, 12), 2 * normal("y", 4, 5, 12)
   x, y = (z - z.mean(-1, keepdims=True) for z in (x, y))
@@ -182,7 +222,8 @@ def test_post_norm_is_a_matrix_that_depends_on_the_data():
 
   s = x + y
   expected = (s - s.mean(-1, keepdims=True)) / s.std(-1, keepdims=True)
-  np.testing.assert_allclose(jit(post_norm)(x, y), expected, rtol=1e-4, atol=1e-5)
+  found = run_by(way, post_norm, x, y)
+  chex.assert_trees_all_close(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_output_init_scale_and_the_final_standard_deviation():

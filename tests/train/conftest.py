@@ -10,60 +10,47 @@ import sys
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
+from tests import environment
 from tests.train import tiny
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-  """A folder in which compiled steps are kept, for this session and the processes it starts."""
-  return str(tmp_path_factory.mktemp("jax_cache"))
-
-
 @pytest.fixture
-def one_device(cache, monkeypatch):
-  """One device for the run, steps compiled once and cheaply; the run's text is the tiny one."""
-  old = {
-    name: jax.config.values[name]
-    for name in (
-      "jax_compilation_cache_dir",
-      "jax_persistent_cache_min_compile_time_secs",
-      "jax_disable_most_optimizations",
-    )
-  }
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+def one_device(monkeypatch):
+  """One device for the run, steps compiled cheaply; the run's text is the tiny one."""
+  old = jax.config.values["jax_disable_most_optimizations"]
   jax.config.update("jax_disable_most_optimizations", True)
-  compilation_cache.reset_cache()
   device = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda *_: device)
   with tiny.tiny_text():
     yield device[0]
-  for name, value in old.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+  jax.config.update("jax_disable_most_optimizations", old)
 
 
-def environment(cache):
-  """Of a process with one device that compiles cheaply, and once."""
-  return os.environ | {
-    "XLA_FLAGS": "",
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  }
+def one_device_environment():
+  """Of a process with one device that compiles cheaply, and finds what this one has compiled."""
+  folder = environment.cache_folder()
+  kept = {"JAX_COMPILATION_CACHE_DIR": folder} if folder else {}
+  return (
+    os.environ
+    | {
+      "XLA_FLAGS": "",
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    | kept
+  )
 
 
 @pytest.fixture
-def process(cache):
+def process():
   """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`.
 
   With `file_limit` no file of it grows past that many bytes, as on a disk that is full.
   """
 
   def run(workdir, *flags, send=None, file_limit=None):
-    env = environment(cache)
+    env = one_device_environment()
     if send:
       env["TINY_SIGNAL"] = send
     command = [sys.executable, tiny.__file__, str(workdir), *flags]
@@ -86,7 +73,7 @@ def free_port():
 
 
 @pytest.fixture
-def processes(cache):
+def processes():
   """Runs tiny.py in several processes: `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`.
 
   `missing` of them are not started; `own={1: flags}` are of one alone. Returns what ended, by
@@ -95,7 +82,7 @@ def processes(cache):
   running = []
 
   def run(workdir, count, *flags, send=None, missing=(), own=None):
-    env = environment(cache)
+    env = one_device_environment()
     flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}", *flags)
     for i in sorted(set(range(count)) - set(missing)):
       signals = {"TINY_SIGNAL": send[i]} if i in (send or {}) else {}
@@ -119,7 +106,7 @@ def processes(cache):
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory, cache):
+def template(tmp_path_factory):
   """Where a finished run of ten steps is kept, to be copied; made by the first test that asks."""
   return tmp_path_factory.mktemp("template") / "run"
 

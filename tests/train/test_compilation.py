@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax import sharding
 from hc_jax.train import OutOfMemoryError, compilation, loop, memory
@@ -43,8 +44,10 @@ def no_cache_given(monkeypatch):
   """JAX as a user has it: no folder for compiled programs is set."""
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
   yield
   jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

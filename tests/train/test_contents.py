@@ -82,6 +82,7 @@ def test_what_is_not_there(one_device, finished, tmp_path, capsys):
   assert "holds no run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_needs_no_accelerator(one_device, finished):
   """The devices that the environment asks for are not there, and it does not mind."""
   env = os.environ | {"JAX_PLATFORMS": "tpu"}

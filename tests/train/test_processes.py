@@ -35,6 +35,7 @@ def assert_same_losses(found, expected):
   )
 
 
+@pytest.mark.slow
 def test_a_missing_process_is_waited_for_so_long_and_no_longer(processes, tmp_path):
   start = time.monotonic()
   for missing in (0, 1):
