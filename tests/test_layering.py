@@ -75,6 +75,9 @@ ONLY_IN = {
   "torch": None,
 }
 
+# Importing it chooses the backend of a whole program, such as a notebook.
+NEVER = ("matplotlib.pyplot", "pylab")
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -90,8 +93,8 @@ def _imports(source: str, module: str):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, f"{module}: a relative import; write it from hc_jax on"
-      if node.module == "hc_jax":
-        yield from (f"hc_jax.{alias.name}" for alias in node.names)
+      if node.module in ("hc_jax", "matplotlib"):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
       else:
         yield node.module
 
@@ -103,6 +106,8 @@ def _violations(source: str, module: str):
   found = []
   for name in _imports(source, module):
     top, *rest = name.split(".")
+    if name in NEVER:
+      found.append(f"{module} imports {name}; draw on matplotlib.figure.Figure")
     if top == "hc_jax":
       target = rest[0] if rest else "__init__"
       if target != unit and target not in internal:
@@ -142,6 +147,8 @@ UPWARD = [
   ("hc_jax.data.windows", "def f():\n  import tensorflow as tf"),
   ("hc_jax.analysis.spectra", "import matplotlib.pyplot as plt"),
   ("hc_jax.analysis.plots_of_mine", "import matplotlib.pyplot as plt"),
+  ("hc_jax.analysis.plots.style", "import matplotlib.pyplot as plt"),
+  ("hc_jax.analysis.plots.style", "def f():\n  from matplotlib import pyplot"),
   ("hc_jax.train.loop", "from hc_jax import cli"),
   ("hc_jax.train.loop", "from hc_jax.analysis.plots import loss_curve"),
   ("hc_jax.train.loop", "import tensorflow_datasets as tfds"),

@@ -1,8 +1,11 @@
 """The report of a model: which figures, what their tables hold, and what is left out."""
 
 import csv
+import importlib
 import pathlib
+import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -68,6 +71,16 @@ def test_every_figure_and_its_numbers_are_written(tmp_path):
   assert "composite" not in text.split("amax_fwd")[0] and "0 ffn" in text
   assert max(map(len, text.split("min(near, first)")[1].splitlines())) <= 100
   assert "| parallel pairs |" in (tmp_path / "findings.md").read_text()
+
+
+def test_drawing_leaves_the_backend_alone(tmp_path, monkeypatch):
+  """A notebook's later figures would vanish; and pyplot would keep every figure in memory."""
+  monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails
+  monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+  importlib.reload(plots)
+  report.write_report(network(2, n=2), tmp_path, log=lambda line: None, formats=("png",))
+  assert matplotlib.rcParams["backend"] == "svg"
+  assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_is_saved_in_every_format(tmp_path):

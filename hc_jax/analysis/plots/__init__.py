@@ -1,9 +1,5 @@
 """Pictures: one function per figure, each returns the figure; `save` writes it."""
 
-import matplotlib
-
-matplotlib.use("agg", force=False)  # a display is not needed to write files
-
 from hc_jax.analysis.plots.ablation import stream_ablation as stream_ablation
 from hc_jax.analysis.plots.arms import ArmCurves as ArmCurves
 from hc_jax.analysis.plots.arms import final_differences as final_differences

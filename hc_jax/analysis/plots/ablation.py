@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from hc_jax.analysis.plots.style import POSITIVE, ink, short, site_ticks
+from hc_jax.analysis.plots.style import POSITIVE, ink, short, site_ticks, subplots
 
 FLOOR = 1e-4  # nats per token; the scale is logarithmic
 MAX_NUMBERS = 24  # sites whose numbers can still be read
@@ -23,7 +22,7 @@ def stream_ablation(names: Sequence[str], kl: np.ndarray, title: str = "") -> Fi
   """
   sites, streams = kl.shape
   width = max(6.0, 1.6 + 0.5 * min(sites, MAX_NUMBERS))
-  fig, ax = plt.subplots(figsize=(width, 2.2 + 0.45 * streams), layout="constrained")
+  fig, ax = subplots(figsize=(width, 2.2 + 0.45 * streams))
   known = kl[np.isfinite(kl)]
   top = max(float(known.max(initial=0.0)), 10 * FLOOR)
   norm = LogNorm(vmin=max(FLOOR, min(top / 10, float(known.min(initial=top)))), vmax=top, clip=True)

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from hc_jax.analysis.plots.style import GREY, stream_style
+from hc_jax.analysis.plots.style import GREY, stream_style, subplots
 
 AXES = {
   "steps": "optimizer steps",
@@ -45,7 +44,7 @@ def loss_against_cost(arms: Sequence[ArmCurves], title: str = "", seconds: str =
     seconds: what the seconds are of, below them.
   """
   known = [key for key in AXES if all(key in arm.x for arm in arms)]
-  fig, axes = plt.subplots(2, 2, figsize=(11, 8), sharey=True, layout="constrained")
+  fig, axes = subplots(2, 2, figsize=(11, 8), sharey=True)
   fig.suptitle(title)
   for ax, key in zip(axes.ravel(), known, strict=False):
     for i, arm in enumerate(arms):
@@ -77,7 +76,7 @@ def loss_difference(
     title: above the figure.
     skip: share of the tokens at the start that is left out, where differences are large.
   """
-  fig, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+  fig, ax = subplots(figsize=(8, 4.6))
   tokens = baseline.x["tokens"]
   late = tokens >= skip * tokens[-1]
   for i, arm in enumerate(arms, 1):
@@ -103,7 +102,7 @@ def final_differences(
   title: str = "",
 ) -> Figure:
   """Each arm's final difference to the baseline: a dot a seed, the mean and its 95 % interval."""
-  fig, ax = plt.subplots(figsize=(8, 1.6 + 0.5 * len(names)), layout="constrained")
+  fig, ax = subplots(figsize=(8, 1.6 + 0.5 * len(names)))
   for i, (values, interval) in enumerate(zip(by_seed, intervals, strict=True)):
     color = stream_style(i + 1, len(names) + 1)["color"]
     ax.plot(values, np.full(len(values), i), "o", ms=4, color=color, alpha=0.5)
@@ -139,7 +138,7 @@ def smoothed_losses(
     reached: tokens at which it is reached, by name; None where it is not.
     title: above the figure.
   """
-  fig, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+  fig, ax = subplots(figsize=(8, 4.6))
   target = losses[0][-1]
   for i, (name, loss, at) in enumerate(zip(names, losses, reached, strict=True)):
     style = stream_style(i, len(names))
@@ -176,7 +175,7 @@ def learning_rates(
     losses: for each rate of an arm `[S]`.
     title: above the figure.
   """
-  fig, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+  fig, ax = subplots(figsize=(8, 4.6))
   for i, (name, x, values) in enumerate(zip(names, rates, losses, strict=True)):
     mean = [v.mean() for v in values]
     sd = [v.std(ddof=len(v) > 1) for v in values]

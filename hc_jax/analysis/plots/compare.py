@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from hc_jax.analysis.plots.depth import FLOOR, log_scale
-from hc_jax.analysis.plots.style import COLORS
+from hc_jax.analysis.plots.style import COLORS, subplots
 
 _LINES = (("o-", "s--"), ("^-", "D--"))  # of the first network, of the second
 
@@ -27,7 +26,7 @@ def compared(
     log: whether y is logarithmic.
   """
   size = (7.5 if len(panels) == 1 else 5.5 * len(panels), 4.4)
-  fig, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+  fig, axes = subplots(1, len(panels), figsize=size, squeeze=False)
   fig.suptitle(title, fontsize=11)
   for ax, (label, curves) in zip(axes[0], panels.items(), strict=True):
     drawn = [0, 0]

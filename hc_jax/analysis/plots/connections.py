@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,6 +13,7 @@ from hc_jax.analysis.plots.style import (
   short,
   site_ticks,
   stream_style,
+  subplots,
   write_numbers,
 )
 from hc_jax.coefs import Coefs
@@ -38,7 +38,7 @@ def connection_weights(sites: Mapping[str, Coefs], title: str = "") -> Figure:
   writes = _rows([c.write.T for c in coefs], labels)
   columns = min(len(names), 8)
   rows, tall = -(-len(names) // columns), 0.26 * max(len(reads[1]), len(writes[1]))
-  fig = plt.figure(figsize=(11, 2.2 + tall + 1.5 * rows), layout="constrained")
+  fig = Figure(figsize=(11, 2.2 + tall + 1.5 * rows), layout="constrained")
   top, bottom = fig.subfigures(2, 1, height_ratios=[1.6 + tall, 0.6 + 1.5 * rows])
   fig.suptitle(title)
 
@@ -77,7 +77,7 @@ def weight_distributions(sites: Mapping[str, Coefs], title: str = "") -> Figure:
     title: above the figure.
   """
   labels = [short(name) for name in sites]
-  fig, axes = plt.subplots(3, 1, figsize=(11, 9), sharex=True, layout="constrained")
+  fig, axes = subplots(3, 1, figsize=(11, 9), sharex=True)
   fig.suptitle(title)
   most = max(c.read.shape[-1] for c in sites.values())
   for ax, (name, what) in zip(axes, MAPS.items(), strict=True):

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hc_jax.analysis.plots.style import COLORS, GREY, short, site_ticks, stream_style
+from hc_jax.analysis.plots.style import COLORS, GREY, short, site_ticks, stream_style, subplots
 
 FLOOR = 1e-9  # of logarithmic axes: float32 maps know nothing below
 SITE = "site: block and branch"
@@ -27,7 +26,7 @@ def similarity(names: Sequence[str], percentiles: np.ndarray, title: str = "") -
     percentiles: `[K - 1, 3]`, of `adjacent_similarity`.
     title: above the figure.
   """
-  fig, ax = plt.subplots(figsize=(8, 4.4), layout="constrained")
+  fig, ax = subplots(figsize=(8, 4.4))
   low, middle, high = percentiles.T
   x = np.arange(1, len(names))
   ax.fill_between(x, low, high, color=COLORS[0], alpha=0.25, lw=0, label="5th to 95th percentile")
@@ -44,7 +43,7 @@ def gains(
   names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
 ) -> Figure:
   """Gains under both definitions and singular values, per site and composite; means over tokens."""
-  fig, axes = plt.subplots(2, 2, figsize=(12, 8), sharex=True, layout="constrained")
+  fig, axes = subplots(2, 2, figsize=(12, 8), sharex=True)
   fig.suptitle(title)
   x, labels = np.arange(len(names)), [short(name) for name in names]
   for row, (head, what) in enumerate({"": "mix of the site", "composite_": "composite"}.items()):
@@ -82,7 +81,7 @@ def streams(
   names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
 ) -> Figure:
   """Energy of each stream, cosine between them and effective streams; means over tokens."""
-  fig, axes = plt.subplots(3, 1, figsize=(9, 9.5), sharex=True, layout="constrained")
+  fig, axes = subplots(3, 1, figsize=(9, 9.5), sharex=True)
   fig.suptitle(title)
   x = np.arange(len(names))
   shares = [100 * _token_mean(m["energy"]) for m in measures]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -15,25 +15,35 @@ MARKERS = "os^Dv<>P"  # lines differ by more than colour
 SIGNED, POSITIVE = "PuOr_r", "cividis_r"
 FORMATS = ("png", "pdf", "svg")
 # Files of the same figure are the same bytes: no dates, no random names.
+_SETTINGS = {"svg.hashsalt": "hc_jax", "svg.fonttype": "none", "pdf.fonttype": 42}
 _METADATA = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
+def subplots(
+  rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any
+) -> tuple[Figure, Any]:
+  """Returns a figure and its axes, without pyplot: a library leaves a notebook's backend alone."""
+  figure = Figure(figsize=figsize, layout="constrained")
+  return figure, figure.subplots(rows, columns, **options)
+
+
 def save(figure: Figure, stem: str | os.PathLike, formats: Sequence[str] = FORMATS) -> list[str]:
-  """Writes `stem.png` (150 dots an inch), `stem.pdf` and `stem.svg`, and closes the figure."""
+  """Writes `stem.png` (150 dots an inch), `stem.pdf` and `stem.svg`."""
   figure.draw_without_rendering()
   figure.set_layout_engine("none")  # laid out once; each file would do it again
   paths = []
-  with plt.rc_context({"svg.hashsalt": "hc_jax", "svg.fonttype": "none", "pdf.fonttype": 42}):
+  with matplotlib.rc_context(
+    {"svg.hashsalt": "hc_jax", "svg.fonttype": "none", "pdf.fonttype": 42}
+  ):
     for kind in formats:
       paths.append(f"{stem}.{kind}")
       figure.savefig(paths[-1], dpi=150, metadata=_METADATA[kind])
-  plt.close(figure)
   return paths
 
 
 def stream_style(i: int, n: int) -> dict[str, Any]:
   """Colour and marker of stream i of n; beyond seven, shades from light to dark."""
-  color = COLORS[i] if n <= len(COLORS) else plt.get_cmap("viridis")(i / (n - 1))
+  color = COLORS[i] if n <= len(COLORS) else matplotlib.colormaps["viridis"](i / (n - 1))
   return {"color": color, "marker": MARKERS[i % len(MARKERS)]}
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from hc_jax.analysis.plots.depth import FLOOR, log_scale
-from hc_jax.analysis.plots.style import COLORS, stream_style
+from hc_jax.analysis.plots.style import COLORS, stream_style, subplots
 
 # Panels of `telemetry`: title, label of y, whether logarithmic, and the curves by key.
 GAINS = {
@@ -30,7 +29,7 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     rows: of metrics.jsonl, with `step`, `train/loss` in nats per token and perhaps `val/bpb`.
     title: above the figure.
   """
-  fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+  fig, ax = subplots(figsize=(7, 4.2))
   train = [(r["step"], r["train/loss"]) for r in rows if "train/loss" in r]
   val = [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]
   if train:
@@ -69,9 +68,7 @@ def telemetry(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
   ]
   panels = [panel for panel in panels if any(key in last for key in panel[-1])]
   count = max(1, len(panels))
-  fig, axes = plt.subplots(
-    1, count, figsize=(4.6 * count, 4.0), layout="constrained", squeeze=False
-  )
+  fig, axes = subplots(1, count, figsize=(4.6 * count, 4.0), squeeze=False)
   fig.suptitle(title)
   for ax, (name, label, log, curves) in zip(axes[0], panels, strict=False):
     for key, (text, color, line) in curves.items():

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from hc_jax.analysis.plots.style import POSITIVE, SIGNED, bound_of, write_numbers
+from hc_jax.analysis.plots.style import POSITIVE, SIGNED, bound_of, subplots, write_numbers
 
 MAX_NUMBERS = 9  # rows of a matrix whose numbers can still be read
 ROWS, COLUMNS = "input of sublayer (last: mean of streams)", "output of sublayer (0: embedding)"
@@ -52,11 +51,10 @@ def _panels(
   parts = {name: fractions if m.shape[-1] == own else 1 for name, m in matrices.items()}
   drawn = {name: _lower(m, parts[name]) for name, m in matrices.items()}
   rows = -(-(len(drawn) + (spread is not None)) // columns)
-  fig, axes = plt.subplots(
+  fig, axes = subplots(
     rows,
     columns,
     figsize=(max(2.9 * columns, 6) + 1, 3.0 * rows + 0.7),
-    layout="constrained",
     squeeze=False,
   )
   fig.suptitle(title)
