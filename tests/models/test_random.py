@@ -36,43 +36,33 @@ RANDOM = {
 }
 
 
-def recorded(run):
-  """Returns the keys that the function `run(record)` gives to `record`, applied to two keys."""
-  seen = []
-
-  def record(key):
-    data = jax.random.key_data(key)
-    jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), data)
-
-  jax.block_until_ready(jit(functools.partial(jax.lax.map, run(record)))(KEYS))
-  jax.effects_barrier()
-  return seen
-
-
 @pytest.mark.parametrize(
   "fields",
   [{"num_layers": 2, "scan": False}, {"layers": ((2, None), (1, tiny.RESIDUAL))}],
   ids=["unrolled", "scanned-segments"],
 )
 def test_every_initial_weight_of_every_layer_is_drawn_by_itself(fields, monkeypatch):
+  def normal(std):
+    """Fills a parameter with its key, as two numbers below one."""
+
+    def init(key, shape, dtype=np.float32):
+      numbers = (jax.random.key_data(key) >> 8).astype(dtype) / 2**24
+      return jax.numpy.resize(numbers, shape)
+
+    return init
+
+  monkeypatch.setattr(nn.initializers, "normal", normal)
   model = tiny.model(**{"num_layers": None, **RANDOM, **fields})
-
-  def run(record):
-    def normal(std):
-      def init(key, shape, dtype=np.float32):
-        record(key)
-        return std * jax.numpy.ones(shape, dtype)
-
-      return init
-
-    monkeypatch.setattr(nn.initializers, "normal", normal)
-    return lambda key: nn.unbox(model.init(key, tiny.TOKENS[:1, :1]))["params"]["expand_streams"]
-
-  keys = recorded(run)
+  init = jit(model.init)
+  found = []
+  for key in KEYS:
+    params = nn.unbox(init(key, tiny.TOKENS[:1, :1]))["params"]
+    leaves = dict(hc.params.named_leaves(jax.device_get(hc.models.unstack_layers(params))))
+    found += [tuple(leaf.ravel()[:2] % 1) for leaf in leaves.values() if np.ptp(leaf) > 0]
   # Embedding, positions, output, two ends; four of attention, three of feed-forward, two a site.
   connected, layers = 2, 3 if "layers" in fields else 2
   draws = 5 + layers * (4 + 3) + connected * 2 * 2
-  assert len(keys) == len(set(keys)) == 2 * draws
+  assert len(found) == len(set(found)) == 2 * draws
 
 
 class Nothing(nn.Module):
@@ -94,23 +84,25 @@ CONTEXT = TokenContext(positions=np.zeros((1, 1), np.int32), deterministic=False
 
 
 def keys_of(stack, streams):
-  """The keys of the dropouts of two forward passes with a key each, in no order."""
+  """Returns the keys of the dropouts of two forward passes with a key each, in no order."""
+  seen = []
 
-  def run(record):
-    def instead(call, args, kwargs, context):
-      if not isinstance(context.module, nn.Dropout):
-        return call(*args, **kwargs)
-      record(context.module.make_rng("dropout"))
-      return args[0]
+  def instead(call, args, kwargs, context):
+    if not isinstance(context.module, nn.Dropout):
+      return call(*args, **kwargs)
+    key = jax.random.key_data(context.module.make_rng("dropout"))
+    jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), key)
+    return args[0]
 
-    def forward(key):
-      with nn.intercept_methods(instead):
-        x = np.ones((1, 1, streams, 2), np.float32)
-        return stack.apply({}, x, CONTEXT, rngs={"dropout": key})
+  @jit
+  def forward(key):
+    with nn.intercept_methods(instead):
+      x = np.ones((1, 1, streams, 2), np.float32)
+      return stack.apply({}, x, CONTEXT, rngs={"dropout": key})
 
-    return forward
-
-  return recorded(run)
+  jax.block_until_ready([forward(key) for key in KEYS])
+  jax.effects_barrier()
+  return seen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""Every key of the run itself is seen in what two runs leave behind: seed, train, workers, mesh.
+
+Both runs are real, with a model that is nothing but a table of logits. They differ in every key,
+and each key is looked at where no other shows.
+"""
+
+import contextlib
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hc_jax import UserError, data, models, train
+from hc_jax.train import checkpoint, compilation, loop
+from hc_jax.train.task import make_task
+from tests.keys.table import Row, changed, pair
+from tests.train import tiny
+
+# key: its values in the two runs, and what is seen of each.
+RUN = {
+  "seed": ((3, 4), ([0, 3], [0, 4])),
+  "data.workers": ((0, 1), (0, 1)),
+  "train.num_steps": ((6, 8), (6, 8)),
+  "train.batch_size": ((2, 4), (2 * 4, 4 * 4)),  # tokens of a step
+  "train.accumulation": ((1, 2), (1, 2)),
+  "train.loss_parts": ((1, 2), (1, 2)),
+  "train.eval_every": ((2, 3), ([0, 2, 4, 6], [0, 3, 6, 8])),
+  "train.eval_batches": ((2, 3), (2 * 2, 3 * 4)),  # windows of an evaluation
+  "train.checkpoint_every": ((2, 5), ([2, 4, 6], [5, 8])),
+  "train.keep": ((9, 1), ([2, 4, 6], [8])),
+  "train.log_every": ((1, 3), ([1, 2, 3, 4, 5, 6], [1, 3, 6, 8])),
+  "train.telemetry_every": ((2, 5), ([2, 4, 6], [5])),
+  "train.profile": (("", "2:4"), ([], ["profile"])),
+  "train.compilation_cache": (("", "kept"), ("", "kept")),
+  "train.deterministic": ((False, True), (False, True)),
+  "train.debug_nans": ((False, True), (True, False)),  # whether a state gives up its memory
+}
+
+
+class Table(nn.Module):
+  """Learned logits, alike for every token, in the two halves that a loss in parts needs."""
+
+  vocab_size: int
+
+  def setup(self):
+    init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab", "embed"))
+    self.table = self.param("embedding", init, (self.vocab_size, 8))
+
+  def __call__(self, tokens, *, segment_ids=None, deterministic=True):
+    return self.logits(self.hidden(tokens))
+
+  def hidden(self, tokens, *, segment_ids=None, deterministic=True):
+    return jnp.ones((*tokens.shape, 8), jnp.float32)
+
+  def logits(self, hidden):
+    return hidden @ self.table.T
+
+
+@pytest.fixture(scope="module")
+def table():
+  """Makes every model a table, and every text the tiny one."""
+  with pytest.MonkeyPatch.context() as patch, tiny.tiny_text():
+    patch.setattr(models, "make_model", lambda config, vocab_size: Table(vocab_size))
+    yield patch
+
+
+@contextlib.contextmanager
+def watched(patch):
+  """Notes what a run asks for on its way, by key."""
+  notes = {"train.profile": []}
+
+  def note(owner, name, look):
+    old = getattr(owner, name)
+
+    @functools.wraps(old)
+    def call(*args, **kwargs):
+      look(*args, **kwargs)
+      return old(*args, **kwargs)
+
+    patch.setattr(owner, name, call)
+
+  def of_step(abstract, donate, **static):
+    notes["train.debug_nans"] = donate
+    notes["train.accumulation"] = static["accumulation"]
+    notes["train.loss_parts"] = static["loss_parts"]
+
+  def of_evaluation(step, params, batches, mesh):
+    notes["train.eval_batches"] = sum(int((b["mask"].sum(-1) > 0).sum()) for b in batches)
+
+  saves = notes["train.checkpoint_every"] = []
+  note(data, "iterate", lambda batches, start, workers: notes.update({"data.workers": workers}))
+  note(compilation, "jit_train_step", of_step)
+  note(compilation, "compiler_options", lambda on, _: notes.update({"train.deterministic": on}))
+  note(loop, "evaluate", of_evaluation)
+  note(loop, "cache", lambda spec, *_, **__: notes.update({"train.compilation_cache": spec}))
+  note(checkpoint.Checkpoints, "save", lambda self, state, step, *_: saves.append(step))
+  patch.setattr(loop, "compile_telemetry", lambda *_: lambda params: {"hc/offdiag": 0.0})
+  patch.setattr(
+    jax.profiler, "start_trace", lambda path: notes["train.profile"].append(path.split("/")[-1])
+  )
+  patch.setattr(jax.profiler, "stop_trace", lambda: None)
+  yield notes
+
+
+@pytest.fixture(scope="module")
+def seen(table, tmp_path_factory):
+  """Returns what each of the two runs shows, by key."""
+  found = []
+  for i in range(2):
+    folder = tmp_path_factory.mktemp("runs")
+    config, _ = pair("seed", Row(1))
+    config = changed(config, {key: values[i] for key, (values, _) in RUN.items()})
+    with pytest.MonkeyPatch.context() as patch, watched(patch) as notes:
+      one = jax.devices()[:1]
+      patch.setattr(jax, "devices", lambda *_, one=one: one)
+      state = train.train_and_evaluate(config, str(folder / "run"))
+    rows = train.read_metrics(str(folder / "run"))
+    steps = {name: [row["step"] for row in rows if name in row] for name in ALL_NAMES}
+    found.append(
+      notes
+      | {
+        "seed": state.rng.tolist(),
+        "train.num_steps": int(state.step),
+        "train.batch_size": next(r["train/tokens"] for r in rows if r["step"] == 1),
+        "train.eval_every": steps["val/loss"],
+        "train.keep": checkpoint.steps_of(str(folder / "run")),
+        "train.log_every": steps["train/loss"],
+        "train.telemetry_every": steps["hc/offdiag"],
+      }
+    )
+  return found
+
+
+ALL_NAMES = ("train/loss", "val/loss", "hc/offdiag")
+
+
+@pytest.mark.parametrize("key", RUN)
+def test_a_key_of_the_run_is_seen_in_the_run(seen, key):
+  _, expected = RUN[key]
+  assert tuple(run[key] for run in seen) == expected
+
+
+def mesh(preset, data, fsdp, tensor):
+  return {"mesh.preset": preset, "mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+
+
+# key: another value, the sizes of the mesh of eight devices before and after.
+MESH = {
+  "data": (Row(2, mesh("fsdp_tp", 1, -1, 2)), (1, 4, 2), (2, 2, 2)),
+  "fsdp": (Row(4, mesh("fsdp", -1, 2, 1)), (4, 2, 1), (2, 4, 1)),
+  "tensor": (Row(4, mesh("fsdp_tp", -1, 1, 2)), (4, 1, 2), (2, 1, 4)),
+}
+
+
+def placed(config):
+  """Returns the sizes of a task's mesh, and the axes over which its table is split."""
+  task = make_task(changed(config, {"train.batch_size": 8}), log=lambda line: None)
+  return tuple(task.mesh.shape.values()), tuple(task.abstract.params["embedding"].sharding.spec)
+
+
+@pytest.mark.parametrize("key", MESH)
+def test_a_key_of_the_mesh_changes_its_sizes(table, key):
+  row, *expected = MESH[key]
+  assert [placed(config)[0] for config in pair(f"mesh.{key}", row)] == expected
+
+
+def test_the_preset_says_what_is_split(table):
+  split, _ = pair("seed", Row(1, mesh("fsdp", -1, 4, 1)))
+  assert placed(split) == ((2, 4, 1), (None, "fsdp"))
+  whole, refused = pair("mesh.preset", Row("fsdp", mesh("dp", -1, 1, 1)))
+  assert placed(whole) == ((8, 1, 1), (None, None))
+  with pytest.raises(UserError, match=r"mesh\.preset=fsdp"):
+    placed(refused)
