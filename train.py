@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   """Trains; returns the exit code."""
-  from hc_jax import UserError, train
+  from hc_jax import UserError, terminal, train
   from hc_jax.config import load_config
   from hc_jax.train import processes
   from hc_jax.user_modules import import_modules
@@ -100,9 +100,11 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   try:
     processes.connect(processes.Cluster(**{name: getattr(flags, name) for name in names}))
     import_modules(flags.modules)
-    train.train_and_evaluate(load_config(flags.config, overrides), flags.workdir)
+    config = load_config(flags.config, overrides)
+    with terminal.escaping():  # the workdir may be a stranger's
+      train.train_and_evaluate(config, flags.workdir)
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {terminal.escape(str(error))}", file=sys.stderr)
     return 2
   except train.Stopped as stopped:
     print(stopped, file=sys.stderr)

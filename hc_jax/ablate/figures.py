@@ -36,9 +36,7 @@ def draw(
 
 
 def _save(out: str, name: str, figure, caption: str) -> Picture:
-  # Written beside and renamed: a reader never sees half a picture.
-  plots.save(figure, os.path.join(out, f".{name}"), formats=("png",))
-  os.replace(os.path.join(out, f".{name}.png"), os.path.join(out, f"{name}.png"))
+  plots.save(figure, os.path.join(out, name), formats=("png",))
   return Picture(f"{name}.png", caption)
 
 

@@ -13,6 +13,7 @@ from hc_jax.analysis.parts import look as look
 from hc_jax.analysis.parts import loss_part as loss_part
 from hc_jax.analysis.parts import telemetry_part as telemetry_part
 from hc_jax.analysis.tables import Table
+from hc_jax.durable import write_atomically
 
 PAGE, FINDINGS = "analysis.html", "findings.md"
 PAPER = "arXiv 2409.19606 found in its networks"
@@ -77,10 +78,10 @@ def write_parts(
     written += write_part(part, out, log, formats)
     if part.name == "findings":
       written.append(str(Path(out) / FINDINGS))
-      Path(written[-1]).write_text(_markdown(part.table, title), encoding="utf-8")
+      write_atomically(written[-1], _markdown(part.table, title))
       log(f"wrote {written[-1]}")
   written.append(str(Path(out) / PAGE))
-  Path(written[-1]).write_text(page.render(parts, title, skipped or {}), encoding="utf-8")
+  write_atomically(written[-1], page.render(parts, title, skipped or {}))
   log(f"wrote {written[-1]}: all of it on one page, to hover and to step through")
   for name, reason in (skipped or {}).items():
     log(f"no {name}: {reason}")

@@ -2,11 +2,14 @@
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from hc_jax.durable import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +20,12 @@ class Table:
   rows: Sequence[Sequence[Any]]
 
   def write_csv(self, path: str | os.PathLike) -> None:
-    """Numbers have nine digits, enough for any float32."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-      writer = csv.writer(file, lineterminator="\n")
-      writer.writerow(self.columns)
-      writer.writerows([_cell(value, "{:.9g}") for value in row] for row in self.rows)
+    """Writes a file in which numbers have nine digits, enough for any float32."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(self.columns)
+    writer.writerows([_cell(value, "{:.9g}") for value in row] for row in self.rows)
+    write_atomically(os.fspath(path), file.getvalue())
 
   @staticmethod
   def number(value: Any) -> str:

@@ -1,10 +1,13 @@
 """`hc-jax analyze RUN`: figures, their numbers, and a table of every site; or two runs compared."""
 
 import argparse
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hc_jax import folders
 from hc_jax.errors import UserError
 
 HELP = "Draws what a run learned: loss, connections, what layers see, gains; or compares two."
@@ -15,6 +18,19 @@ ABLATED_TOKENS = 512  # the network runs on them once for every site and stream
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("run", help="the workdir of a run")
   parser.add_argument("--step", type=int, default=None, help="which checkpoint (the newest)")
+  parser.add_argument(
+    "--files",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="a file or folder of text to look at it with (the run's own validation text)",
+  )
+  parser.add_argument(
+    "--data-dir",
+    default="",
+    metavar="FOLDER",
+    help="in which the run's text was prepared ($HC_JAX_DATA, or ~/.cache/hc_jax)",
+  )
   parser.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
   parser.add_argument(
     "--formats", default="png,pdf,svg", help="of the pictures, some of png,pdf,svg (all three)"
@@ -36,11 +52,13 @@ def run(args: argparse.Namespace) -> None:
     raise UserError(f"--formats={args.formats} is not of png, pdf and svg, with commas between")
   run = train.load_run(args.run, args.step)
   folder = Path(args.out or Path(run.workdir) / "analysis")
+  tokens_of = functools.partial(_tokens, files=args.files, data_dir=args.data_dir)
   if args.compare is not None:
     other = train.load_run(args.compare)
-    return _compare(run, other, _made(folder if args.out else folder / "compare"), formats)
-  out, metrics = _made(folder), train.read_metrics(run.workdir)
-  sites, tokens, title = _look(run)
+    out = _made(folder if args.out else folder / "compare", run.workdir)
+    return _compare(run, other, tokens_of, out, formats)
+  out, metrics = _made(folder, run.workdir), train.read_metrics(run.workdir)
+  sites, tokens, title = _look(run, tokens_of)
   more = [report.loss_part(metrics, title), report.telemetry_part(metrics, title)]
   more = [part for part in more if part is not None]
   if sites is None:
@@ -58,44 +76,57 @@ def run(args: argparse.Namespace) -> None:
   return None
 
 
-def _made(out: Path) -> Path:
+def _made(out: Path, workdir: str) -> Path:
+  """Makes the folder for the pictures; inside a run no link is followed to it."""
   try:
-    out.mkdir(parents=True, exist_ok=True)
+    inside = os.path.relpath(os.path.abspath(out.expanduser()), workdir)
+    if inside.split(os.sep)[0] in (os.curdir, os.pardir):
+      out.mkdir(parents=True, exist_ok=True)
+    else:
+      folders.make_folder(workdir, inside)
   except OSError as error:
     raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
   return out
 
 
-def _look(run: Any, text: Any = None) -> tuple[Any, Any, str]:
-  """Sites on validation text (its own, if none is given), the tokens, and a title.
+def _tokens(run: Any, files: Sequence[str], data_dir: str) -> Any:
+  from hc_jax import train
+
+  return train.run_tokens(run, files=files, data_dir=data_dir)[0]
+
+
+def _look(run: Any, tokens_of: Callable[[Any], Any]) -> tuple[Any, Any, str]:
+  """Returns the sites on the tokens that `tokens_of` gives for a run, these, and a title.
 
   ResiDual has no sites: None.
   """
-  from hc_jax import data, train
+  from hc_jax import data
   from hc_jax.analysis import collect_sites, report
 
   model, length = run.config.model, run.config.data.length
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
   if model.get("block") == "dual":
     return None, None, title.format("ResiDual")
-  text = text or train.open_text(run.config.data)
   rows = max(1, min(8, ANALYZED_TOKENS // length))
-  batch = data.eval_batches(text.val, length=length, batch_size=rows, num_batches=1)[0]
+  batch = data.eval_batches(tokens_of(run), length=length, batch_size=rows, num_batches=1)[0]
   sites = collect_sites(run.model, run.params, batch["inputs"])
   name = "hybrid" if model.get("layers") else model.connection.name
   return sites, batch["inputs"], title.format(f"{name}, {report.describe(sites)}")
 
 
-def _compare(run: Any, other: Any, out: Path, formats: Sequence[str]) -> None:
+def _compare(
+  run: Any, other: Any, tokens_of: Callable[[Any], Any], out: Path, formats: Sequence[str]
+) -> None:
   """Both runs side by side; what cannot be compared is left out, with the reason."""
   from hc_jax import train
   from hc_jax.analysis import compare, report
 
-  text = train.open_text(run.config.data)
   reason = _other_text(run, other)
+  # Both are looked at on one text, where they can read it.
+  shared = functools.cache(lambda: tokens_of(run))
   looks, names, titles = [], [], []
   for one in (run, other):
-    sites, _, title = _look(one, None if one is other and reason else text)
+    sites, _, title = _look(one, tokens_of if reason else lambda _: shared())
     parts = [] if sites is None else report.look(sites)[0]
     parts.append(report.loss_part(train.read_metrics(one.workdir)))
     looks.append({part.name: part for part in parts})

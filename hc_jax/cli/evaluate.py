@@ -16,6 +16,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
     help="a file or folder of text to read; may be repeated (the run's own validation text)",
   )
   parser.add_argument("--field", default=None, help="of a record in them (the run's data.field)")
+  parser.add_argument(
+    "--data-dir",
+    default="",
+    metavar="FOLDER",
+    help="in which the run's text was prepared ($HC_JAX_DATA, or ~/.cache/hc_jax)",
+  )
   parser.add_argument("--split", default=None, help="of the run's own text: val or train (val)")
   parser.add_argument("--step", type=_step, default=None, help="of the checkpoint (the newest)")
   parser.add_argument(
@@ -36,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     files=args.files,
     field=args.field,
     split=args.split,
+    data_dir=args.data_dir,
     batches=args.batches,
     batch_size=args.batch_size,
   )

@@ -21,11 +21,16 @@ def data_folder(data_dir: str = "") -> str:
   Raises:
     UserError: it cannot be made or written.
   """
-  folder = data_dir or os.environ.get("HC_JAX_DATA", "") or os.path.join("~", ".cache", "hc_jax")
-  folder = os.path.abspath(os.path.expanduser(folder))
+  folder = data_path(data_dir)
   with writing(folder):
     os.makedirs(folder, exist_ok=True)
   return folder
+
+
+def data_path(data_dir: str = "") -> str:
+  """Returns the path of `data_folder`, which need not exist."""
+  folder = data_dir or os.environ.get("HC_JAX_DATA", "") or os.path.join("~", ".cache", "hc_jax")
+  return os.path.abspath(os.path.expanduser(folder))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ _CARD = "card.json"
 _COPY_FACTOR = 1.0
 # Bytes of text from which on a preparation takes long enough to be announced.
 _LONG = 100e6
+_FINGERPRINT = re.compile("[0-9a-f]{32}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,13 +86,7 @@ def load_text(
   tokeniser = load_tokenizer(tokenizer)
   folder = store.data_folder(data_dir)
   source = _make_source(name, files, field, folder)
-  identity = {
-    "format": prepare.FORMAT_VERSION,
-    "source": source.card,
-    "tokenizer": [tokeniser.name, tokeniser.fingerprint],
-    "val_fraction": float(val_fraction),
-  }
-  key = hashlib.blake2b(_json(identity).encode(), digest_size=16).hexdigest()
+  key = _key(source.card, tokeniser, val_fraction)
   found = _open(folder, key, tokeniser)
   if found is None:
     with store.locked(folder, key, log) as exclusive:
@@ -101,6 +97,37 @@ def load_text(
         return _prepare(source, tokeniser, folder, key, val_fraction, log)
   log(f"data: {_summary(found)}, prepared before in {found.folder}")
   return found
+
+
+def find_text(fingerprint: str, tokenizer: Tokenizer, data_dir: str = "") -> TextData | None:
+  """Opens text that was prepared before, by its fingerprint; prepares and makes nothing.
+
+  Args:
+    fingerprint: of the text; anybody's word.
+    tokenizer: the one that it was prepared with.
+    data_dir: where prepared data is; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+
+  Returns:
+    The text; None if it is not there, is damaged, or was prepared with another tokenizer.
+  """
+  if not _FINGERPRINT.fullmatch(fingerprint):
+    return None
+  found = _open(store.data_path(data_dir), fingerprint, tokenizer)
+  if found is None:
+    return None
+  key = _key(found.card["source"], tokenizer, found.card["val_fraction"])
+  return found if key == fingerprint else None
+
+
+def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
+  """Returns the fingerprint of what is prepared from a source (its card) with a tokenizer."""
+  identity = {
+    "format": prepare.FORMAT_VERSION,
+    "source": source,
+    "tokenizer": [tokenizer.name, tokenizer.fingerprint],
+    "val_fraction": float(val_fraction),
+  }
+  return hashlib.blake2b(_json(identity).encode(), digest_size=16).hexdigest()
 
 
 def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:

@@ -14,9 +14,9 @@ from hc_jax.train.plan_table import plan_lines as plan_lines
 from hc_jax.train.planning import make_plan as make_plan
 from hc_jax.train.run import Run as Run
 from hc_jax.train.run import load_run as load_run
+from hc_jax.train.run_text import run_tokens as run_tokens
 from hc_jax.train.state import TrainState as TrainState
 from hc_jax.train.state import abstract_state as abstract_state
 from hc_jax.train.state import create_state as create_state
 from hc_jax.train.step import eval_step as eval_step
 from hc_jax.train.step import train_step as train_step
-from hc_jax.train.task import open_text as open_text

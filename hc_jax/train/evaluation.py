@@ -16,8 +16,8 @@ from hc_jax.train.errors import memory_cause
 from hc_jax.train.evaluate import batch_sums, summary
 from hc_jax.train.loss import parts_of
 from hc_jax.train.run import Run
+from hc_jax.train.run_text import run_tokens
 from hc_jax.train.step import eval_step
-from hc_jax.train.task import open_text
 
 _LAUNCHED = 32  # batches that are on the device at a time
 
@@ -51,6 +51,7 @@ def evaluate_run(
   files: Sequence[str] = (),
   field: str | None = None,
   split: str | None = None,
+  data_dir: str = "",
   batches: int | None = None,
   batch_size: int | None = None,
   log: Callable[[str], None] | None = None,
@@ -66,14 +67,16 @@ def evaluate_run(
       window that is not full included.
     field: of a record in them that holds the text; None is the run's `data.field`.
     split: of the run's own text, "val" (also None) or "train".
+    data_dir: the folder in which the run's text was prepared; "" is $HC_JAX_DATA or
+      ~/.cache/hc_jax.
     batches: how many at most, each of the run's `train.batch_size` windows; None is all.
     batch_size: windows that the model takes at a time: it decides about memory, not about the
       numbers, rounding apart. None is the trainer's.
     log: gets lines about the text; None prints them to stderr.
 
   Raises:
-    UserError: what is wrong with these arguments or the text; the run's own text has changed since
-      it was trained; the device's memory is too small.
+    UserError: what is wrong with these arguments or the text; the run's own text is
+      not prepared there; the device's memory is too small.
   """
   config, train = run.config.data, run.config.train
   rows = train.batch_size // train.accumulation if batch_size is None else batch_size
@@ -81,10 +84,10 @@ def evaluate_run(
     if value is not None and value < 1:
       raise UserError(f"--{name}={value} must be at least 1")
   log = log or functools.partial(print, file=sys.stderr)
-  tokens, what = _tokens(run, tuple(files), field or config.field, split, log)
+  tokens, what = run_tokens(run, files=files, field=field, split=split, data_dir=data_dir, log=log)
   windows = data.Windows(tokens, config.length, config.document_mask, tail=bool(files))
   count = min(len(windows), len(windows) if batches is None else batches * train.batch_size)
-  sums = _sums(run, data.EvalBatches(windows, count, rows))
+  sums = _sums(run, data.EvalBatches(windows, count, min(rows, max(count, 1))))
   means = summary(sums)
   return Evaluation(
     text=what,
@@ -95,32 +98,6 @@ def evaluate_run(
     documents=int(np.searchsorted(tokens.offsets[:-1], count * config.length)),
     num_bytes=sum(int(s["bytes"]) for s in sums),
   )
-
-
-def _tokens(
-  run: Run, files: tuple[str, ...], field: str, split: str | None, log: Callable[[str], None]
-) -> tuple[data.TokenArray, str]:
-  """The tokens to evaluate on, and what they are."""
-  if files:
-    if split is not None:
-      raise UserError(f"--split={split} is of the run's own text, and --files another; give one")
-    try:
-      return data.read_files(files, run.tokenizer, field=field, log=log), ", ".join(files)
-    except UserError as error:  # which speaks of the config's keys
-      words = str(error).replace("data.files", "--files").replace("data.field", "--field")
-      raise UserError(words) from error
-  if split not in (None, "val", "train"):
-    raise UserError(f"--split={split!r} is unknown; there are val and train")
-  text = open_text(run.config.data, log)
-  trained_on = run.card["data"]["fingerprint"]
-  if text.fingerprint != trained_on:
-    raise UserError(
-      f"the text of {run.config.data.name}, or its tokenizer, is not that of {run.workdir} "
-      f"(fingerprint {trained_on[:12]} there, {text.fingerprint[:12]} here), so its validation "
-      "split is another; put the old text back, or give the text with --files"
-    )
-  split = split or "val"
-  return getattr(text, split), f"the {split} split of {run.config.data.name}"
 
 
 def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:

@@ -336,6 +336,36 @@ def test_rows_are_not_appended_to_another_file_by_a_hard_link(run):
   assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3, "x": 1.0}\n'
 
 
+ANALYZED = ("analysis", "analysis/compare")
+
+
+@pytest.mark.parametrize("name", ANALYZED)
+@pytest.mark.parametrize("out", [[], ["--out=OUT"]])
+def test_pictures_go_into_no_folder_that_is_a_link(run, name, out, capsys):
+  replace(name, "link", "../mine" if "/" not in name else "../../mine")(run)
+  argv = ["analyze", str(run), *[flag.replace("OUT", str(run / name)) for flag in out]]
+  if name != "analysis":
+    argv.append(f"--compare={run}")
+  with harmless(run):
+    assert cli.main(argv) == 2
+  assert f"{name} is a link, a pipe" in capsys.readouterr().err
+
+
+def test_pictures_replace_links(run):
+  from hc_jax.analysis import report
+  from hc_jax.train import read_metrics
+
+  part = report.loss_part(read_metrics(str(run)))
+  files = ("loss.png", "loss.csv", "loss.svg", "loss.pdf", "analysis.html")
+  for name in files:
+    replace(f"analysis/{name}", "link", "../../mine/secret")(run)
+  out = run / "analysis"
+  with harmless(run):
+    written = report.write_parts([part], out, "a title", log=lambda _: None)
+  assert sorted(written) == sorted(str(out / name) for name in files)
+  assert not any((out / name).is_symlink() for name in files)
+
+
 ODD = (None, True, False, 0, -1, 3, 10**6, 10**18, 10**30, 0.5, -1e308, "", "x", "../x", "\ud800")
 ODD += ([], [1], [[]], [["x", 1]], {}, {"a": 1}, {"name": []}, [[2, {"name": ["hc"]}]], "a" * 10**4)
 

@@ -1,5 +1,6 @@
 """What all figures share: colours that everyone tells apart and that print, and how to save."""
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from hc_jax.durable import write_atomically
 
 # Okabe and Ito's colours without yellow, darkest contrasts first; grey is for what is no stream.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -32,12 +35,12 @@ def save(figure: Figure, stem: str | os.PathLike, formats: Sequence[str] = FORMA
   figure.draw_without_rendering()
   figure.set_layout_engine("none")  # laid out once; each file would do it again
   paths = []
-  with matplotlib.rc_context(
-    {"svg.hashsalt": "hc_jax", "svg.fonttype": "none", "pdf.fonttype": 42}
-  ):
+  with matplotlib.rc_context(_SETTINGS):
     for kind in formats:
       paths.append(f"{stem}.{kind}")
-      figure.savefig(paths[-1], dpi=150, metadata=_METADATA[kind])
+      drawn = io.BytesIO()
+      figure.savefig(drawn, format=kind, dpi=150, metadata=_METADATA[kind])
+      write_atomically(paths[-1], drawn.getvalue())
   return paths
 
 
