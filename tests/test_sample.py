@@ -80,6 +80,18 @@ def test_the_seed_decides():
   assert np.any(run(prompt, 10, seed=1) != run(prompt, 10, seed=2))
 
 
+def test_every_token_of_every_sample_is_drawn_by_itself(monkeypatch):
+  """Every token is equally likely, at each of 12 steps of 8 samples: a shared key would repeat."""
+  uniform = jnp.zeros((8, VOCAB))
+  programs = (lambda *_: (uniform, None), lambda *_: (uniform, None))
+  monkeypatch.setattr(sample, "_programs", lambda model: programs)
+  drawn = run(np.ones((8, 1)), 12)
+  assert len({row.tobytes() for row in drawn}) == 8, "samples share their draws"
+  assert len({column.tobytes() for column in drawn.T}) == 12, "tokens share their draws"
+  np.testing.assert_array_equal(run(np.ones((8, 1)), 5), drawn[:, :5])
+  assert np.mean(run(np.ones((8, 1)), 12, seed=1) == drawn) < 0.4
+
+
 def test_two_programs_whatever_the_number_of_tokens():
   model, _ = model_and_params()
   run([[1, 2, 3]], 4)

@@ -59,6 +59,11 @@ def test_a_key_of_the_data_changes_what_is_trained_on(folder, key):
   assert before[part] != after[part]
 
 
+def test_the_seed_changes_the_order_of_the_batches(folder):
+  before, after = map(seen, pair("seed", Row(7, TEXT)))
+  assert before["text"] == after["text"] and before["batch"] != after["batch"]
+
+
 def test_the_name_of_the_data_is_the_one_that_is_opened(folder):
   _, after = pair("data.name", REFUSED["name"])
   with pytest.raises(UserError, match="no_such_text"):

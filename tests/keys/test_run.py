@@ -22,7 +22,8 @@ from tests.train import tiny
 RUN = {
   "seed": ((3, 4), ([0, 3], [0, 4])),
   "data.workers": ((0, 1), (0, 1)),
-  "train.num_steps": ((6, 8), (6, 8)),
+  # The last rate of a linear decay to a tenth, of the peak, after a warmup of two steps.
+  "train.num_steps": ((6, 8), ((6, 0.325), (8, 0.25))),
   "train.batch_size": ((2, 4), (2 * 4, 4 * 4)),  # tokens of a step
   "train.accumulation": ((1, 2), (1, 2)),
   "train.loss_parts": ((1, 2), (1, 2)),
@@ -110,7 +111,7 @@ def seen(table, tmp_path_factory):
   found = []
   for i in range(2):
     folder = tmp_path_factory.mktemp("runs")
-    config, _ = pair("seed", Row(1))
+    config, _ = pair("seed", Row(1, LINEAR))
     config = changed(config, {key: values[i] for key, (values, _) in RUN.items()})
     with pytest.MonkeyPatch.context() as patch, watched(patch) as notes:
       one = jax.devices()[:1]
@@ -122,7 +123,7 @@ def seen(table, tmp_path_factory):
       notes
       | {
         "seed": state.rng.tolist(),
-        "train.num_steps": int(state.step),
+        "train.num_steps": (int(state.step), round(rows[-1]["train/learning_rate"], 6)),
         "train.batch_size": next(r["train/tokens"] for r in rows if r["step"] == 1),
         "train.eval_every": steps["val/loss"],
         "train.keep": checkpoint.steps_of(str(folder / "run")),
@@ -133,6 +134,8 @@ def seen(table, tmp_path_factory):
   return found
 
 
+LINEAR = {"optim.schedule": "linear", "optim.warmup_steps": 2}
+LINEAR |= {"optim.learning_rate": 1.0, "optim.end_fraction": 0.1}
 ALL_NAMES = ("train/loss", "val/loss", "hc/offdiag")
 
 

@@ -16,7 +16,7 @@ PEAK = {"optim__learning_rate": 1.0, "optim__end_fraction": 0.1}
 
 
 def optim(**changes):
-  return tiny.config(**PEAK, **{f"optim__{k}": v for k, v in changes.items()}).optim
+  return tiny.config(**PEAK | {f"optim__{k}": v for k, v in changes.items()}).optim
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,10 @@ def optim(**changes):
   ],
 )
 def test_schedules(schedule, expected):
-  rate = make_schedule(optim(schedule=schedule, warmup_steps=10), 100)
-  np.testing.assert_allclose([float(rate(s)) for s in (0, 5, 10, 55, 100)], expected, atol=1e-6)
+  for peak in (1.0, 0.3):  # every value is a share of the peak
+    rate = make_schedule(optim(schedule=schedule, warmup_steps=10, learning_rate=peak), 100)
+    found = [float(rate(step)) / peak for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_schedule_depends_on_the_number_of_steps_at_hand():

@@ -188,16 +188,22 @@ def test_eight_devices_give_the_numbers_of_one(preset, sizes):
 
 def test_dropout_depends_on_the_step_and_on_nothing_else():
   model, optimizer, schedule = task(Bigram(dropout=0.5))
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  with sharding.use_mesh(mesh):
-    state = create_state(model, optimizer, 0, mesh=mesh)
-    data = to_devices(batch(), mesh)
-    bound = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    loss = jax.jit(lambda s: train_step(s, data, **bound)[1]["train/loss"])  # update unused
-    first, again = loss(state), loss(state)
-    later = loss(state.replace(step=state.step + 1))
-    quiet = jnp.sum(batch_nats(model, state.params, data)) / jnp.sum(data["mask"])
-  assert first == again and first != later and first != quiet
+  bound = {"model": model, "optimizer": optimizer, "schedule": schedule}
+  before = alone()[0]
+  # The update is not used, so that it is not compiled.
+  loss = jax.jit(lambda state, data: train_step(state, data, **bound)[1]["train/loss"])
+  found = []
+  for devices in (1, 8):  # rows drop by themselves on whatever device they are
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    with sharding.use_mesh(mesh):
+      state, data = jax.device_put(before, sharding.replicated(mesh)), to_devices(batch(), mesh)
+      first, again = loss(state, data), loss(state, data)
+      later = loss(state.replace(step=state.step + 1), data)
+    found.append((first, later))
+    assert first == again and first != later
+  quiet = jnp.sum(batch_nats(model, before.params, batch())) / jnp.sum(batch()["mask"])
+  assert found[0][0] != quiet
+  np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 class Keys(nn.Module):
