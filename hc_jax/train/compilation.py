@@ -1,17 +1,10 @@
-"""The two steps compiled ahead of time, and compiled programs kept from one start to the next."""
+"""The two steps compiled ahead of time, and how many programs are compiled."""
 
-import contextlib
 import functools
-import hashlib
-import os
-import pathlib
-import platform
-from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax import sharding
 from hc_jax.train.feed import to_devices
@@ -22,54 +15,6 @@ from hc_jax.train.task import Task
 
 _PROGRAM = "/jax/core/compile/backend_compile_duration"
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
-
-
-@contextlib.contextmanager
-def cache(spec: str, workdir: str, log: Callable[[str], None] = print) -> Iterator[None]:
-  """While it is entered, compiled programs are kept in a folder and found there again.
-
-  Args:
-    spec: of `train.compilation_cache`: a folder, relative to the one that holds the workdir, so
-      that runs side by side share it; "" turns it off. A folder that JAX was given otherwise
-      (JAX_COMPILATION_CACHE_DIR) is used in its place.
-    workdir: of the run.
-    log: gets a line when the folder cannot be written.
-  """
-  if not spec or jax.config.jax_compilation_cache_dir:
-    yield
-    return
-  folder = os.path.join(os.path.dirname(workdir), os.path.expanduser(spec), _machine())
-  try:
-    os.makedirs(folder, exist_ok=True)
-  except OSError as error:
-    log(f"no compilation cache: {folder} cannot be written ({error.strerror})")
-    yield
-    return
-  wanted = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in wanted}
-  _update(wanted)
-  try:
-    yield
-  finally:
-    _update(before)
-
-
-def _update(values: dict[str, Any]) -> None:
-  for name, value in values.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-def _machine() -> str:
-  """Names this processor: code that was compiled for another one is not to be run here."""
-  with contextlib.suppress(OSError):
-    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    facts = sorted({line for line in text.splitlines() if line.startswith(("flags", "model name"))})
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-  return f"{platform.system()}-{platform.machine()}"
 
 
 class Compilations:

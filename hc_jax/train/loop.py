@@ -12,7 +12,8 @@ from hc_jax.params import param_count
 from hc_jax.train import checkpoint, processes, restore
 from hc_jax.train import workdir as workdirs
 from hc_jax.train.agreement import Agreement, check_alike
-from hc_jax.train.compilation import Compilations, cache, compile_steps
+from hc_jax.train.compilation import Compilations, compile_steps
+from hc_jax.train.compile_cache import cache
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
 from hc_jax.train.errors import NonFiniteError, Stopped, writing
