@@ -1,11 +1,13 @@
-"""How fast text is prepared, found again and read: prints the figures.
+"""How fast text is prepared, found again and read, and in how much memory: prints the figures.
 
-On one core: `taskset -c 0 python benchmarks/data.py`.
+On one core: `taskset -c 0 python benchmarks/data.py`. Of a large text: `--megabytes=2000`.
 """
 
+import argparse
 import json
 import pathlib
 import random
+import resource
 import tempfile
 import time
 
@@ -39,6 +41,31 @@ def measure_text(name, folder, **options):
   return text
 
 
+def measure_large(folder, megabytes):
+  """Prepares a text of that size, and prints how far the peak of resident memory rose."""
+  rng = random.Random(0)
+  words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(3000)]
+  lines = [" ".join(rng.choices(words, k=12)) + "\n" for _ in range(20000)]
+  size = 0
+  with open(folder / "large.txt", "w") as stream:
+    while size < megabytes * 1e6:
+      size += stream.write("".join(rng.choices(lines, k=1000)))
+
+  def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+  before, start = peak(), time.process_time()
+  text = data.load_text(
+    "text_files", files=[str(folder / "large.txt")], data_dir=str(folder), log=quietly
+  )
+  seconds = time.process_time() - start
+  print(
+    f"large.txt: {text.num_bytes / 1e6:.0f} MB prepared in {seconds:.1f} s of processor time "
+    f"({text.num_bytes / seconds / 1e6:.1f} MB/s), peak of resident memory {before:.0f} MB before, "
+    f"{peak():.0f} MB after"
+  )
+
+
 def write_records(path, num_bytes, words_each):
   rng = random.Random(0)
   words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(3000)]
@@ -61,8 +88,15 @@ def measure_batches(text, length, batch_size, document_mask):
 
 
 def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--megabytes", type=float, default=0, help="size of a large text, alone")
+  megabytes = parser.parse_args().megabytes
+  if megabytes:
+    with tempfile.TemporaryDirectory() as folder:
+      measure_large(pathlib.Path(folder), megabytes)
+    return
   # Imports are the same for any text: not part of the figures.
-  import_seconds, _ = timed(lambda: __import__("hc_jax.data.sources").data.sources.py_stdlib())
+  import_seconds, _ = timed(lambda: __import__("hc_jax.data.sources").data.sources.PyStdlib())
   print(f"importing tensorflow-datasets and looking at py_stdlib: {import_seconds:.2f} s")
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)

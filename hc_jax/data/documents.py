@@ -16,7 +16,10 @@ def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:
   The pieces joined are `text` again. A line longer than `limit` is cut between two UTF-8
   characters. Empty text has no pieces.
   """
-  return cut_stream(io.BytesIO(text), limit)
+  if len(text) > limit:
+    yield from cut_stream(io.BytesIO(text), limit)
+  elif text:
+    yield text
 
 
 def cut_stream(stream: io.BufferedIOBase, limit: int = MAX_BYTES) -> Iterator[bytes]:

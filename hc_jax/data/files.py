@@ -1,24 +1,24 @@
-"""The user's files: which there are, what they hold, and the documents inside."""
+"""The user's files: which there are, how they are opened, and whether they hold text."""
 
 import codecs
 import concurrent.futures
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from hc_jax.data import documents
+from hc_jax.data import store
 from hc_jax.errors import UserError
 
 _BLOCK = 1 << 20
-_BOM = codecs.BOM_UTF8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TextFile:
   """One file that holds text.
 
@@ -35,18 +35,20 @@ class TextFile:
 
   @property
   def kind(self) -> str:
-    """`jsonl`, `parquet` or `plain`, by the name without `.gz`."""
-    stem = self.path.lower().removesuffix(".gz")
+    """`jsonl`, `parquet` or `plain`, by the name without `.gz` or `.zst`."""
+    stem = self.path.lower().removesuffix(f".{self.compression}")
     if stem.endswith((".jsonl", ".ndjson")):
       return "jsonl"
     return "parquet" if stem.endswith(".parquet") else "plain"
 
   @property
-  def gzipped(self) -> bool:
-    return self.path.lower().endswith(".gz")
+  def compression(self) -> str:
+    """`gz`, `zst`, or "" where there is none."""
+    end = self.path.lower().rpartition(".")[2]
+    return end if end in ("gz", "zst") else ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Inspected:
   """A file as it was when its content was read for the fingerprint."""
 
@@ -118,33 +120,54 @@ def inspect_files(files: Sequence[TextFile]) -> list[Inspected]:
 
 
 def _inspect(file: TextFile) -> Inspected:
-  sniff = file.kind == "plain" and not file.gzipped
-  decoder = codecs.getincrementaldecoder("utf-8")()
-  content, size, text_error = hashlib.blake2b(digest_size=16), 0, ""
-  try:
+  sniff = _Sniff() if file.kind == "plain" and not file.compression else None
+  content, size = hashlib.blake2b(digest_size=16), 0
+  with reading(file):
     with open(file.path, "rb") as stream:
       stat = stat_key(os.fstat(stream.fileno()))
       while block := stream.read(_BLOCK):
         content.update(block)
-        if sniff and not text_error:
-          text_error = _text_error(block, size, decoder)
         size += len(block)
-      if sniff and not text_error:
-        text_error = _text_error(b"", size, decoder, final=True)
-  except OSError as error:
-    raise UserError(f"cannot read {file.path}: {error.strerror or error}") from error
-  return Inspected(file, size, content.hexdigest(), stat, text_error)
+        if sniff:
+          sniff.add(block)
+    error = sniff.end() if sniff else _sniff_compressed(file)
+  return Inspected(file, size, content.hexdigest(), stat, error)
 
 
-def _text_error(block: bytes, start: int, decoder: codecs.IncrementalDecoder, final=False) -> str:
-  if start == 0 and b"\0" in block:
-    return "it holds NUL bytes, so it is binary or UTF-16"
-  pending = len(decoder.getstate()[0])
-  try:
-    decoder.decode(block, final)
-  except UnicodeDecodeError as error:
-    return f"it is not UTF-8 at byte {start - pending + error.start}"
-  return ""
+def _sniff_compressed(file: TextFile) -> str:
+  """Looks at the first MiB of a compressed file; damage is left to the reader to report."""
+  if file.kind != "plain":
+    return ""
+  sniff = _Sniff()
+  with contextlib.suppress(OSError, EOFError, zlib.error), open_file(file) as stream:
+    sniff.add(stream.read(_BLOCK))
+  return sniff.error
+
+
+class _Sniff:
+  """A check, block by block, whether bytes are UTF-8 text; `error` says why they are not."""
+
+  def __init__(self) -> None:
+    self.error = ""
+    self._decoder = codecs.getincrementaldecoder("utf-8")()
+    self._size = 0
+
+  def add(self, block: bytes, final: bool = False) -> None:
+    if self.error:
+      return
+    pending = len(self._decoder.getstate()[0])
+    if self._size == 0 and b"\0" in block:
+      self.error = "it holds NUL bytes, so it is binary or UTF-16"
+    else:
+      try:
+        self._decoder.decode(block, final)
+      except UnicodeDecodeError as error:
+        self.error = f"it is not UTF-8 at byte {self._size - pending + error.start}"
+    self._size += len(block)
+
+  def end(self) -> str:
+    self.add(b"", final=True)
+    return self.error
 
 
 def stat_key(stat: os.stat_result) -> tuple[int, ...]:
@@ -152,103 +175,38 @@ def stat_key(stat: os.stat_result) -> tuple[int, ...]:
   return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-def read_documents(file: TextFile, field: str) -> Iterator[bytes]:
-  """The documents of one file as UTF-8 bytes, none empty, none above 64 KiB.
+def open_file(file: TextFile) -> io.BufferedIOBase:
+  """Opens a file for reading, uncompressed. Read it inside of `reading`."""
+  if file.compression == "zst":
+    pa = import_pyarrow(file)
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(file.path), "zstd"), _BLOCK)
+  return gzip.open(file.path, "rb") if file.compression else open(file.path, "rb")
 
-  Args:
-    file: plain text is cut at line ends; a record of .jsonl or .parquet is a document of its own.
-    field: the field of a record that holds its text.
 
-  Raises:
-    UserError: the file is damaged, not UTF-8, or its records have no such field.
-  """
+@contextlib.contextmanager
+def reading(file: TextFile) -> Iterator[None]:
+  """Turns what can go wrong with a file into a UserError that names it."""
   try:
-    yield from _READERS[file.kind](file, field)
+    yield
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-    raise UserError(f"{file.path} is not a whole gzip file: {error}") from error
+    raise UserError(
+      f"{file.path} is not a whole gzip file: {error}; replace it or leave it out"
+    ) from error
   except OSError as error:
-    raise UserError(f"cannot read {file.path}: {error.strerror or error}") from error
+    if error.errno in store.FULL:  # a temporary file's, not this one's
+      raise
+    raise UserError(
+      f"cannot read {file.path}: {error.strerror or error}; replace it or leave it out"
+    ) from error
 
 
-def _open(file: TextFile) -> io.BufferedIOBase:
-  return gzip.open(file.path, "rb") if file.gzipped else open(file.path, "rb")
-
-
-def _read_plain(file: TextFile, field: str) -> Iterator[bytes]:
-  del field  # plain text has none
-  with _open(file) as stream:
-    first = True
-    for piece in documents.cut_stream(stream):
-      if first:
-        piece, first = piece.removeprefix(_BOM), False
-      try:
-        piece.decode()
-      except UnicodeDecodeError as error:
-        raise UserError(f"{file.path} is not UTF-8 text ({error.reason}){_CONVERT}") from error
-      if piece:
-        yield piece
-
-
-def _read_jsonl(file: TextFile, field: str) -> Iterator[bytes]:
-  with _open(file) as stream:
-    for number, line in enumerate(stream, 1):
-      if not line.strip():
-        continue
-      where = f"{file.path}, line {number}"
-      try:
-        record = json.loads(line.removeprefix(_BOM) if number == 1 else line)
-      except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}") from error
-      if not isinstance(record, dict):
-        raise UserError(f"{where} holds no JSON object but {type(record).__name__}")
-      if not isinstance(record.get(field), str):
-        raise UserError(f"{where}: {_no_field(field, [k for k in record if _is_text(record[k])])}")
-      yield from documents.cut(_encode(record[field], where))
-
-
-def _read_parquet(file: TextFile, field: str) -> Iterator[bytes]:
+def import_pyarrow(file: TextFile) -> Any:
+  """Returns the package that reads .parquet and .zst, or raises UserError with how to get it."""
   try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow
   except ImportError as error:
     raise UserError(
-      f"{file.path}: reading it needs pyarrow; pip install 'hc_jax[parquet]'"
+      f"{file.path}: reading it needs pyarrow; pip install pyarrow, or in a clone of hc_jax "
+      "pip install -e '.[parquet]'"
     ) from error
-  with _open(file) as stream:
-    try:
-      table = pq.ParquetFile(io.BytesIO(stream.read()) if file.gzipped else stream)
-      schema = table.schema_arrow
-      texts = [f.name for f in schema if pa.types.is_string(f.type) or _is_large(pa, f.type)]
-      if field not in texts:
-        raise UserError(f"{file.path}: {_no_field(field, texts)}")
-      for batch in table.iter_batches(batch_size=1024, columns=[field]):
-        for text in batch.column(0).to_pylist():
-          if text:
-            yield from documents.cut(text.encode())
-    except pa.ArrowException as error:
-      raise UserError(f"{file.path} is not a whole parquet file: {error}") from error
-
-
-def _is_large(pa, kind) -> bool:
-  return pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_text(value: object) -> bool:
-  return isinstance(value, str)
-
-
-def _encode(text: str, where: str) -> bytes:
-  try:
-    return text.encode()
-  except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-    raise UserError(f"{where}: the text is not valid Unicode: {error.reason}") from error
-
-
-def _no_field(field: str, texts: Sequence[str]) -> str:
-  hint = f"those that hold text: {', '.join(texts)}" if texts else "no field holds text"
-  return f"no field {field!r} with text; {hint}; set data.field"
-
-
-_CONVERT = "; convert it (iconv -t utf-8) or leave it out of data.files"
-
-_READERS = {"plain": _read_plain, "jsonl": _read_jsonl, "parquet": _read_parquet}
+  return pyarrow

@@ -3,20 +3,21 @@
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from hc_jax.data import documents
+from hc_jax.data import documents, tokens
 from hc_jax.data.sources import Documents
 from hc_jax.data.tokenizers.base import BATCH_BYTES, Tokenizer
-from hc_jax.data.tokens import token_dtype
 from hc_jax.errors import UserError
 
-# A split in card.json: dtype, num_tokens, num_documents, num_bytes, and counted_bytes, the sum of
-# the tokens' bytes.
-Card = dict[str, int | str]
+# A split in card.json: dtype, num_tokens, num_documents, num_bytes, counted_bytes (the sum of the
+# tokens' bytes), and sha256 of its two files.
+Card = dict[str, Any]
 
 # Raised when what is written from the same text changes, so that old files are not taken for new.
 FORMAT_VERSION = 1
@@ -24,6 +25,8 @@ FORMAT_VERSION = 1
 # Up to so many documents, their digests are remembered in case one split comes out empty.
 _FEW = 4096
 _PIECES_OF_ONE = 8
+# What a document in memory takes besides its bytes, about, until its tokens are written.
+_OVERHEAD = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +52,28 @@ class SplitWriter(contextlib.AbstractContextManager):
 
   def __init__(self, folder: str, name: str, tokenizer: Tokenizer) -> None:
     self._tokenizer = tokenizer
-    self._dtype = token_dtype(tokenizer.vocab_size)
+    self._dtype = tokens.token_dtype(tokenizer.vocab_size)
     path = os.path.join(folder, name)
     self._files = contextlib.ExitStack()
     # Closed by __exit__, which the linter does not see.
-    self._tokens = self._files.enter_context(open(f"{path}.tokens", "wb"))  # noqa: SIM115
-    self._offsets = self._files.enter_context(open(f"{path}.offsets", "wb"))  # noqa: SIM115
-    self._offsets.write(np.zeros(1, np.int64).tobytes())
+    self._streams = {
+      part: self._files.enter_context(open(f"{path}.{part}", "wb"))  # noqa: SIM115
+      for part in tokens.PARTS
+    }
+    self._sha256 = {part: hashlib.sha256() for part in tokens.PARTS}
+    self._write("offsets", np.zeros(1, np.int64))
     self._pending: list[bytes] = []
-    self._pending_bytes = 0
+    self._room = BATCH_BYTES
     self.num_tokens = self.num_documents = self.num_bytes = self.counted_bytes = 0
+
+  def _write(self, part: str, array: np.ndarray) -> None:
+    self._streams[part].write(array)
+    self._sha256[part].update(array)
 
   def add(self, document: bytes) -> None:
     self._pending.append(document)
-    self._pending_bytes += len(document)
-    if self._pending_bytes >= BATCH_BYTES:
+    self._room -= len(document) + _OVERHEAD
+    if self._room <= 0:
       self._flush()
 
   def _flush(self) -> None:
@@ -71,17 +81,18 @@ class SplitWriter(contextlib.AbstractContextManager):
       return
     encoded = self._tokenizer.encode_batch(self._pending)
     ends = np.cumsum([len(ids) + 1 for ids in encoded], dtype=np.int64)
-    tokens = np.empty(ends[-1], self._dtype)
-    for ids, end in zip(encoded, ends, strict=True):
-      tokens[end - len(ids) - 1] = self._tokenizer.bos_id
-      tokens[end - len(ids) : end] = ids
-    self._tokens.write(tokens.tobytes())
-    self._offsets.write((self.num_tokens + ends).tobytes())
-    self.num_tokens += len(tokens)
+    written = np.empty(ends[-1], self._dtype)
+    is_text = np.ones(len(written), bool)
+    is_text[0] = is_text[ends[:-1]] = False
+    written[is_text] = np.concatenate(encoded)
+    written[~is_text] = self._tokenizer.bos_id
+    self._write("tokens", written)
+    self._write("offsets", self.num_tokens + ends)
+    self.num_tokens += len(written)
     self.num_documents += len(encoded)
-    self.num_bytes += self._pending_bytes
-    self.counted_bytes += int(self._tokenizer.token_bytes[tokens].sum(dtype=np.int64))
-    self._pending, self._pending_bytes = [], 0
+    self.num_bytes += sum(map(len, self._pending))
+    self.counted_bytes += int(self._tokenizer.token_bytes[written].sum(dtype=np.int64))
+    self._pending, self._room = [], BATCH_BYTES
 
   def finish(self) -> Card:
     """Writes what is left; returns the split's entry in the card."""
@@ -92,6 +103,7 @@ class SplitWriter(contextlib.AbstractContextManager):
       "num_documents": self.num_documents,
       "num_bytes": self.num_bytes,
       "counted_bytes": self.counted_bytes,
+      "sha256": {part: sha256.hexdigest() for part, sha256 in self._sha256.items()},
     }
 
   def __exit__(self, *error: object) -> None:

@@ -1,20 +1,23 @@
-"""Where text comes from: one small class for our own builders, one for any TFDS dataset."""
+"""Where text comes from: local files here, any TFDS dataset in `tfds_source`."""
 
 import abc
-import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from hc_jax.data import files
+from hc_jax.data import documents, files, records, spill
+from hc_jax.data.left_out import LeftOut
 from hc_jax.errors import UserError
 
 # A function that gives a split's documents from the start, each time it is called.
 Documents = Callable[[], Iterator[bytes]]
 
 _RECORDS_PER_READ = 64
+# Raised when the same files give other documents: part of the fingerprint.
+_TEXT_FILES_VERSION = "1.0.0"
 
 
 class Source(abc.ABC):
@@ -24,13 +27,16 @@ class Source(abc.ABC):
     name: as in data.name.
     card: JSON-able; what decides the text: paths, sizes, content, builder version.
     num_bytes: size of the text on disk (before unpacking), to foresee a full disk.
-    notes: what the user should know, for the log.
+    notes: sentences that the user should know, for the log; complete once the text was read.
   """
 
   name: str
   card: dict[str, Any]
   num_bytes: int
-  notes: str = ""
+  notes: list[str]
+
+  def __init__(self) -> None:
+    self.notes = []
 
   @abc.abstractmethod
   def open(self, folder: str) -> dict[str, Documents]:
@@ -41,33 +47,25 @@ class Source(abc.ABC):
     """Raises UserError if the text changed since the source was made."""
 
 
-@dataclasses.dataclass
-class LocalSource(Source):
-  """Local files through one of our TFDS builders."""
+class LocalFiles(Source):
+  """Local files, known by the digests of their content."""
 
-  name: str
-  inspected: Sequence[files.Inspected]
-  make_builder: Callable[[str], Any]  # data_dir -> builders.local.LocalBuilder
-  version: str
-  field: str = ""
-  notes: str = ""
-
-  def __post_init__(self) -> None:
-    self.num_bytes = sum(i.size for i in self.inspected)
+  def __init__(
+    self, name: str, version: str, field: str, inspected: Sequence[files.Inspected]
+  ) -> None:
+    super().__init__()
+    self.name = name
+    self._inspected = inspected
+    self.num_bytes = sum(i.size for i in inspected)
     self.card = {
-      "name": self.name,
-      "version": self.version,
-      "field": self.field,
-      "files": [[i.file.name, i.size, i.digest] for i in self.inspected],
+      "name": name,
+      "version": version,
+      "field": field,
+      "files": [[i.file.name, i.size, i.digest] for i in inspected],
     }
 
-  def open(self, folder: str) -> dict[str, Documents]:
-    builder = self.make_builder(folder)
-    builder.prepare()
-    return {"train": lambda: read_source(builder, "train", "text")}
-
   def check_unchanged(self) -> None:
-    for inspected in self.inspected:
+    for inspected in self._inspected:
       path = inspected.file.path
       try:
         same = files.stat_key(os.stat(path)) == inspected.stat
@@ -77,47 +75,75 @@ class LocalSource(Source):
         raise UserError(f"{path} changed while its text was being prepared; run the command again")
 
 
-def py_stdlib(root: str = "") -> LocalSource:
-  """The Python standard library's sources; `root` as in `builders.py_stdlib.find_sources`."""
-  from hc_jax.data.builders import py_stdlib as package
+class PyStdlib(LocalFiles):
+  """The Python standard library's sources, through their TFDS builder."""
 
-  inspected = files.inspect_files(package.find_sources(root))
-  return LocalSource(
-    name="py_stdlib",
-    inspected=inspected,
-    make_builder=lambda data_dir: package.Builder(root=root, data_dir=data_dir),
-    version=str(package.Builder.VERSION),
-  )
+  def __init__(self, root: str = "") -> None:
+    """Finds the files; `root` as in `builders.py_stdlib.find_sources`."""
+    from hc_jax.data.builders import py_stdlib
+
+    self._make_builder = functools.partial(py_stdlib.Builder, root=root)
+    inspected = files.inspect_files(py_stdlib.find_sources(root))
+    super().__init__("py_stdlib", str(py_stdlib.Builder.VERSION), "", inspected)
+
+  def open(self, folder: str) -> dict[str, Documents]:
+    builder = self._make_builder(data_dir=folder)
+    builder.prepare()
+    return {"train": lambda: read_source(builder, "train", "text")}
 
 
-def text_files(entries: Sequence[str], field: str) -> LocalSource:
-  """The user's files and folders; a file in a folder that is no text is left out, and said.
+class TextFiles(LocalFiles):
+  """The user's files and folders, read directly."""
 
-  Raises:
-    UserError: as `files.find_files`; a file given by name is no text.
-  """
-  from hc_jax.data.builders import text_files as package
+  def __init__(self, entries: Sequence[str], field: str) -> None:
+    """Finds the files, without those in folders that are not text.
 
-  inspected = files.inspect_files(files.find_files(entries))
-  for i in inspected:
-    if i.text_error and i.file.named:
-      raise UserError(
-        f"data.files: {i.file.path} is not text: {i.text_error}; convert it (iconv -t utf-8, "
-        "gunzip, ...) or leave it out"
-      )
-  kept = [i for i in inspected if not i.text_error]
-  left = [i.file.name for i in inspected if i.text_error]
-  names = ", ".join(map(ascii, left[:3])) + (", ..." if len(left) > 3 else "")
-  return LocalSource(
-    name="text_files",
-    inspected=kept,
-    make_builder=lambda data_dir: package.Builder(
-      text_files=[i.file for i in kept], field=field, data_dir=data_dir
-    ),
-    version=str(package.Builder.VERSION),
-    field=field,
-    notes=f"left out {len(left)} that are not UTF-8 text: {names}" if left else "",
-  )
+    Raises:
+      UserError: as `files.find_files`, or a file given by name is not text.
+    """
+    inspected = files.inspect_files(files.find_files(entries))
+    for i in inspected:
+      if i.text_error and i.file.named:
+        raise UserError(
+          f"data.files: {i.file.path} is not text: {i.text_error}; convert it (iconv -t utf-8, "
+          "gunzip, ...) or leave it out"
+        )
+    kept = [i for i in inspected if not i.text_error]
+    super().__init__("text_files", _TEXT_FILES_VERSION, field, kept)
+    self._field = field
+    if left := [i.file.name for i in inspected if i.text_error]:
+      names = ", ".join(map(ascii, left[:3])) + (", ..." if len(left) > 3 else "")
+      self.notes.append(f"left out {len(left)} that are not UTF-8 text: {names}")
+
+  def open(self, folder: str) -> dict[str, Documents]:
+    os.mkdir(folder)
+    spill.write(folder, self.read(folder))
+    return {"train": lambda: spill.read(folder)}
+
+  def read(self, folder: str | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """Yields successive documents of one file, 64 KiB or one document of them, with a key.
+
+    Then it adds to `notes` how many records had no text.
+
+    Args:
+      folder: where temporary files go; None: the system's place for them.
+
+    Raises:
+      UserError: as `records.read_documents`, or there is no text.
+    """
+    left_out, is_empty = LeftOut(self._field), True
+    for index, inspected in enumerate(self._inspected):
+      texts = records.read_documents(inspected.file, left_out, folder)
+      for number, group in enumerate(spill.groups(texts, documents.MAX_BYTES)):
+        is_empty = False
+        yield f"{index}#{number}", group
+    note = left_out.note()
+    self.notes += [note] * bool(note)
+    if is_empty and self.notes:
+      remedy = f"; {left_out.remedy()}" if note else ""
+      raise UserError(f"data.files: no text is left ({'; '.join(self.notes)}){remedy}")
+    if is_empty:
+      raise UserError(documents.EMPTY)
 
 
 def read_source(builder: Any, split: str, field: str) -> Iterator[bytes]:

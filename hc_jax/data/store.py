@@ -12,7 +12,8 @@ from hc_jax.errors import UserError
 
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What an OSError's number is where a disk is full.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def data_folder(data_dir: str = "") -> str:
@@ -39,12 +40,12 @@ def writing(folder: str) -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:  # array_record knows no OSError
-    for number in _FULL:
+    for number in FULL:
       if os.strerror(number) in str(error):
         raise _full(folder, os.strerror(number)) from error
     raise
   except OSError as error:
-    if error.errno in _FULL:
+    if error.errno in FULL:
       raise _full(folder, error.strerror) from error
     raise UserError(
       f"cannot write prepared data to {folder}: {error.strerror or error}; "

@@ -14,10 +14,12 @@ from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
 from hc_jax.errors import UserError
 
 _CARD = "card.json"
-# On disk at the height of a preparation: the tokens, and TFDS's copy of the text, compressed.
+# On disk at the height of a preparation: the tokens, and a copy of the text.
 _COPY_FACTOR = 1.0
 # Bytes of text from which on a preparation takes long enough to be announced.
 _LONG = 100e6
+# Windows of validation of which fewer are worth a warning.
+_FEW_WINDOWS = 8
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 
 
@@ -26,7 +28,7 @@ class TextData:
   """Prepared text.
 
   Attributes:
-    tokenizer: that it was prepared with.
+    tokenizer: the one that it was prepared with.
     fingerprint: hex; names paths, sizes, content, tokenizer, validation share, builder version.
     train, val: the token arrays.
     folder: where they lie.
@@ -63,6 +65,7 @@ def load_text(
   tokenizer: str = "bytes",
   data_dir: str = "",
   val_fraction: float = 0.02,
+  length: int = 0,
   log: Callable[[str], None] = print,
 ) -> TextData:
   """Opens text as tokens; prepares it first if it was not, or has changed since.
@@ -70,15 +73,16 @@ def load_text(
   Args:
     name: "py_stdlib", "text_files", or the name of a prepared TFDS dataset ("lm1b", "c4/en").
     files: the files or folders of "text_files": plain text or code, .jsonl, .parquet, each also
-      as .gz.
+      as .gz or .zst.
     field: the field of a record (.jsonl, .parquet, TFDS) that holds the text.
     tokenizer: as for `load_tokenizer`.
     data_dir: where prepared data lies, "" is $HC_JAX_DATA or ~/.cache/hc_jax.
     val_fraction: share of documents that are validation (a TFDS dataset's own one is used as is).
-    log: gets one line about what was prepared or found.
+    length: tokens of the windows to come: fewer than a few of them in validation give a warning.
+    log: gets one line about what was prepared or found, and lines about what is unusual.
 
   Raises:
-    UserError: anything the user can mend: names, files, fields, text, disk.
+    UserError: anything the user can fix: names, files, fields, text, disk.
   """
   files = (files,) if isinstance(files, str) else tuple(files)
   if not 0 < val_fraction < 1:
@@ -87,32 +91,56 @@ def load_text(
   folder = store.data_folder(data_dir)
   source = _make_source(name, files, field, folder)
   key = _key(source.card, tokeniser, val_fraction)
-  found = _open(folder, key, tokeniser)
+  found = _open_or_prepare(source, tokeniser, folder, key, val_fraction, log)
+  if note := _validation_note(found, length, val_fraction):
+    log(f"data: warning: {note}")
+  return found
+
+
+def _open_or_prepare(
+  source: sources.Source,
+  tokenizer: Tokenizer,
+  folder: str,
+  key: str,
+  val_fraction: float,
+  log: Callable[[str], None],
+) -> TextData:
+  found, _ = _open(folder, key, tokenizer)
   if found is None:
     with store.locked(folder, key, log) as exclusive:
-      found = _open(folder, key, tokeniser)  # another process may have been first
+      found, damage = _open(folder, key, tokenizer)  # another process may have been first
       if found is None:
         if exclusive:
           store.clean(folder, key)
-        return _prepare(source, tokeniser, folder, key, val_fraction, log)
+        if damage:
+          log(f"data: {damage}; the text is prepared again")
+        return _prepare(source, tokenizer, folder, key, val_fraction, log)
   log(f"data: {_summary(found)}, prepared before in {found.folder}")
   return found
 
 
-def find_text(fingerprint: str, tokenizer: Tokenizer, data_dir: str = "") -> TextData | None:
+def find_text(
+  fingerprint: str,
+  tokenizer: Tokenizer,
+  data_dir: str = "",
+  log: Callable[[str], None] = print,
+) -> TextData | None:
   """Opens text that was prepared before, by its fingerprint; prepares and makes nothing.
 
   Args:
     fingerprint: of the text; anybody's word.
     tokenizer: the one that it was prepared with.
     data_dir: where prepared data is; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+    log: gets a line about what is damaged.
 
   Returns:
     The text; None if it is not there, is damaged, or was prepared with another tokenizer.
   """
   if not _FINGERPRINT.fullmatch(fingerprint):
     return None
-  found = _open(store.data_path(data_dir), fingerprint, tokenizer)
+  found, damage = _open(store.data_path(data_dir), fingerprint, tokenizer)
+  if damage:
+    log(f"data: {damage}; the command that trained the run prepares the text again")
   if found is None:
     return None
   key = _key(found.card["source"], tokenizer, found.card["val_fraction"])
@@ -133,12 +161,12 @@ def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
 def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:
   if files and name != "text_files":
     raise UserError(
-      f"data.files is read by data.name=text_files only, and data.name={name}; mend one of them"
+      f"data.files is read by data.name=text_files only, and data.name={name}; change one of them"
     )
   if name == "py_stdlib":
-    return sources.py_stdlib()
+    return sources.PyStdlib()
   if name == "text_files":
-    return sources.text_files(files, field)
+    return sources.TextFiles(files, field)
   return tfds_source.TfdsSource(name, field, tfds_source.tfds_folders(folder))
 
 
@@ -158,34 +186,57 @@ def _prepare(
   if source.num_bytes > _LONG:
     log(f"data: preparing {source.name} ({source.num_bytes / 1e6:.0f} MB) ...")
   with store.build(folder, key) as temporary:
-    generated = os.path.join(temporary, "tfds")
-    splits = prepare.write_splits(source.open(generated), temporary, tokenizer, val_fraction)
+    copy = os.path.join(temporary, "copy")
+    splits = prepare.write_splits(source.open(copy), temporary, tokenizer, val_fraction)
     source.check_unchanged()
-    store.remove_tree(generated)
+    store.remove_tree(copy)
     card = {"name": source.name, "key": key, "tokenizer": tokenizer.name, "splits": splits}
     card |= {"val_fraction": val_fraction, "source": source.card}
     with open(os.path.join(temporary, _CARD), "w", encoding="utf-8") as stream:
-      stream.write(_json(card))
-  found = _open(folder, key, tokenizer)
+      stream.write(_json(card | {"sha256": _digest(card)}))
+  found, damage = _open(folder, key, tokenizer)
   if found is None:
-    raise UserError(f"{folder} lost what was just written to it; set data.dir to a sound disk")
-  for note in (source.notes, _bytes_note(splits, tokenizer)):
-    if note:
-      log(f"data: {note}")
+    raise UserError(
+      f"what was just written is not what is there: {damage or folder}; set data.dir to a folder "
+      "on a sound disk"
+    )
+  for note in filter(None, (*source.notes, _bytes_note(splits, tokenizer))):
+    log(f"data: {note}")
   log(f"data: {_summary(found)}, prepared in {time.monotonic() - start:.1f} s in {found.folder}")
   return found
 
 
-def _open(folder: str, key: str, tokenizer: Tokenizer) -> TextData | None:
-  """What lies under `key`, None if nothing whole does."""
+def _open(folder: str, key: str, tokenizer: Tokenizer) -> tuple[TextData | None, str]:
+  """Opens what is there under `key`: None if nothing whole is, and then what is damaged, if any."""
   path = os.path.join(folder, key)
   try:
-    with open(os.path.join(path, _CARD), encoding="utf-8") as stream:
+    card = _read_card(os.path.join(path, _CARD))
+    train, val = (
+      tokens.open_array(path, name, card["splits"][name], tokenizer.vocab_size)
+      for name in ("train", "val")
+    )
+  except tokens.Damaged as error:
+    return None, str(error) if os.path.isdir(path) else ""
+  return TextData(tokenizer, key, train, val, path, card), ""
+
+
+def _read_card(path: str) -> dict[str, Any]:
+  try:
+    with open(path, encoding="utf-8") as stream:
       card = json.load(stream)
-    train, val = (tokens.open_array(path, name, card["splits"][name]) for name in ("train", "val"))
-  except (OSError, ValueError, KeyError):
-    return None
-  return TextData(tokenizer, key, train, val, path, card)
+  except OSError as error:
+    raise tokens.Damaged(f"{path} cannot be read: {error.strerror or error}") from error
+  except (ValueError, RecursionError) as error:
+    raise tokens.Damaged(f"{path} is not JSON any more") from error
+  if not isinstance(card, dict) or "sha256" not in card:
+    raise tokens.Damaged(f"{path} is from before prepared text had checksums")
+  if card.pop("sha256") != _digest(card):
+    raise tokens.Damaged(f"{path} has changed since it was written: its SHA-256 is another")
+  return card
+
+
+def _digest(card: dict[str, Any]) -> str:
+  return hashlib.sha256(_json(card).encode()).hexdigest()
 
 
 def _summary(data: TextData) -> str:
@@ -193,6 +244,18 @@ def _summary(data: TextData) -> str:
   return (
     f"{data.card['name']}: {data.num_bytes / 1e6:.1f} MB of text, {data.num_documents} documents, "
     f"{len(data.train)} training and {len(data.val)} validation tokens ({share:.1f} %)"
+  )
+
+
+def _validation_note(data: TextData, length: int, val_fraction: float) -> str:
+  """Says so where validation holds fewer tokens than a few windows."""
+  if len(data.val) >= _FEW_WINDOWS * length:
+    return ""
+  share = data.val.num_bytes / max(1, data.num_bytes)
+  return (
+    f"validation holds {len(data.val)} tokens, {len(data.val) / length:.1f} windows of "
+    f"data.length={length} ({share:.2%} of the text, data.val_fraction={val_fraction:g}): its loss "
+    "says little; give more text, or raise data.val_fraction"
   )
 
 

@@ -36,6 +36,7 @@ class TfdsSource(Source):
     Raises:
       UserError: no such dataset is prepared there, or not in a format or with a field of use.
     """
+    super().__init__()
     self.name, self._field = name, field
     self._builder = _find(name, folders)
     info = self._builder.info
@@ -45,9 +46,9 @@ class TfdsSource(Source):
     self._splits = {"train": "train"}
     if "validation" in info.splits:
       self._splits["val"] = "validation"
+      self.notes.append("validation is the dataset's own")
     self._check_format(folders)
     self.num_bytes = sum(info.splits[split].num_bytes for split in self._splits.values())
-    self.notes = "validation is the dataset's own" if "val" in self._splits else ""
     self.card = {
       "name": info.full_name,
       "field": field,

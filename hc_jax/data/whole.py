@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from hc_jax.data import documents, files, sources
+from hc_jax.data import documents, sources
 from hc_jax.data.tokenizers.base import BATCH_BYTES, Tokenizer
 from hc_jax.data.tokens import TokenArray, token_dtype
 from hc_jax.errors import UserError
@@ -20,27 +20,25 @@ def read_files(
   """All text of `entries` as tokens, in memory; nothing is divided, prepared or kept.
 
   Args:
-    entries: files or folders: plain text or code, .jsonl, .parquet, each also as .gz. What is given
-      twice counts once.
+    entries: files or folders: plain text or code, .jsonl, .parquet, each also as .gz or .zst. What
+      is given twice counts once.
     tokenizer: gives the ids; its bos starts every document.
     field: the field of a record (.jsonl, .parquet) that holds the text.
-    log: gets a line when files in a folder are left out since they are no text.
+    log: gets a line where files in a folder, or records, are left out since they hold no text.
 
   Raises:
-    UserError: no such file, one that is no text or has no such field, or no text in any of them.
+    UserError: no such file, one that is not text or damaged, or no text in any of them.
   """
-  source = sources.text_files(entries, field)
-  if source.notes:
-    log(source.notes)
+  source = sources.TextFiles(entries, field)
   dtype = token_dtype(tokenizer.vocab_size)
   parts, sizes, num_bytes = [], [0], 0
-  for batch in _batches(
-    text for i in source.inspected for text in files.read_documents(i.file, field)
-  ):
+  for batch in _batches(text for _, group in source.read() for text in group):
     for ids in tokenizer.encode_batch(batch):
       parts.append(np.concatenate([[tokenizer.bos_id], ids]).astype(dtype))
       sizes.append(len(parts[-1]))
     num_bytes += sum(map(len, batch))
+  for note in source.notes:
+    log(note)
   if sum(sizes) <= len(parts):
     raise UserError(documents.EMPTY)
   return TokenArray(np.concatenate(parts), np.cumsum(sizes, dtype=np.int64), num_bytes, "given")

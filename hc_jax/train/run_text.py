@@ -56,7 +56,7 @@ def run_tokens(
 def _text(run: Run, data_dir: str, log: Callable[[str], None]) -> data.TextData:
   """Returns the text that the run was trained on, by its fingerprint."""
   name, trained_on = run.config.data.name, run.card["data"]["fingerprint"]
-  found = data.find_text(trained_on, run.tokenizer, data_dir)
+  found = data.find_text(trained_on, run.tokenizer, data_dir, log)
   if found is not None:
     return found
   if name != BUILT_IN:

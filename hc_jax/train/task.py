@@ -115,5 +115,6 @@ def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
     tokenizer=config.tokenizer,
     data_dir=config.dir,
     val_fraction=config.val_fraction,
+    length=config.length,
     log=log,
   )

@@ -4,8 +4,8 @@ import sys
 import sysconfig
 import textwrap
 
-from hc_jax.data import files, sources
-from hc_jax.data.builders import py_stdlib, text_files
+from hc_jax.data import sources
+from hc_jax.data.builders import py_stdlib
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -51,25 +51,13 @@ def test_py_stdlib_builder(tmp_path):
   builder.prepare()
   assert sorted(texts(builder)) == [b"b = 1\n", "c = 'é'\n".encode()]
   assert builder.info.file_format.value == "array_record"
-  source = sources.py_stdlib(str(tmp_path / "lib"))
+  source = sources.PyStdlib(str(tmp_path / "lib"))
   assert [entry[0] for entry in source.card["files"]] == [
     "a/__init__.py",
     "a/c.py",
     "b.py",
     "latin.py",
   ]
-
-
-def test_text_files_builder_keeps_documents_apart_in_an_example(tmp_path):
-  (tmp_path / "a.jsonl").write_text("".join(f'{{"t": "text {i}"}}\n' for i in range(300)))
-  builder = text_files.Builder(
-    text_files=files.find_files([str(tmp_path / "a.jsonl")]), field="t", data_dir=tmp_path / "out"
-  )
-  builder.prepare()
-  assert builder.name == "text_files"
-  assert len(builder.as_data_source(split="train")) == 1
-  assert texts(builder) == [b"text %d" % i for i in range(300)]
-  assert list(sources.read_source(builder, "train", "text")) == texts(builder)
 
 
 def test_without_tensorflow_network_or_noise(tmp_path, make_lines):

@@ -79,7 +79,7 @@ def test_kill_in_the_middle_leaves_nothing_that_is_taken_as_whole(folder, load):
   assert "prepared in" in load.lines[-1]
   assert complete(prepared) == [pathlib.Path(data.folder)]
   assert not temporary(prepared)
-  assert not (pathlib.Path(data.folder) / "tfds").exists()
+  assert not (pathlib.Path(data.folder) / "copy").exists()
 
 
 def test_two_processes_at_once_prepare_once(folder):
@@ -104,11 +104,10 @@ def test_two_processes_at_once_prepare_once(folder):
 
 
 def test_a_full_disk_in_the_middle(folder):
-  # A limit on the size of files stands in for the disk: both are seen by array_record's C++ and by
-  # our own writes, each of which fails in its way.
+  # A limit on the size of files stands in for the disk. The first is met by the copy of the text,
+  # the second by the tokens.
   code = """
     import resource, signal
-    import hc_jax.data.builders.text_files
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for limit in (10_000, 400_000):
       resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -2,11 +2,14 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
-from hc_jax.data import load_text, prepare, text
+from hc_jax.data import load_text, prepare, sources, text, tokens
 from hc_jax.errors import UserError
 
 
@@ -119,9 +122,7 @@ def test_what_the_fingerprint_names(load, make_lines, tmp_path, monkeypatch):
   seen.append(load(tmp_path / "b.jsonl").fingerprint)
   monkeypatch.setattr(prepare, "FORMAT_VERSION", prepare.FORMAT_VERSION + 1)
   seen.append(load(tmp_path / "b.jsonl").fingerprint)
-  from hc_jax.data.builders import text_files
-
-  monkeypatch.setattr(text_files.Builder, "VERSION", "9.0.0")
+  monkeypatch.setattr(sources, "_TEXT_FILES_VERSION", "9.0.0")
   seen.append(load(tmp_path / "b.jsonl").fingerprint)
   assert len(set(seen)) == len(seen)
 
@@ -141,15 +142,80 @@ def test_another_tokenizer_file_is_another_preparation(load, make_lines, tmp_pat
   assert len(seen) == 3
 
 
-@pytest.mark.parametrize("name", ["train.tokens", "val.offsets", "card.json"])
-def test_a_damaged_preparation_is_made_again(load, make_lines, tmp_path, name):
+PREPARED = ["train.tokens", "train.offsets", "val.tokens", "val.offsets", "card.json"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+@pytest.mark.parametrize("name", PREPARED)
+def test_damage_is_named_and_the_text_prepared_again(load, make_lines, tmp_path, name, damage):
   write_many(tmp_path / "in", make_lines)
-  first = load(tmp_path / "in")
-  whole = np.array(first.train.tokens)
-  os.truncate(os.path.join(first.folder, name), 10)
-  again = load(tmp_path / "in")
-  np.testing.assert_array_equal(again.train.tokens, whole)
-  assert "prepared in" in load.lines[-1]
+  path = pathlib.Path(load(tmp_path / "in").folder, name)
+  whole = path.read_bytes()
+  if damage == "cut":
+    os.truncate(path, 10)
+  elif damage == "flip":
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+  else:
+    path.unlink()
+  load(tmp_path / "in")
+  assert path.read_bytes() == whole
+  assert str(path) in load.lines[-2] and "prepared again" in load.lines[-2]
+  load(tmp_path / "in")
+  assert "prepared before" in load.lines[-1]
+
+
+def test_damage_is_said_where_nothing_is_prepared_again(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines)
+  data = load(tmp_path / "in")
+  lines = []
+  where = (data.fingerprint, data.tokenizer, str(tmp_path / "prepared"), lines.append)
+  assert text.find_text(*where).fingerprint == data.fingerprint and not lines
+  os.truncate(os.path.join(data.folder, "val.tokens"), 10)
+  assert text.find_text(*where) is None
+  assert "val.tokens has 10 bytes" in lines[0] and "prepares the text again" in lines[0]
+
+
+def test_every_flipped_bit_of_a_small_preparation_is_seen(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines, count=4, size=40)
+  data = load(tmp_path / "in", val_fraction=0.3)
+  rng = np.random.default_rng(0)
+  for name in PREPARED:
+    path = pathlib.Path(data.folder, name)
+    whole = path.read_bytes()
+    for byte in rng.choice(len(whole), min(len(whole), 50), replace=False):
+      path.write_bytes(whole[:byte] + bytes([whole[byte] ^ (1 << byte % 8)]) + whole[byte + 1 :])
+      found, damage = text._open(str(tmp_path / "prepared"), data.fingerprint, data.tokenizer)
+      assert found is None and str(path) in damage
+    path.write_bytes(whole)
+
+
+def test_an_id_outside_of_the_vocabulary_is_damage(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines, count=4)
+  data = load(tmp_path / "in")
+  with pytest.raises(tokens.Damaged, match=r"train\.tokens holds the id 256, .* ends at 255"):
+    tokens.open_array(data.folder, "train", data.card["splits"]["train"], 256)
+
+
+def test_text_prepared_without_checksums_is_prepared_again(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines)
+  card = pathlib.Path(load(tmp_path / "in").folder, "card.json")
+  old = json.loads(card.read_text())
+  del old["sha256"]
+  card.write_text(json.dumps(old))
+  load(tmp_path / "in")
+  assert "before prepared text had checksums" in load.lines[-2]
+
+
+def test_few_windows_of_validation_give_a_warning(load, make_lines, tmp_path):
+  write_many(tmp_path / "in", make_lines)
+  val = load(tmp_path / "in").val
+  for _ in range(2):
+    load.lines.clear()
+    load(tmp_path / "in", length=len(val) // 8)
+    assert len(load.lines) == 1
+    load(tmp_path / "in", length=len(val) // 8 + 1)
+    assert f"warning: validation holds {len(val)} tokens, 7." in load.lines[-1]
+    assert "data.val_fraction=0.02" in load.lines[-1]
 
 
 def test_a_file_that_changes_while_it_is_prepared(load, make_lines, tmp_path, monkeypatch):
@@ -185,13 +251,37 @@ def test_a_name_that_is_no_utf8(load, make_lines, tmp_path):
   "".join(load.lines).encode()
 
 
-def test_an_error_in_a_file_comes_through_tfds_as_it_is(load, tmp_path):
-  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
-  with pytest.raises(
-    UserError, match=r"^/.*a\.jsonl, line 2: no field 'text'.*body; set data\.field$"
-  ):
+def test_an_error_in_a_file_leaves_nothing(load, tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text"\n')
+  with pytest.raises(UserError, match=r"^/.*a\.jsonl, line 2 is not JSON"):
     load(tmp_path / "a.jsonl")
   assert not [p for p in (tmp_path / "prepared").iterdir() if p.is_dir()]
+
+
+def test_records_without_text_are_left_out_counted_and_said(load, documents_of, tmp_path):
+  texts = ['"text": "a"', '"text": null', '"body": "b"', r'"text": "\ud800"', '"text": "c"']
+  (tmp_path / "a.jsonl").write_text("\n".join(f"{{{text}}}" for text in texts))
+  data = load(tmp_path / "a.jsonl")
+  assert sorted(documents_of(data, data.train) + documents_of(data, data.val)) == ["a", "c"]
+  path = tmp_path / "a.jsonl"
+  assert load.lines[0] == (
+    f"data: left out 3 of 5 records: 2 without text in field 'text' (first: {path}, line 2), "
+    f"1 with text that is not valid UTF-8 in field 'text' (first: {path}, line 4)"
+  )
+
+
+@pytest.mark.parametrize(
+  ("content", "remedy"),
+  [
+    ('{"body": "b", "n": 1}', "fields that hold text: body; set data.field"),
+    ('{"text": null}', "no field holds text; give other files in data.files"),
+  ],
+)
+def test_nothing_left_is_an_error_with_the_reason(load, tmp_path, content, remedy):
+  (tmp_path / "a.jsonl").write_text(content)
+  (tmp_path / "x.bin").write_bytes(b"\0")
+  with pytest.raises(UserError, match=rf"left out 1 that.*x\.bin.*left out 1 of 1 .*{remedy}$"):
+    load(tmp_path)
 
 
 @pytest.mark.parametrize("contents", [[""], ["", ""], ["\ufeff"]])
@@ -233,3 +323,32 @@ def test_where_data_lies(make_lines, tmp_path, monkeypatch):
   monkeypatch.setenv("HC_JAX_DATA", str(tmp_path / "there"))
   data = text.load_text("text_files", files=[str(tmp_path / "a.txt")], log=lambda line: None)
   assert pathlib.Path(data.folder).parent == tmp_path / "there"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(make_lines, tmp_path):
+  """250 MB of text and a line of 150 MB, in a process of which the system says the peak."""
+  lines = make_lines(1_000_000)
+  with open(tmp_path / "a.txt", "w") as stream:
+    stream.writelines(lines for _ in range(250))
+  with open(tmp_path / "b.jsonl", "w") as stream:
+    stream.write('{"text": "')
+    stream.writelines(lines.replace("\n", "\\n") for _ in range(150))
+    stream.write('"}\n')
+  code = """
+    import resource, sys
+    from hc_jax import data
+
+    def peak():
+      return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+    before = peak()
+    files = [sys.argv[1] + "/a.txt", sys.argv[1] + "/b.jsonl"]
+    text = data.load_text("text_files", files=files, data_dir=sys.argv[1])
+    assert text.num_bytes > 395e6
+    assert peak() - before < 120, peak() - before
+    assert "tensorflow_datasets" not in sys.modules
+  """
+  command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+  result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert result.returncode == 0, result.stderr

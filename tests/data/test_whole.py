@@ -40,10 +40,12 @@ def test_more_than_the_tokenizer_is_given_at_a_time(tmp_path, monkeypatch):
 def test_what_is_no_text_is_refused_or_said(tmp_path):
   (tmp_path / "x.bin").write_bytes(b"\0\1")
   (tmp_path / "empty.txt").write_text("")
+  with pytest.raises(hc.UserError, match=r"no text is left.*x\.bin"):
+    read(tmp_path)
+  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
   lines = []
-  with pytest.raises(hc.UserError, match="empty"):
-    read(tmp_path, log=lines.append)
-  assert "x.bin" in lines[0]
+  assert read(tmp_path, log=lines.append).num_bytes == 1
+  assert "x.bin" in lines[0] and "left out 1 of 2 records" in lines[1]
   with pytest.raises(hc.UserError, match="not text"):
     read(tmp_path / "x.bin")
   with pytest.raises(hc.UserError, match="does not exist"):

@@ -1,5 +1,7 @@
 """py_stdlib: real text that is present wherever Python is, without network."""
 
+import contextlib
+import io
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -7,8 +9,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from hc_jax.data import files
-from hc_jax.data.builders import local
+from hc_jax.data import documents, files, records, spill
+from hc_jax.data.left_out import LeftOut
+from hc_jax.errors import UserError
+
+Examples = Iterator[tuple[str, dict[str, list[bytes]]]]
 
 # Tests are half of the library's text where they are installed at all (Linux distributions leave
 # them out): without them the text is much the same everywhere, and better.
@@ -33,17 +38,69 @@ def find_sources(root: str = "") -> list[files.TextFile]:
   return sorted(found, key=lambda file: file.name)
 
 
-class Builder(local.LocalBuilder):
-  """The Python standard library's source files, a document per file or 64 KiB of one."""
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """The Python standard library's source files, a document per file or 64 KiB of one.
+
+  One split "train" with one feature "text". An example holds successive documents of one file,
+  64 KiB or one document of them.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
+  # TFDS would look for checksums of downloads beside the code, through a package that not every
+  # installation has. There are no downloads.
+  code_path = None
 
-  def __init__(self, *, root: str = "", **kwargs: Any) -> None:
-    """`root` as in `find_sources`; the rest as for any TFDS builder (data_dir, version)."""
+  def __init__(self, *, root: str = "", file_format: str = "array_record", **kwargs: Any) -> None:
+    """Makes the builder.
+
+    Args:
+      root: as in `find_sources`.
+      file_format: as for any TFDS builder; array_record needs no TensorFlow.
+      **kwargs: as for any TFDS builder (data_dir, version).
+    """
     self._root = root
-    super().__init__(**kwargs)
+    super().__init__(file_format=file_format, **kwargs)
 
-  def _files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=type(self).__doc__,
+      features=tfds.features.FeaturesDict({"text": tfds.features.Sequence(tfds.features.Text())}),
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
+    del dl_manager  # nothing to download
+    return {"train": self._generate_examples()}
+
+  def _generate_examples(self) -> Examples:
+    is_empty = True
     for inspected in files.inspect_files(find_sources(self._root)):
-      if not inspected.text_error:  # a few sources declare another encoding
-        yield inspected.file.name, files.read_documents(inspected.file, "text")
+      if inspected.text_error:  # a few sources declare another encoding
+        continue
+      texts = records.read_documents(inspected.file, LeftOut("text"))
+      for index, group in enumerate(spill.groups(texts, documents.MAX_BYTES)):
+        is_empty = False
+        yield f"{inspected.file.name}#{index}", {"text": group}
+    if is_empty:
+      raise UserError(documents.EMPTY)
+
+  def prepare(self) -> None:
+    """`download_and_prepare` without a progress bar, a print or a question to the network."""
+    with _quiet():
+      self.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  # TFDS has a switch for its bars, which cannot be asked for its state, and none for its prints.
+  from tensorflow_datasets.core.utils import tqdm_utils
+
+  before = getattr(tqdm_utils, "_active", True)
+  tqdm_utils.display_progress_bar(False)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tqdm_utils.display_progress_bar(before)
