@@ -36,6 +36,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   )
   parser.add_argument("--config", required=True, help="a file such as configs/quickstart.py")
   parser.add_argument("--workdir", required=True, help="a new folder, or that of the run to resume")
+  parser.add_argument(
+    "--fork", metavar="RUN[@STEP]", help="begin a new workdir with the weights of that run"
+  )
+  parser.add_argument(
+    "--fork-optimizer", action="store_true", help="and with its optimizer state, at its step"
+  )
   parser.add_argument("--import", action="append", default=[], dest="modules", metavar="MODULE")
   several = parser.add_argument_group("several processes")
   several.add_argument("--distributed", default="auto", help="auto: what JAX detects | off (auto)")
@@ -101,8 +107,9 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     processes.connect(processes.Cluster(**{name: getattr(flags, name) for name in names}))
     import_modules(flags.modules)
     config = load_config(flags.config, overrides)
+    fork = train.parse_fork(flags.fork, flags.fork_optimizer)
     with terminal.escaping():  # the workdir may be a stranger's
-      train.train_and_evaluate(config, flags.workdir)
+      train.train_and_evaluate(config, flags.workdir, fork)
   except UserError as error:
     print(f"error: {terminal.escape(str(error))}", file=sys.stderr)
     return 2

@@ -172,7 +172,7 @@ def check_shapes(found: PyTree, expected: PyTree) -> None:
   """
   have = {path: tuple(leaf.shape) for path, leaf in named_leaves(found)}
   want = {path: tuple(leaf.shape) for path, leaf in named_leaves(expected)}
-  for path in want.keys() & have.keys():
+  for path in sorted(want.keys() & have.keys()):
     shape, wanted = have[path], want[path]
     if shape == wanted:
       continue

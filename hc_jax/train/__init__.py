@@ -6,6 +6,8 @@ from hc_jax.train.errors import Stopped as Stopped
 from hc_jax.train.errors import StorageError as StorageError
 from hc_jax.train.evaluation import Evaluation as Evaluation
 from hc_jax.train.evaluation import evaluate_run as evaluate_run
+from hc_jax.train.fork import Fork as Fork
+from hc_jax.train.fork import parse_fork as parse_fork
 from hc_jax.train.loop import train_and_evaluate as train_and_evaluate
 from hc_jax.train.metrics import read_metrics as read_metrics
 from hc_jax.train.optim import make_optimizer as make_optimizer

@@ -42,12 +42,15 @@ CONVENTIONS = {
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "chex")
 
 
-def make_card(config: Any, data: dict[str, Any]) -> dict[str, Any]:
+def make_card(
+  config: Any, data: dict[str, Any], origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
   """What stands beside the numbers of every checkpoint of a run, as JSON values.
 
   Args:
     config: the resolved config.
     data: `fingerprint`, `tokenizer`, `vocab_size`.
+    origin: what the run was forked from, and the keys that changed.
   """
   versions = {"python": platform.python_version()}
   for name in _PACKAGES:
@@ -59,6 +62,7 @@ def make_card(config: Any, data: dict[str, Any]) -> dict[str, Any]:
     "conventions": CONVENTIONS,
     "data": data,
     "versions": versions,
+    **({} if origin is None else {"fork": origin}),
   }
 
 

@@ -115,6 +115,7 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
     "layers": model.get("layers") or None,
     "text": f"{text.get('name')}, fingerprint {data.get('fingerprint')}",
     "tokenizer": f"{data.get('tokenizer')}, vocabulary {data.get('vocab_size')}",
+    "forked": _origin(card.get("fork")),
     "orientation": card["conventions"].get("orientation"),
     "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
   }
@@ -128,6 +129,15 @@ def _group(values: dict[str, Any], key: str) -> dict[str, Any]:
   """Returns a group of a card's config; empty where a stranger's card has none."""
   found = values.get(key)
   return found if isinstance(found, dict) else {}
+
+
+def _origin(fork: Any) -> str | None:
+  """Returns what a run was forked from, in words; None if it was not."""
+  if not isinstance(fork, dict):
+    return None
+  changed = "; ".join(map(str, fork.get("changed") or ["nothing"]))
+  state = " with its optimizer state" if fork.get("optimizer") else ""
+  return f"from {fork.get('run')} at step {fork.get('step')}{state}; changed: {changed}"
 
 
 def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
 from hc_jax.train import checkpoint, processes, restore
+from hc_jax.train import fork as forks
 from hc_jax.train import workdir as workdirs
 from hc_jax.train.agreement import Agreement, check_alike
 from hc_jax.train.compilation import Compilations, compile_steps
@@ -28,7 +29,7 @@ from hc_jax.train.task import Task, make_task
 from hc_jax.train.telemetry import compile_telemetry
 
 
-def train_and_evaluate(config: Any, workdir: str) -> TrainState:
+def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None) -> TrainState:
   """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one.
 
   Interrupted in whatever way and started again, the run ends with the numbers of one that was
@@ -37,6 +38,8 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
   Args:
     config: of `hc_jax.config.load_config`.
     workdir: a new or empty folder, or that of the run to resume.
+    fork: another run whose weights a new run begins with; a fork that is resumed needs neither this
+      argument nor that run.
 
   Returns:
     The state after `train.num_steps` steps.
@@ -54,10 +57,11 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
       task = make_task(config, log=say)
       profile = Profile(config.train.profile if processes.is_main() else "", workdir)
     check_alike(config, task.text, workdir)
+    origin = forks.settle(fork, workdir, config, task.abstract, log=say)
     console = Console(config.train.num_steps)
     if processes.is_main():
       with writing(f"the config in {workdir}"):
-        workdirs.save_config(workdir, config)
+        workdirs.save_config(workdir, config, origin)
         workdirs.keep_tokenizer(workdir, config.data.tokenizer)
     with (
       sharding.use_mesh(task.mesh, config.mesh.preset),
@@ -66,13 +70,14 @@ def train_and_evaluate(config: Any, workdir: str) -> TrainState:
       StopSignal() as stop,
     ):
       restored = restore.restore_newest(workdir, task.abstract, log=say)
-      state, start = _begin(config, task, restored, workdir)
+      state, start = _begin(config, task, restored, workdir, origin)
       with (
         checkpoint.Checkpoints(workdir, config.train.keep, console.saved) as checkpoints,
         _metrics(workdir, start) as metrics,
       ):
-        _header(config, task, workdir, start, console)
-        loop = Loop(config, task, workdir, checkpoints, metrics, profile, console)
+        began = "begins" if restored is None else "resumed"
+        _header(config, task, f"{workdir}, {began} at step {start:,}", console)
+        loop = Loop(config, task, workdir, checkpoints, metrics, profile, console, origin)
         with loop.compilations:
           saved = None if restored is None else start
           return loop.run(state, start, saved, Agreement(stop, task.mesh))
@@ -82,8 +87,20 @@ def _metrics(workdir: str, start: int) -> Metrics | NoMetrics:
   return Metrics(workdir, start or None, log=say) if processes.is_main() else NoMetrics()
 
 
-def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainState, int]:
-  """The state to start from and its step: restored, or made from the seed."""
+def _begin(
+  config: Any, task: Task, restored: Any, workdir: str, origin: dict[str, Any] | None = None
+) -> tuple[TrainState, int]:
+  """The state to start from and its step: restored, forked, or made from the seed."""
+  if restored is None and origin is not None:
+    state = forks.first_state(
+      origin,
+      task.optimizer,
+      task.abstract,
+      config.seed,
+      mesh=task.mesh,
+      preset=config.mesh.preset,
+    )
+    return state, int(state.step)
   if restored is None:
     state = create_state(
       task.model,
@@ -105,7 +122,7 @@ def _begin(config: Any, task: Task, restored: Any, workdir: str) -> tuple[TrainS
   return state, int(state.step)
 
 
-def _header(config: Any, task: Task, workdir: str, start: int, console: Console) -> None:
+def _header(config: Any, task: Task, run: str, console: Console) -> None:
   text, rows, length = task.text, config.train.batch_size, config.data.length
   console.header(
     mesh=task.mesh,
@@ -114,7 +131,7 @@ def _header(config: Any, task: Task, workdir: str, start: int, console: Console)
     batch=f"{rows} x {length} = {rows * length:,} tokens a step, accumulation "
     f"{config.train.accumulation}; vocabulary {text.tokenizer.vocab_size:,} "
     f"({config.data.tokenizer})",
-    run=f"{workdir}, " + (f"resumed at step {start:,}" if start else "new"),
+    run=run,
     processes=processes.table() if processes.count() > 1 else [],
   )
 
@@ -131,6 +148,7 @@ class Loop:
     metrics: Metrics | NoMetrics,
     profile: Profile,
     console: Console,
+    origin: dict[str, Any] | None = None,
   ) -> None:
     self._config, self._task, self._workdir = config, task, workdir
     self._checkpoints, self._metrics, self._profile = checkpoints, metrics, profile
@@ -143,6 +161,7 @@ class Loop:
         "tokenizer": config.data.tokenizer,
         "vocab_size": text.tokenizer.vocab_size,
       },
+      origin,
     )
     self._tokens = config.train.batch_size * config.data.length
     self._pending: tuple[int, dict[str, jax.Array], jax.Array | None] | None = None
@@ -160,6 +179,9 @@ class Loop:
     batches = data.iterate(self._task.train, start, self._config.data.workers)
     batch = to_devices(next(batches), self._task.mesh)
     train_step, self._eval_step = self._compile(state, batch)
+    if saved is None and "fork" in self._card:  # from here on the run does not need its source
+      self._save(state, start, None)
+      saved = start
     stop.count(stop.cast())
     if start == 0 and train.eval_every and not stop.requested:
       self._metrics.write({"step": 0, **self._evaluate(state, 0)})

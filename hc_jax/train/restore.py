@@ -85,15 +85,25 @@ def first_good(workdir: str, steps: Iterable[int]) -> tuple[int | None, dict[int
 
 def _restore(workdir: str, step: int, target: TrainState) -> TrainState:
   params = read_params(workdir, step, target.params)
-  return TrainState(params=params, **_read(workdir, step, "train", rest_of(target)))
+  return TrainState(params=params, **read_rest(workdir, step, target))
 
 
 def read_params(workdir: str, step: int, target: Any) -> Any:
   """The parameters alone, placed as `target` (a tree of ShapeDtypeStructs with shardings) says.
 
   Raises:
-    UserError: they are of another orientation by their card or their shapes, not of the shapes of
-      `target`, or were written by another version.
+    UserError: as `check_params`, or they were written by another version.
+  """
+  check_params(workdir, step, target)
+  return _read(workdir, step, "params", target)
+
+
+def check_params(workdir: str, step: int, target: Any) -> None:
+  """Refuses parameters that do not fit `target`; reads no array.
+
+  Raises:
+    UserError: they are of another orientation by their card or their shapes, or not of the names
+      and shapes of `target`.
   """
   conventions = read_card(workdir, step)["conventions"]
   orientation = conventions.get("orientation", CONVENTIONS["orientation"])
@@ -108,7 +118,34 @@ def read_params(workdir: str, step: int, target: Any) -> Any:
     hc_params.check_shapes(stored_shapes(path), target)
   except ValueError as error:
     raise UserError(f"{path} is as it was written, but does not fit this model: {error}") from error
-  return _read(workdir, step, "params", target)
+
+
+def read_rest(workdir: str, step: int, target: TrainState) -> dict[str, Any]:
+  """Returns optimizer state, step and rng, placed as `target` says.
+
+  Raises:
+    UserError: as `check_rest`, or they were written by another version.
+  """
+  check_rest(workdir, step, target)
+  return _read(workdir, step, "train", rest_of(target))
+
+
+def check_rest(workdir: str, step: int, target: TrainState) -> None:
+  """Refuses an optimizer state that is not of the names and shapes of `target`; reads no array.
+
+  Raises:
+    UserError: it belongs to another optimizer.
+  """
+  path = path_of(workdir, step, "train")
+  trees = (stored_shapes(path), rest_of(target))
+  found, wanted = ({n: a.shape for n, a in hc_params.named_leaves(tree)} for tree in trees)
+  if other := sorted(set(found.items()) ^ set(wanted.items())):
+    name = other[0][0]
+    raise UserError(
+      f"{path} holds the state of another optimizer: {name} is {found.get(name, 'missing')} there, "
+      f"and {wanted.get(name, 'unknown')} here. Take optim.name and optim.clip_norm from that run, "
+      "or leave the optimizer state out"
+    )
 
 
 def stored_shapes(path: str) -> Any:

@@ -61,7 +61,7 @@ def load_run(
   workdir = os.path.abspath(os.path.expanduser(workdir))
   config = saved_config(workdir)
   config_lib.check(config)
-  chosen = _choose(workdir, step, log or functools.partial(print, file=sys.stderr))
+  chosen = choose_checkpoint(workdir, step, log or functools.partial(print, file=sys.stderr))
   tokenizer = open_tokenizer(workdir, config.data.tokenizer)
   model = models.make_model(config.model, vocab_size=tokenizer.vocab_size)
   _check_sizes(config, restore.stored_shapes(checkpoint.path_of(workdir, chosen, "params")))
@@ -94,8 +94,17 @@ def _check_sizes(config: Any, shapes: Any) -> None:
       raise UserError(f"{key}={value} does not fit a checkpoint of {count:,} parameters")
 
 
-def _choose(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:
-  """The checkpoint to read: the first good one of those that `step` stands for."""
+def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:
+  """Returns the checkpoint to read: the first good one of those that `step` stands for.
+
+  Args:
+    workdir: of the run.
+    step: as in `load_run`.
+    log: gets a line for each that is passed over.
+
+  Raises:
+    UserError: there is none, or none of them is good.
+  """
   steps = checkpoint.folders_of(workdir)
   if not steps:
     raise UserError(f"{workdir} holds no checkpoint yet; train.py --workdir={workdir} writes one")

@@ -1,6 +1,7 @@
 """What a run is between two steps, and how it comes into being: sharded from the first byte."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -95,9 +96,46 @@ def create_state(
 
   init = functools.partial(init_state, model, optimizer, length=length)
   with sharding.use_mesh(mesh, preset):
-    made = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))
-    # As numbers of the host: an array of one process's device is no input of them all.
-    return made(np.asarray(jax.random.key_data(jax.random.key(seed))))
+    return _placed(init, target)(_key_data(seed))
+
+
+def state_of(
+  params: PyTree,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  target: TrainState,
+  *,
+  mesh: Mesh,
+  preset: str = "dp",
+) -> TrainState:
+  """Returns the state before the first step that has these parameters, which are donated.
+
+  Args:
+    params: placed as in `target`.
+    optimizer: as `abstract_state`.
+    seed: of the run.
+    target: of `abstract_state`.
+    mesh: as `abstract_state`.
+    preset: likewise.
+  """
+  init = functools.partial(_first_state, optimizer)
+  with sharding.use_mesh(mesh, preset):
+    return _placed(init, target, donate_argnums=0)(params, _key_data(seed))
+
+
+def key_data_of(seed: int, target: TrainState) -> jax.Array:
+  """Returns the `rng` of a run with this seed, placed as in `target`."""
+  return _placed(lambda data: data, target.rng)(_key_data(seed))
+
+
+def _placed(function: Callable[..., PyTree], target: PyTree, **options: Any) -> Callable:
+  where = jax.tree.map(lambda leaf: leaf.sharding, target)
+  return jax.jit(function, out_shardings=where, **options)
+
+
+def _key_data(seed: int) -> np.ndarray:
+  # As numbers of the host: an array of one process's device is no input of them all.
+  return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def init_state(
@@ -109,7 +147,12 @@ def init_state(
 ) -> TrainState:
   """The state that a seed's key data makes; pure, and not placed anywhere yet."""
   key = jax.random.wrap_key_data(key_data)
-  params = axes.unboxed(_init_params(model, key, length))
+  return _first_state(optimizer, axes.unboxed(_init_params(model, key, length)), key_data)
+
+
+def _first_state(
+  optimizer: optax.GradientTransformation, params: PyTree, key_data: jax.Array
+) -> TrainState:
   return TrainState(
     step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
   )

@@ -182,18 +182,23 @@ def _check_config(path: str, config: Any) -> list[str]:
   """The differences to the run that lies there, all of them allowed."""
   if not os.path.exists(os.path.join(path, CONFIG)):
     return []
-  saved = saved_config(path)
-  lines = {
-    key: f"{key} {_value(saved, key)!r} -> {_value(config, key)!r}"
-    for key in config_lib.diff(saved, config)
-  }
+  lines = changes(saved_config(path), config)
   refused = [line for key, line in lines.items() if key not in MAY_CHANGE]
   if refused:
     raise UserError(
       f"workdir {path} holds another run (there -> here): {'; '.join(refused)}. "
-      "Choose another --workdir, or give the values of the run that lies there"
+      f"Choose another --workdir, where --fork={path} begins with the weights of this run, or give "
+      "the values of the run that is there"
     )
   return list(lines.values())
+
+
+def changes(before: Any, after: Any) -> dict[str, str]:
+  """Returns a line "key old -> new" for each key whose values differ."""
+  return {
+    key: f"{key} {_value(before, key)!r} -> {_value(after, key)!r}"
+    for key in config_lib.diff(before, after)
+  }
 
 
 def _value(config: Any, key: str) -> Any:
@@ -202,13 +207,37 @@ def _value(config: Any, key: str) -> Any:
   return config
 
 
-def save_config(workdir: str, config: Any) -> None:
-  """Makes the folder that of a run of `config`; once the config is known to be a good one.
+def saved_origin(workdir: str) -> dict[str, Any] | None:
+  """Returns what the run in `workdir` was forked from, as `save_config` wrote it; None if nothing.
+
+  Raises:
+    UserError: config.json cannot be read.
+  """
+  path = os.path.join(workdir, CONFIG)
+  with reading(path, f"{workdir} holds no run", "a run's config"):
+    origin = read_format(workdir, CONFIG, FORMAT).get("fork")
+    kinds = {"run": str, "step": int, "optimizer": bool, "changed": list}
+    if origin is None:
+      return None
+    if not isinstance(origin, dict) or {k: type(v) for k, v in origin.items()} != kinds:
+      raise TypeError(f"fork={origin!r}")
+  return origin
+
+
+def save_config(workdir: str, config: Any, origin: dict[str, Any] | None = None) -> None:
+  """Writes config.json: the folder is then that of a run of `config`, which must be a good one.
+
+  Args:
+    workdir: of the run.
+    config: as resolved.
+    origin: what the run was forked from, as JSON values.
 
   Raises:
     OSError: it cannot be written.
   """
-  text = json.dumps({"format": FORMAT, "config": config_lib.to_json(config)}, indent=2) + "\n"
+  saved = {"format": FORMAT, "config": config_lib.to_json(config)}
+  saved |= {} if origin is None else {"fork": origin}
+  text = json.dumps(saved, indent=2) + "\n"
   write_atomically(os.path.join(workdir, CONFIG), text)
 
 

@@ -53,11 +53,11 @@ def config(**changes):
   return load_config(CONFIG, [f"--config.{key}={value}" for key, value in flags.items()])
 
 
-def start(workdir, **changes):
+def start(workdir, fork=None, **changes):
   """Trains the tiny config in this process."""
   from hc_jax.train import train_and_evaluate
 
-  return train_and_evaluate(config(**changes), str(workdir))
+  return train_and_evaluate(config(**changes), str(workdir), fork)
 
 
 def text(name="py_stdlib", *, fingerprint="tiny", **_):

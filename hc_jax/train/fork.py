@@ -1,0 +1,181 @@
+"""A run that begins with another run's weights, and the record of what it took and changed."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from hc_jax.errors import UserError
+from hc_jax.train import checkpoint, processes, restore
+from hc_jax.train import workdir as workdirs
+from hc_jax.train.run import choose_checkpoint
+from hc_jax.train.state import TrainState, key_data_of, state_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+  """Weights of another run, to begin a run from.
+
+  Attributes:
+    run: workdir of the other run, which is only read.
+    step: step of its checkpoint; None is the newest, "best" the one with the lowest val/loss.
+    optimizer: whether its optimizer state and step are taken too. The new run then continues at
+      that step; otherwise it begins at step 0 with a new optimizer state and schedule.
+  """
+
+  run: str
+  step: int | str | None = None
+  optimizer: bool = False
+
+
+def parse_fork(text: str | None, optimizer: bool = False) -> Fork | None:
+  """Returns the fork that `--fork=RUN`, `RUN@STEP` or `RUN@best` and `--fork-optimizer` name.
+
+  Raises:
+    UserError: `optimizer` is given without a run.
+  """
+  if text is None:
+    if optimizer:
+      raise UserError("--fork-optimizer needs a run to fork; add --fork=RUN")
+    return None
+  run, at, step = text.rpartition("@")
+  if not at or not (step == "best" or step.isdecimal()) or os.path.isdir(text):
+    return Fork(text, None, optimizer)
+  return Fork(run, step if step == "best" else int(step), optimizer)
+
+
+def settle(
+  fork: Fork | None,
+  workdir: str,
+  config: Any,
+  target: TrainState,
+  log: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+  """Returns the origin of the run in `workdir`, for its card; None if it is not a fork.
+
+  A run that has a checkpoint never opens its source again. All processes must come here.
+
+  Args:
+    fork: what the caller asks for.
+    workdir: claimed for a run of `config`.
+    config: of the new run.
+    target: its state's shapes, of `abstract_state`.
+    log: gets a line for each key that the fork changes.
+
+  Returns:
+    `run`, `step`, `optimizer`, and `changed`, a line for each key: "key old -> new".
+
+  Raises:
+    UserError: the source cannot be read or does not fit, or `workdir` holds a run of other origin.
+  """
+  origin = None
+  with processes.together():
+    if processes.is_main():
+      origin = _settle(fork, workdir, config, target, log)
+  return json.loads(processes.gather(json.dumps(origin))[0])
+
+
+def _settle(
+  fork: Fork | None, workdir: str, config: Any, target: TrainState, log: Callable[[str], None]
+) -> dict[str, Any] | None:
+  begun = os.path.lexists(os.path.join(workdir, workdirs.CONFIG))
+  saved = workdirs.saved_origin(workdir) if begun else None
+  has_weights = bool(checkpoint.steps_of(workdir))
+  if fork is not None and begun:
+    _check_same(fork, saved, workdir)
+  if saved and has_weights:
+    return saved
+  if fork is not None:
+    return _open(fork, workdir, config, target, log)
+  if saved:
+    raise UserError(
+      f"{workdir} was to begin from {saved['run']}@{saved['step']} and has no checkpoint yet; "
+      "repeat the command with its --fork, or choose another --workdir"
+    )
+  return None
+
+
+def _check_same(fork: Fork, saved: dict[str, Any] | None, workdir: str) -> None:
+  """Refuses a workdir whose run did not begin as `fork` says."""
+  if saved is None:
+    raise UserError(
+      f"workdir {workdir} holds a run that was not forked; choose another --workdir, or leave out "
+      "--fork to resume it"
+    )
+  asked = {"run": _full(fork.run), "optimizer": fork.optimizer}
+  asked |= {"step": fork.step} if isinstance(fork.step, int) else {}
+  if other := [key for key in asked if saved[key] != asked[key]]:
+    words = "; ".join(f"{key} {saved[key]!r}, not {asked[key]!r}" for key in other)
+    raise UserError(
+      f"workdir {workdir} holds a fork of another origin ({words}); choose another --workdir, or "
+      "leave out --fork to resume it"
+    )
+
+
+def _open(
+  fork: Fork, workdir: str, config: Any, target: TrainState, log: Callable[[str], None]
+) -> dict[str, Any]:
+  """Returns the record of a source that was found to fit."""
+  run = _full(fork.run)
+  if os.path.realpath(run) == os.path.realpath(workdir):
+    raise UserError(f"fork={run} is the workdir itself; choose another --workdir")
+  try:
+    source = workdirs.saved_config(run)
+    step = choose_checkpoint(run, fork.step, log)
+  except OSError as error:
+    raise UserError(f"{run} cannot be forked: {error.filename} {error.strerror}") from error
+  try:
+    restore.check_params(run, step, target.params)
+    if fork.optimizer:
+      restore.check_rest(run, step, target)
+  except (UserError, OSError) as error:
+    raise UserError(f"{run} at step {step} cannot be forked: {error}") from error
+  if fork.optimizer and step >= config.train.num_steps:
+    raise UserError(
+      f"train.num_steps={config.train.num_steps} is not above step {step}, where the fork begins; "
+      "raise it, or leave out --fork-optimizer to begin at step 0"
+    )
+  what = "weights and optimizer state" if fork.optimizer else "weights"
+  log(f"begins with the {what} of {run} at step {step:,}")
+  changed = list(workdirs.changes(source, config).values())
+  for line in changed:
+    log(f"changed by the fork: {line}")
+  return {"run": run, "step": step, "optimizer": fork.optimizer, "changed": changed}
+
+
+def first_state(
+  origin: dict[str, Any],
+  optimizer: optax.GradientTransformation,
+  target: TrainState,
+  seed: int,
+  *,
+  mesh: Mesh,
+  preset: str = "dp",
+) -> TrainState:
+  """Returns the state that a fork begins with, placed as `target` says.
+
+  Args:
+    origin: of `settle`.
+    optimizer: of the new run.
+    target: of `abstract_state`.
+    seed: of the new run: its batches and dropout do not depend on the source's.
+    mesh: as in `create_state`.
+    preset: likewise.
+
+  Raises:
+    UserError: the source cannot be read any more.
+  """
+  run, step = origin["run"], origin["step"]
+  params = restore.read_params(run, step, target.params)
+  if not origin["optimizer"]:
+    return state_of(params, optimizer, seed, target, mesh=mesh, preset=preset)
+  rest = restore.read_rest(run, step, target)
+  return TrainState(params=params, **rest).replace(rng=key_data_of(seed, target))
+
+
+def _full(path: str) -> str:
+  return os.path.abspath(os.path.expanduser(path))
