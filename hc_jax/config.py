@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from hc_jax.config_files import execute
-from hc_jax.config_types import check_types
+from hc_jax.config_types import check_types, missing_keys
 from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
 from hc_jax.errors import UserError
 
@@ -86,7 +86,7 @@ def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> 
     defaults: a config that has every key, for keys newer than the values.
 
   Raises:
-    ValueError: a key is missing, or its value is not of its type.
+    ValueError: a value is not of its key's type.
   """
   values = _tuples(dict(values))
   if defaults is None:
@@ -116,6 +116,10 @@ def check(config: ConfigDict) -> None:
   """Raises UserError for combinations that no run could use; costs no compilation."""
   from hc_jax.models import make_model
 
+  if missing := missing_keys(config.to_dict()):
+    raise UserError(
+      f"the config has no key {missing[0]}: it is of another version, or not a config of hc_jax"
+    )
   model, train = config.model, config.train
   fields = model.connection.to_dict()
   make_connection(fields.pop("name"), fields)  # refuses what does not go together

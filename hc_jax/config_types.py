@@ -3,7 +3,7 @@
 `configs/base.py` has the same keys with their defaults; a test compares the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hc_jax.connections import CONNECTIONS, field_types
@@ -35,38 +35,51 @@ _LARGEST = 1 << 63
 
 
 def check_types(values: Mapping[str, Any]) -> None:
-  """Checks that a config has all keys, each with a value of its type; adds the keys in `ADDED`.
+  """Checks that the values of a config have the types of their keys; adds the keys in `ADDED`.
 
-  Keys that are not in the table may have any value.
+  Keys that are missing are not looked for, and those that are not in the table may have any value.
 
   Args:
     values: nested dicts, with tuples for lists.
 
   Raises:
-    ValueError: a key is missing, or its value has another type.
+    ValueError: a value has another type, or a group is not one.
   """
   for key, kind in KEYS.items():
     group, name = _group_of(values, key)
-    if name not in group:
-      if key not in ADDED:
-        raise ValueError(f"it has no key {key}")
-      group[name] = ADDED[key]
-    _check(key, group[name], kind, key in UNSET)
-  for path in values["data"]["files"]:
+    if key in ADDED and group is not None:
+      group.setdefault(name, ADDED[key])
+    if group is not None and name in group:
+      _check(key, group[name], kind, key in UNSET)
+  for path in values.get("data", {}).get("files", ()):
     _check("data.files[i]", path, str, False)
-  fields = values["model"]["connection"]
-  for cls in CONNECTIONS.values():
+  fields, _ = _group_of(values, "model.connection.name")
+  for cls in CONNECTIONS.values() if fields is not None else ():
     for name, kind in field_types(cls).items():
       _check(f"model.connection.{name}", fields.setdefault(name, None), kind, True)
 
 
-def _group_of(values: Mapping[str, Any], key: str) -> tuple[Any, str]:
-  """Returns the innermost group of a dotted key, and its last part."""
+def missing_keys(values: Mapping[str, Any], keys: Iterable[str] = KEYS) -> list[str]:
+  """Returns those of `keys`, dotted, that a config of nested groups does not have."""
+  found = []
+  for key in keys:
+    group: Any = values
+    for part in key.split("."):
+      group = group.get(part, found) if isinstance(group, Mapping) else found
+    if group is found:
+      found.append(key)
+  return found
+
+
+def _group_of(values: Any, key: str) -> tuple[Any, str]:
+  """Returns the innermost group of a dotted key, None if there is none, and its last part."""
   *groups, name = key.split(".")
   for part in groups:
-    values = values.get(part)
+    if part not in values:
+      return None, name
+    values = values[part]
     if not isinstance(values, dict):
-      raise ValueError(f"it has no group {part}")
+      raise ValueError(f"{part} is not a group")
   return values, name
 
 

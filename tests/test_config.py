@@ -7,6 +7,7 @@ import pytest
 from ml_collections.config_dict import FieldReference
 
 import hc_jax as hc
+import hc_jax.config
 from hc_jax import config_types
 from hc_jax.config import diff, from_json, load_config, to_json
 from hc_jax.connections import CONNECTIONS, connection_fields
@@ -267,7 +268,7 @@ def test_the_types_of_a_saved_config_are_those_of_the_base():
     ("data.files", "abc", "data.files='abc' is not a list"),
     ("data.files", [1], "is not text"),
     ("model.connection.num_streams", [4], "is not a whole number"),
-    ("model.connection", 3, "it has no group connection"),
+    ("model.connection", 3, "connection is not a group"),
   ],
 )
 def test_a_saved_value_of_another_type_is_named(key, value, words):
@@ -279,10 +280,22 @@ def test_a_saved_value_of_another_type_is_named(key, value, words):
   group[name] = value
   with pytest.raises(ValueError, match=words):
     from_json(values)
-  del group[name]
-  if name != "num_streams":
-    with pytest.raises(ValueError, match=f"it has no (key|group) .*{name}"):
-      from_json(values)
+
+
+def test_a_key_that_is_missing_is_named():
+  for key in sorted({*config_types.KEYS} - {*config_types.ADDED}):
+    values = to_json(load())
+    *groups, name = key.split(".")
+    group = values
+    for part in groups:
+      group = group[part]
+    del group[name]
+    with pytest.raises(hc.UserError, match=f"the config has no key {key}: "):
+      hc.config.check(from_json(values))
+    assert config_types.missing_keys(values) == [key]
+  values = to_json(load())
+  del values["model"]["layers"], values["model"]["connection"]["num_streams"]
+  hc.config.check(from_json(values))
 
 
 def test_the_fields_of_connections_are_keys():

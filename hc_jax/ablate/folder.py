@@ -14,7 +14,9 @@ from typing import Any
 from hc_jax import config as config_lib
 from hc_jax import durable, exclusive
 from hc_jax.ablate import provenance
+from hc_jax.ablate.record_types import check_fields, check_sweep
 from hc_jax.ablate.sweep import Sweep
+from hc_jax.config_types import missing_keys
 from hc_jax.errors import UserError
 from hc_jax.train.workdir import read_format, reading
 
@@ -28,6 +30,15 @@ MAY_CHANGE = (
   "base.data.workers",
   "base.data.dir",
   "title",
+)
+
+
+# What a report says of the base. Another key may be newer than the folder.
+REPORTED = (
+  *("data.length", "data.name", "data.tokenizer", "model.d_model", "model.num_heads"),
+  *("model.num_layers", "model.dtype", "model.stream_dtype", "optim.learning_rate", "optim.name"),
+  *("optim.schedule", "optim.warmup_steps", "optim.weight_decay", "train.batch_size"),
+  *("train.num_steps", "train.eval_batches", "train.log_every"),
 )
 
 
@@ -85,7 +96,13 @@ def read_sweep(out: str) -> tuple[Sweep, str]:
   path = os.path.join(out, FILE)
   with reading(path, f"{out} holds no sweep", "a sweep"):
     values = read_format(out, FILE, FORMAT)
-    return from_json(values["sweep"]), values["command"]
+    check_sweep(values["sweep"])
+    check_fields("sweep", values, {"command": (str,)})
+    sweep = from_json(values["sweep"])
+    sweep.check_arms()
+    if missing := missing_keys(sweep.base.to_dict(), REPORTED):
+      raise ValueError(f"its base has no key {missing[0]}")
+  return sweep, values["command"]
 
 
 def _check_same(out: str, sweep: Sweep) -> None:

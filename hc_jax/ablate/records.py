@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hc_jax import durable, folders
+from hc_jax.ablate.record_types import check_result
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 
@@ -89,7 +90,10 @@ def load(out: str, group: Group) -> Result | None:
     values = folders.read_json(out, os.path.relpath(path, out), _LIMIT)
     if values.pop("format") != FORMAT:
       raise ValueError("another format")
-    values["group"] = Group(**values["group"])
+    check_result(values)
+    if Group(**values["group"]) != group:
+      raise ValueError(f"it is not of arm {group.id}")
+    values["group"] = group
     values["curves"] = [Curves(**curves) for curves in values["curves"]]
     return Result(**values)
   except FileNotFoundError:

@@ -16,7 +16,9 @@ import numpy as np
 from hc_jax import data
 from hc_jax.ablate.costs import memory_bytes
 from hc_jax.ablate.pairing import branch_digest
+from hc_jax.ablate.record_types import check_progress
 from hc_jax.ablate.records import Curves
+from hc_jax.errors import UserError
 from hc_jax.train import checkpoint, restore
 from hc_jax.train.compilation import compiler_options, step_keywords
 from hc_jax.train.console import Clock, duration
@@ -148,11 +150,15 @@ class SeedLoop:
       self.branch_init = branch_digests(state.params, len(seeds))
       return state, 0
     state, card = restored
-    self.branch_init = card["ablation"]["branch_init"]
-    self.curves = [Curves(**curves) for curves in card["ablation"]["curves"]]
-    self.seconds, self._saved = card["ablation"]["seconds"], int(card["step"])
-    self._log(f"  resumed at step {card['step']:,}")
-    return state, int(card["step"])
+    try:
+      check_progress(card, len(seeds))
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f"{self._folder} holds no arm to go on with ({error}); remove it") from error
+    found, step = card["ablation"], card["step"]
+    self.branch_init, self.seconds, self._saved = found["branch_init"], found["seconds"], step
+    self.curves = [Curves(**curves) for curves in found["curves"]]
+    self._log(f"  resumed at step {step:,}")
+    return state, step
 
   def _batches(self, config: Any, start: int) -> Any:
     batches = train_batches(config, self._task.text)
@@ -242,7 +248,11 @@ class SeedLoop:
     text = self._task.text
     card = checkpoint.make_card(
       self._configs[0],
-      {"fingerprint": text.fingerprint, "vocab_size": text.tokenizer.vocab_size},
+      {
+        "fingerprint": text.fingerprint,
+        "tokenizer": self._configs[0].data.tokenizer,
+        "vocab_size": text.tokenizer.vocab_size,
+      },
     )
     card["ablation"] = {
       "seeds": [config.seed for config in self._configs],

@@ -88,6 +88,15 @@ class Sweep:
 
   def check(self) -> None:
     """Raises UserError, with the remedy, for what no sweep can be; compiles nothing."""
+    self.check_arms()
+    for group in self.groups():
+      try:
+        config_lib.check(self.config(group, self.seeds[0]))
+      except UserError as error:
+        raise UserError(f"arm {group.arm!r}: {error}") from error
+
+  def check_arms(self) -> None:
+    """Raises UserError for arms, seeds and rates that no sweep can have; makes no config."""
     if not self.arms:
       raise UserError("the sweep has no arms; give arms={name: {key: value}}")
     if self.baseline_arm not in self.arms:
@@ -107,11 +116,6 @@ class Sweep:
       )
     if len(set(map(float, self.learning_rates))) != len(self.learning_rates):
       raise UserError(f"learning_rates={tuple(self.learning_rates)} has one twice")
-    for group in self.groups():
-      try:
-        config_lib.check(self.config(group, self.seeds[0]))
-      except UserError as error:
-        raise UserError(f"arm {group.arm!r}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

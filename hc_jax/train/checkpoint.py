@@ -27,6 +27,7 @@ from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
 
 FOLDER = "checkpoints"
+_CARD_BYTES = 64 << 20  # an ablation's card holds the curves of its seeds
 Saved = Callable[[int, float, float], None]
 CONVENTIONS = {
   "equation": "X' = mix @ X + write @ F(read @ X)",
@@ -249,14 +250,16 @@ def read_card(workdir: str, step: int) -> dict[str, Any]:
   """
   name = f"{FOLDER}/{step}/card/metadata"
   try:
-    card = folders.read_json(workdir, name)
+    card = folders.read_json(workdir, name, _CARD_BYTES)
     data = card["data"]
     groups = (card["config"], card["conventions"], data, card["versions"])
     if not all(isinstance(group, dict) for group in groups):
       raise TypeError("a group is missing")
     kinds = {"fingerprint": str, "tokenizer": str, "vocab_size": int}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(data[key], kind)]:
-      raise TypeError(f"data.{wrong[0]}={data[wrong[0]]!r}")
+    data.setdefault("tokenizer", "")  # cards of ablations had none
+    for key, kind in kinds.items():
+      if not isinstance(data[key], kind):
+        raise TypeError(f"data.{key}={data[key]!r}")
   except (ValueError, KeyError, TypeError) as error:
     path = os.path.join(workdir, name)
     raise UserError(f"{path} is not the card of a checkpoint ({error})") from error

@@ -88,7 +88,7 @@ REFUSED = {
   "config: a pipe": (replace("config.json", "pipe"), "is a link, a pipe"),
   "config: a folder": (replace("config.json", "folder"), "is a link, a pipe"),
   "config: escapes": (edit_config("model.block", EVIL), "model.block='\\x1b]0;gone"),
-  "config: group gone": (edit_config("model", None), "it has no group model"),
+  "config: group gone": (edit_config("model", None), "model is not a group"),
   "config: infinite": (edit_config("optim.b1", float("inf")), "Infinity is not a finite number"),
   "config: wide": (edit_config("model.d_model", 10**12), "does not fit a checkpoint of"),
   "config: too many layers": (edit_config("model.num_layers", 200), "does not fit a checkpoint of"),
