@@ -54,19 +54,19 @@ def run(args: argparse.Namespace) -> None:
       if tokenizer.bos_id not in text:  # the next document is another text
         text.append(token)
     if args.samples == 1:
-      shown = _print_more(shown, args.prompt + tokenizer.decode(_visible(texts[0], tokenizer)))
+      shown = _print_more(shown, _extended(args.prompt, texts[0], tokenizer))
     if all(tokenizer.bos_id in text for text in texts):
       break
   for i, text in enumerate(texts if args.samples > 1 else ()):
-    print(f"--- {i + 1}\n{args.prompt}{tokenizer.decode(_visible(text, tokenizer))}")
+    print(f"--- {i + 1}\n{_extended(args.prompt, text, tokenizer)}")
   print()
   if len(times) > 2:
     rate = args.samples * (len(times) - 2) / (times[-1] - times[1])
     print(f"{rate:.1f} tokens/s, compilation apart", file=sys.stderr)
 
 
-def _visible(tokens: list[int], tokenizer) -> list[int]:
-  return [token for token in tokens if token != tokenizer.bos_id]
+def _extended(prompt: str, tokens: list[int], tokenizer) -> str:
+  return tokenizer.extend(prompt, [token for token in tokens if token != tokenizer.bos_id])
 
 
 def _print_more(shown: str, text: str) -> str:

@@ -8,6 +8,28 @@ import pytest
 from hc_jax.data import load_tokenizer
 from hc_jax.errors import UserError
 
+SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2}
+LETTERS = "▁abders<>/"
+
+
+@pytest.fixture
+def save_model(tmp_path):
+  """save_model(model, pre) -> path of a tokenizer.json whose special tokens are pieces of it."""
+  tk = pytest.importorskip("tokenizers")
+
+  def save(model, pre=None, decoder=None):
+    tokenizer = tk.Tokenizer(model)
+    if pre:
+      tokenizer.pre_tokenizer = pre
+    if decoder:
+      tokenizer.decoder = decoder
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_tokens(["read"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path / "tokenizer.json")
+
+  return save
+
 
 @pytest.fixture(scope="module")
 def corpus(make_lines):
@@ -197,3 +219,95 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
   words = rf"pip install {package}, or in a clone of hc_jax pip install -e '\.\[tokenizers\]'"
   with pytest.raises(UserError, match=words):
     load_tokenizer(str(tmp_path / name))
+
+
+def small_models():
+  """Models that find the names of special tokens in a text."""
+  import tokenizers as tk
+
+  letters = {letter: len(SPECIAL) + i for i, letter in enumerate(LETTERS)}
+  pieces = [(name, 0.0) for name in SPECIAL] + [(letter, -3.0) for letter in LETTERS]
+  words = SPECIAL | {"a": 3, "b": 4}
+  split = tk.pre_tokenizers.WhitespaceSplit()
+  return {
+    "unigram": (tk.models.Unigram(pieces, 0, False), tk.pre_tokenizers.Metaspace()),
+    "word level": (tk.models.WordLevel(words, unk_token="<unk>"), split),
+    "word piece": (tk.models.WordPiece(words, unk_token="<unk>"), split),
+    "whole pieces": (tk.models.BPE(SPECIAL | letters, [], ignore_merges=True), None),
+    "merges": (
+      tk.models.BPE(SPECIAL | letters | {"<s": 20}, [("<", "s"), ("<s", ">")], unk_token="<unk>"),
+      None,
+    ),
+  }
+
+
+KINDS = ["unigram", "word level", "word piece", "whole pieces", "merges"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_cannot_forge_the_start_of_a_document(save_model, kind):
+  pytest.importorskip("tokenizers")
+  from hc_jax.data.tokenizers import base
+
+  path = save_model(*small_models()[kind])
+  tokenizer = load_tokenizer(path)
+  assert tokenizer.bos_id == 1
+  for text in ("a<s>b", "a <s> b", "<s>", "</s>", "<s><s>"):
+    assert not {1, 2} & set(tokenizer.encode(text).tolist()), text
+  assert tokenizer.decode([1, 3, 2]) == load_tokenizer(path).decode([3])
+  # Text that was prepared with forged tokens is not taken for this one's.
+  assert tokenizer.fingerprint == base.read_fingerprint(path) + "-names-are-text"
+
+
+def test_what_a_unigram_model_makes_of_other_text_stays(save_model):
+  tk = pytest.importorskip("tokenizers")
+  path = save_model(*small_models()["unigram"])
+  theirs = tk.Tokenizer.from_file(path)
+  tokenizer = load_tokenizer(path)
+  for text in ("a bed", "reads < s >", "x<unk", "read </ s>"):
+    assert tokenizer.encode(text).tolist() == theirs.encode(text).ids
+  letters = [3 + LETTERS.index(letter) for letter in "▁<s>"]
+  assert tokenizer.encode("<s>").tolist() == letters != theirs.encode("<s>").ids
+  assert tokenizer.token_bytes[[0, 1, 2, 3]].tolist() == [0, 0, 0, 1]
+
+
+def test_a_tokenizer_that_never_forged_keeps_its_fingerprint(hugging_face_files):
+  from hc_jax.data.tokenizers import base
+
+  for path in hugging_face_files.values():
+    assert load_tokenizer(path).fingerprint == base.read_fingerprint(path)
+
+
+def word_piece(tk):
+  words = SPECIAL | {"read": 3, "words": 4, "##ing": 5, ".": 6, "it": 7}
+  split = tk.pre_tokenizers.BertPreTokenizer()
+  return tk.models.WordPiece(words, unk_token="<unk>"), split, tk.decoders.WordPiece()
+
+
+def test_word_piece_is_continued_with_a_space_where_one_belongs(save_model):
+  tk = pytest.importorskip("tokenizers")
+  tokenizer = load_tokenizer(save_model(*word_piece(tk)))
+  assert tokenizer.extend("read", [4]) == "read words"
+  assert tokenizer.extend("read", [5, 4]) == "reading words"
+  assert tokenizer.extend("read", [6]) == "read."
+  assert tokenizer.extend("read ", [4]) == "read words"
+  assert tokenizer.extend("", [4, 4]) == "words words"
+  assert tokenizer.extend("READ?", [4]).startswith("READ?")  # the prompt as it was given
+
+
+def test_every_tokenizer_continues_a_prompt(sentencepiece_files, hugging_face_files, corpus):
+  line = corpus.splitlines()[0]
+  specs = ["bytes", *sentencepiece_files.values(), *hugging_face_files.values()]
+  for tokenizer in map(load_tokenizer, specs):
+    ids = tokenizer.encode(line)
+    for size in range(len(ids) + 1):
+      prompt = tokenizer.decode(ids[:size])
+      if np.array_equal(tokenizer.encode(prompt), ids[:size]):
+        assert tokenizer.extend(prompt, ids[size:]) == line
+    first, second = line.split()[:2]
+    assert tokenizer.extend(f"{first} ", tokenizer.encode(second)) == f"{first} {second}"
+    assert tokenizer.extend(first, []) == first
+
+
+def test_a_prompt_that_is_no_text_is_kept(corpus):
+  assert load_tokenizer("bytes").extend("\udcc3", [0xA9]) == "\udcc3é"

@@ -24,7 +24,7 @@ class Tokenizer(abc.ABC):
     token_bytes: [vocab_size] int32, bytes of text that a token stands for, 0 for special tokens.
       Their sum over a document's tokens is the document's size, exactly for bytes and for
       byte-level tokenizers, and as nearly as its normalisation lets a tokenizer that rewrites text.
-    fingerprint: hex digest of what decides the tokens: the content of the file.
+    fingerprint: names what decides the tokens: a digest of the file, and how it is read.
   """
 
   name: str
@@ -46,6 +46,20 @@ class Tokenizer(abc.ABC):
   @abc.abstractmethod
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Ids to text; special tokens give none, bytes that are not UTF-8 the replacement character."""
+
+  def extend(self, prompt: str, ids: Sequence[int] | np.ndarray) -> str:
+    """Returns `prompt`, as it is, and the text that `ids` add to it.
+
+    Many tokenizers drop the space in front of the first token that they decode. So the ids are
+    decoded together with those of the prompt.
+    """
+    context = self.encode(prompt)
+    before, whole = self.decode(context), self.decode(np.concatenate([context, ids]))
+    differs = (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
+    added = whole[next(differs, min(len(before), len(whole))) :]
+    if prompt[-1:].isspace() and not before[-1:].isspace():  # encoding dropped it, ids bring it
+      added = added.removeprefix(" ")
+    return prompt + added
 
 
 def read_fingerprint(path: str) -> str:

@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,31 +53,73 @@ class HuggingFaceTokenizer(base.Tokenizer):
       self._model = tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the package raises bare Exception
       raise UserError(f"data.tokenizer: {path} is not a tokenizer.json: {error}") from error
-    self._model.no_truncation()
-    self._model.no_padding()
-    self._model.encode_special_tokens = True
     vocab = self._model.get_vocab(with_added_tokens=True)
     added = self._model.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
+    config = json.loads(self._model.to_str())
     self._size = max(vocab.values(), default=-1) + 1
     self.bos_id = next((special[name] for name in _BOS_NAMES if name in special), self._size)
     self.vocab_size = max(self._size, self.bos_id + 1)
     self.token_bytes = np.zeros(self.vocab_size, np.int32)
-    byte_level = _uses(json.loads(self._model.to_str()), "ByteLevel")
+    byte_level = _uses(config, "ByteLevel")
     for token, i in vocab.items():
       if i not in added:
         self.token_bytes[i] = len(token) if byte_level else _token_bytes(token)
       elif not added[i].special:
         self.token_bytes[i] = len(token.encode())
+    self._take_names_as_text(config, special)
+
+  def _take_names_as_text(self, config: dict[str, Any], special: dict[str, int]) -> None:
+    """Makes the names of special tokens text, also those that the model has as pieces of text.
+
+    A Unigram model would find them first. Where that changes tokens, the fingerprint says so: text
+    that was prepared before may hold special tokens that it should not.
+    """
+    models = [self._model]
+    pieces = {piece for piece, _ in _items(config["model"]["vocab"])}
+    names = [name for name in special if name in pieces]
+    if names:
+      self._model = type(self._model).from_str(json.dumps(_hide(config, names)))
+      models.append(self._model)
+    for model in models:
+      model.no_truncation()
+      model.no_padding()
+      model.encode_special_tokens = True
+    probes = [text for name in names for text in (name, f" {name} ", f"a{name}a")]
+    if _encode(models[0], probes) != _encode(models[-1], probes):
+      self.fingerprint += "-names-are-text"
 
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
     texts = [document.decode("utf-8", "replace") for document in documents]
-    encoded = self._model.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(encoding.ids, np.int32) for encoding in encoded]
+    return [np.asarray(ids, np.int32) for ids in _encode(self._model, texts)]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     ids = base.check_ids(ids, self.vocab_size)
     return self._model.decode(ids[ids < self._size].tolist(), skip_special_tokens=True)
+
+
+def _hide(config: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+  """Returns the config with other names for special tokens, which no text can hold; ids stay."""
+  secret = secrets.token_hex(8)
+  hidden = {name: f"{secret}-{i}" for i, name in enumerate(names)}
+  added = [t | {"content": hidden.get(t["content"], t["content"])} for t in config["added_tokens"]]
+  model = dict(config["model"])
+  vocab = [(hidden.get(piece, piece), value) for piece, value in _items(model["vocab"])]
+  model["vocab"] = dict(vocab) if isinstance(model["vocab"], dict) else vocab
+  if "unk_token" in model:
+    model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+  if "merges" in model:
+    model["merges"] = [m for m in model["merges"] if not hidden.keys() & {*m, "".join(m)}]
+  return config | {"added_tokens": added, "model": model, "post_processor": None}
+
+
+def _items(vocab: dict[str, int] | list[list[Any]]) -> Iterable[tuple[str, Any]]:
+  """Each piece with its id, or in a Unigram model with its score."""
+  return vocab.items() if isinstance(vocab, dict) else map(tuple, vocab)
+
+
+def _encode(model: Any, texts: list[str]) -> list[list[int]]:
+  return [e.ids for e in model.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _uses(config: dict, kind: str) -> bool:
