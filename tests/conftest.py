@@ -1,16 +1,12 @@
 """Prepares every test: eight CPU devices, no silent rank promotion, and compiled code kept."""
 
-import functools
 import os
 
 from tests import environment
 
 environment.prepare()  # before jax is first imported
 
-import jax  # noqa: E402  (after the environment)
-import pytest  # noqa: E402
-
-from hc_jax.testing import compiled  # noqa: E402
+import pytest  # noqa: E402  (after the environment)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,15 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.forget_old_code()
 
 
-@pytest.fixture(scope="module")
-def cheap_compilation():
-  """What the package compiles by itself, and eager operations, compiled as `compiled.jit` does."""
-  jit, old = jax.jit, jax.config.values["jax_disable_most_optimizations"]
-  jax.jit = functools.partial(jit, compiler_options=compiled.options())
-  jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
-  yield
-  jax.jit = jit
-  jax.config.update("jax_disable_most_optimizations", old)
+@pytest.fixture
+def optimised(monkeypatch):
+  """Code is compiled as users have it: for tests of what XLA makes of it."""
+  monkeypatch.setattr(environment, "optimised", True)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

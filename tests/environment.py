@@ -29,6 +29,7 @@ def prepare() -> None:
   # A test draws pictures into files; a display is never there.
   os.environ.setdefault("MPLBACKEND", "agg")
   keep_compiled_code()
+  compile_cheaply()
 
 
 def cache_folder() -> str | None:
@@ -50,6 +51,33 @@ def keep_compiled_code() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   _write_entries_whole()
+
+
+optimised = False  # True while a test needs the code that users run; see the fixture `optimised`
+
+
+def compile_cheaply() -> None:
+  """Makes this process compile without XLA's optimisations, which takes a fifth of the time.
+
+  What is tested is the program; that XLA's optimisations keep its meaning is XLA's own business.
+  `hc_jax.testing.compiled` has the options; this gives them to eager operations, too, and to what
+  the package compiles by itself. On a GPU nothing changes.
+  """
+  from jax._src import compiler
+
+  from hc_jax.testing import compiled
+
+  original, asking = compiler.get_compile_options, []
+
+  def cheaply(*args, env_options_overrides=None, **kwargs):
+    given = dict(env_options_overrides or {})
+    if not (optimised or asking):
+      asking.append(True)  # `options` tries them out, and compiles for that
+      given = {**compiled.options(), **given}
+      asking.clear()
+    return original(*args, env_options_overrides=given, **kwargs)
+
+  compiler.get_compile_options = cheaply
 
 
 def forget_old_code() -> None:

@@ -12,7 +12,6 @@ import hc_jax as hc
 from hc_jax import sample
 
 VOCAB = 11
-pytestmark = pytest.mark.usefixtures("cheap_compilation")
 
 
 @functools.cache

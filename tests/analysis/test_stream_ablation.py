@@ -24,14 +24,6 @@ def divergence(logits, others):
   return np.mean(np.sum(np.exp(p) * (p - q), -1))
 
 
-@pytest.fixture(autouse=True)
-def _quick_to_compile():
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_the_residual_without_its_stream_starts_from_nothing():
   """Zeroed before site 0 there is no embedding; before a later one, no layer below it either."""
   fields = {"connection": hc.Residual, "tie_embeddings": False, "remat": "branches"}

@@ -15,6 +15,7 @@ from hc_jax import ops
 from hc_jax.ops import combine
 from hc_jax.testing.compiled import jit, normal
 
+pytestmark = pytest.mark.usefixtures("optimised")
 project = importlib.import_module("hc_jax.ops.project")  # its function has the same name
 
 

@@ -75,6 +75,7 @@ def test_networks_of_any_shape_in_float32(case):
   assert grads < GRADIENT
 
 
+@pytest.mark.slow
 def test_a_network_of_other_parameters_is_not_that():
   options = {"scan": False}
   case = {"n": 2, "shape": (1, 3), "d_model": 6, "dynamic": True, "implementation": "auto"}

@@ -11,35 +11,21 @@ import sys
 import jax
 import pytest
 
-from tests import environment
 from tests.train import tiny
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """One device for the run, steps compiled cheaply; the run's text is the tiny one."""
-  old = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
+  """One device for the run, whose text is the tiny one."""
   device = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda *_: device)
   with tiny.tiny_text():
     yield device[0]
-  jax.config.update("jax_disable_most_optimizations", old)
 
 
 def one_device_environment():
-  """Of a process with one device that compiles cheaply, and finds what this one has compiled."""
-  folder = environment.cache_folder()
-  kept = {"JAX_COMPILATION_CACHE_DIR": folder} if folder else {}
-  return (
-    os.environ
-    | {
-      "XLA_FLAGS": "",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    | kept
-  )
+  """Of a process with one device."""
+  return os.environ | {"XLA_FLAGS": ""}
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from hc_jax.train import TrainState
 from hc_jax.train.debug_nans import find_nonfinite
 from tests.train import tiny
 
-pytestmark = pytest.mark.usefixtures("cheap_compilation")
-
 
 def setup_of(scan, **changes):
   changes = {"model__dropout": 0.0, "model__norm_params": True, **changes}

@@ -52,22 +52,12 @@ def _cases():
 
 
 CASES = list(_cases())
-FAST = [("hc", "blocks:2", "fsdp", 4, True, 2)]
 
 
 def test_every_pair_of_options_occurs():
-  assert len(CASES) <= 24 and set(FAST) <= set(CASES)
+  assert len(CASES) <= 24
   for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS), 2):
     assert {(case[i], case[j]) for case in CASES} == set(itertools.product(a, b))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Initial values are compiled without optimisation as well."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def last_gradient():
@@ -129,11 +119,8 @@ def run(variant, scan, remat, accumulation, preset, sizes):
   return np.array(losses), jax.device_get(state.opt_state)
 
 
-@pytest.mark.parametrize(
-  "case",
-  [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES],
-  ids=lambda case: "-".join(map(str, case)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_many_devices_are_one(case):
   if jax.device_count() < 8:
     pytest.skip("needs eight devices; tests/conftest.py forces them on CPU")

@@ -53,7 +53,12 @@ DAMAGE = {  # what is done to checkpoint 10, and what is said of it
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+FEW = ("a bit flipped", "no manifest")  # test_manifest.py has what is said of the others
+
+
+@pytest.mark.parametrize(
+  "damage", [d if d in FEW else pytest.param(d, marks=pytest.mark.slow) for d in DAMAGE]
+)
 def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capfd, recwarn, damage):
   before = {r["step"]: r for r in read_metrics(str(finished))}
   act, reason = DAMAGE[damage]

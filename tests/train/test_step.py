@@ -31,13 +31,6 @@ from tests.train import tiny
 VOCAB = 64  # divides over every mesh, so that the split vocabulary is tested too
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cheap_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def batch(seed=0, rows=8, length=8):
   rng = np.random.default_rng(seed)
   return {

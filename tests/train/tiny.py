@@ -93,7 +93,10 @@ def tiny_text(**changes):
 def main(argv):
   """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends that signal once STEP is logged."""
   import train as command
+  from tests import environment
 
+  environment.keep_compiled_code()
+  environment.compile_cheaply()
   flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
   with tiny_text():
     if "TINY_SIGNAL" in os.environ:
