@@ -112,7 +112,11 @@ def test_compiled_functions_are_never_mistaken():
   assert "HyperConnection_0" in init(jax.random.key(0), X)["params"]
 
 
-@pytest.mark.parametrize("fields", [{"scan": True, "remat": "full"}, {"scan": False}], ids=str)
+@pytest.mark.parametrize(
+  "fields",
+  [{"scan": True, "remat": "full"}, pytest.param({"scan": False}, marks=pytest.mark.slow)],
+  ids=str,
+)
 def test_our_language_model(fields):
   make = functools.partial(tiny.model, **fields)
   model, residual = make(connection=hc.HyperConnection), make(connection=hc.Residual)

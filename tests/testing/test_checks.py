@@ -101,8 +101,16 @@ def names(lines):
   "fields, skips",
   [
     ({}, {"tokens do not see their future"}),
-    ({"connection": "frac", "n": 4}, {"expand copies", "tokens do not see their future"}),
-    ({"connection": "ghc", "dtype": jnp.bfloat16}, {"tokens do not see their future"}),
+    pytest.param(
+      {"connection": "frac", "n": 4},
+      {"expand copies", "tokens do not see their future"},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {"connection": "ghc", "dtype": jnp.bfloat16},
+      {"tokens do not see their future"},
+      marks=pytest.mark.slow,
+    ),
     (
       {"connection": "residual", "n": 1},
       {

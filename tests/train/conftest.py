@@ -1,6 +1,7 @@
 """Tiny runs, in this process on one device or in processes of their own, compiled once."""
 
 import functools
+import json
 import os
 import resource
 import shutil
@@ -11,12 +12,34 @@ import sys
 import jax
 import pytest
 
+from hc_jax.train import compilation, loop
 from tests.train import tiny
+
+# What has no part in the two compiled steps; the number of steps has none in a constant schedule.
+_APART = {"num_steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep"}
+
+
+@functools.cache
+def _steps():
+  """The compiled steps of this process, by all that they are made of."""
+  return {}
+
+
+def compile_steps_once(config, task, state, batch):
+  """`compile_steps`, which traces the model again for every run, once for equal configs."""
+  made_of = config.to_dict()
+  if config.optim.schedule == "constant":
+    made_of["train"] = {k: v for k, v in made_of["train"].items() if k not in _APART}
+  key = json.dumps(made_of, sort_keys=True, default=repr), task.mesh
+  if key not in _steps():
+    _steps()[key] = compilation.compile_steps(config, task, state, batch)
+  return _steps()[key]
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """One device for the run, whose text is the tiny one."""
+  """One device for the run, whose text is the tiny one; equal steps are compiled once."""
+  monkeypatch.setattr(loop, "compile_steps", compile_steps_once)
   device = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda *_: device)
   with tiny.tiny_text():

@@ -77,7 +77,9 @@ def eight_devices():
     pytest.skip("needs eight devices; tests/conftest.py forces them on CPU")
 
 
-@pytest.mark.parametrize("preset", ["dp", pytest.param("fsdp", marks=pytest.mark.slow), "fsdp_tp"])
+@pytest.mark.parametrize(
+  "preset", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("dp", "fsdp")), "fsdp_tp"]
+)
 def test_streams_are_never_sent(preset):
   found = collectives(preset)
   names = {name for name, _ in found}
@@ -88,7 +90,8 @@ def test_streams_are_never_sent(preset):
   assert of_streams(found) == []
 
 
-@pytest.mark.parametrize("preset", ["dp", pytest.param("fsdp_tp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["dp", "fsdp_tp"])
 def test_streams_that_are_gathered_by_accident_are_noticed(preset, monkeypatch):
   """The batch of streams left out of their constraint: every device holds all of them."""
   names = axes.stream_axes

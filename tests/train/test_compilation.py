@@ -13,7 +13,10 @@ from hc_jax.train import OutOfMemoryError, compilation, loop, memory
 from tests.train import tiny
 from tests.train.tiny import start
 
-pytestmark = pytest.mark.usefixtures("one_device")
+
+@pytest.fixture(autouse=True)
+def compiled_anew(one_device, monkeypatch):
+  monkeypatch.setattr(loop, "compile_steps", compilation.compile_steps)
 
 
 def test_no_step_is_compiled_twice(tmp_path, monkeypatch):

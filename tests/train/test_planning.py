@@ -81,6 +81,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
   ("connection", "remat"),
   [
