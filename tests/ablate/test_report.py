@@ -88,6 +88,7 @@ def test_learning_rates_give_a_table_at_the_shared_one_and_one_at_each_best(writ
     {
       "residual": lambda rate: [v + (rate != 0.01) for v in BASE],
       "dhc2": lambda rate: [v + rate for v in BASE],
+      "fast": lambda rate: [v - rate for v in BASE],
     },
     rates=(0.001, 0.01, 0.1),
   )
@@ -96,6 +97,18 @@ def test_learning_rates_give_a_table_at_the_shared_one_and_one_at_each_best(writ
   assert "| `dhc2` | 3 of 3 | 2.2100 ± 0.2000 |" in shared
   assert "| `residual` | 0.01 | 2.2000 ± 0.2000 |" in best
   assert "| `dhc2` | 0.001 (at the edge of the grid) | 2.2010 ± 0.2000 |" in best
+  assert "| `fast` | 0.1 (at the edge of the grid) | 2.1000 ± 0.2000 |" in best
+
+
+def test_bits_per_byte_are_those_of_the_last_evaluation(make_sweep, tmp_path):
+  sweep = make_sweep(seeds=(0, 1, 2))
+  made = [result(group, BASE) for group in sweep.groups()]
+  for i, curves in enumerate(made[1].curves):
+    curves.val["bpb"] = [9.0, 8.0, 1.5 + i]
+  report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
+  text = (tmp_path / "report.md").read_text()
+  assert "| `dhc2` | 3 of 3 | 2.2000 ± 0.2000 | 2.5000 |" in text
+  assert "| `residual` | 3 of 3 | 2.2000 ± 0.2000 | - |" in text
 
 
 def test_arms_that_are_missing_and_arms_that_are_not_paired_are_named(write, make_sweep, tmp_path):
@@ -103,11 +116,11 @@ def test_arms_that_are_missing_and_arms_that_are_not_paired_are_named(write, mak
   assert "**Not finished yet, and not below: late.**" in text
   sweep = make_sweep(seeds=(0, 1, 2))
   made = [result(group, BASE) for group in sweep.groups()]
-  made[1].branch_init[0] = "other"
+  made[1].branch_init[2] = "other"  # one seed is enough
   report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
   text = (tmp_path / "report.md").read_text()
   assert "differ from residual's in: dhc2" in text and "not paired" not in text
-  made[1].first_batch[0] = "other"
+  made[1].first_batch[2] = "other"
   report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
   assert "**The first batches of dhc2 differ" in (tmp_path / "report.md").read_text()
 
@@ -115,9 +128,11 @@ def test_arms_that_are_missing_and_arms_that_are_not_paired_are_named(write, mak
 def test_a_busy_machine_is_owned_up_to(make_sweep, tmp_path):
   sweep = make_sweep(seeds=(0, 1, 2))
   made = [result(group, BASE) for group in sweep.groups()]
-  report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
-  assert "Other programs ran" not in (tmp_path / "report.md").read_text()
-  made[0].provenance["load"] = 4.0
+  for load in (1.0, 2.9):  # on two cores
+    made[0].provenance["load"] = load
+    report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
+    assert "Other programs ran" not in (tmp_path / "report.md").read_text()
+  made[0].provenance["load"] = 3.1
   report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
   assert "Other programs ran on the machine meanwhile" in (tmp_path / "report.md").read_text()
 

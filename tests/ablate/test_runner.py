@@ -8,6 +8,7 @@ import pytest
 from hc_jax import UserError, cli
 from hc_jax.ablate import folder, records
 from hc_jax.ablate.runner import finish, run_sweep
+from hc_jax.config_types import ADDED
 
 FILES = ("report.md", "report.html", "results.jsonl", "loss.png", "differences.png")
 
@@ -110,7 +111,8 @@ def test_a_key_that_is_newer_than_the_folder_is_no_difference(sweep, tmp_path, n
   run_sweep(sweep, str(tmp_path), log=silent)
   path = tmp_path / folder.FILE
   values = json.loads(path.read_text())
-  del values["sweep"]["base"]["train"]["accumulation"]
+  group, key = next(iter(ADDED)).split(".")
+  del values["sweep"]["base"][group][key]
   path.write_text(json.dumps(values))
   run_sweep(sweep, str(tmp_path), log=silent)
   assert no_training == ["residual", "dhc2"]

@@ -1,8 +1,16 @@
 """An arm is judged by the right results: learning rates, pairs of seeds, costs, by hand."""
 
+import dataclasses
+
 import pytest
 
-from hc_jax.ablate.summary import at_own_best, at_shared_rate, compare, cost_ratio
+from hc_jax.ablate.summary import (
+  at_own_best,
+  at_shared_rate,
+  compare,
+  convergence_in_words,
+  cost_ratio,
+)
 from hc_jax.ablate.sweep import Group
 from tests.ablate.conftest import result
 
@@ -71,6 +79,14 @@ def test_the_factors_compare_each_seed_with_its_own_baseline(results_of):
   found = compare([base, arm], "residual")[1]
   assert found.factors[0] > 1 and found.factors[1] is None
   assert 1 < found.factor < found.factors[0]  # of the mean curves
+
+
+def test_the_factors_of_seeds_are_said_from_the_soonest_to_the_latest(results_of):
+  sweep, made = results_of({rate: [2.0, 3.0] for rate in RATES})
+  base, arm = compare(at_shared_rate(sweep, made), "residual")
+  arm = dataclasses.replace(arm, factor=1.75, factors=[1.5, None, 2.0])
+  words = convergence_in_words(arm, base)
+  assert "in 1/1.75 of the tokens (seed by seed: 1/2.00 to 1/1.50; 1 of 3 seeds never)" in words
 
 
 def test_costs_are_over_the_baselines(results_of):

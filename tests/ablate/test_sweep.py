@@ -47,6 +47,8 @@ def test_groups_cross_arms_with_learning_rates(make_sweep):
     "dhc2-lr0.01",
   ]
   assert sweep.config(sweep.groups()[1], 3).optim.learning_rate == 1e-3
+  one = make_sweep(learning_rates=(1e-2,)).groups()  # more may follow in the same folder
+  assert [group.id for group in one] == ["residual-lr0.01", "dhc2-lr0.01"]
   assert sweep.shared_rate == 1e-2
 
 
