@@ -57,7 +57,7 @@ TABLE = {
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
   "ablate": (
-    _TOP | {"config_files", "config_types", "durable", "exclusive", "folders"},
+    _TOP | {"config_files", "config_types", "durable", "exclusive", "folders", "plan"},
     _ARRAYS | {"ml_collections", "numpy"},
   ),
   "__init__": (_L1 | {"models"}, set()),

@@ -7,15 +7,15 @@ import jax
 
 from hc_jax import sharding
 from hc_jax.params import param_count
+from hc_jax.plan import count_flops
 from hc_jax.train.compilation import compiler_options, step_keywords
 from hc_jax.train.feed import to_devices
-from hc_jax.train.state import abstract_state
 from hc_jax.train.step import jit_train_step, train_step
 from hc_jax.train.task import Task
 
 FLOPS_OF = (
-  "counted by XLA in the program of one training step (forward, backward, optimizer) before its "
-  "optimisations, layers unrolled and nothing computed twice"
+  "counted by `hc_jax.plan` in the program of one training step (forward, backward, optimizer) "
+  "before XLA optimises it, nothing computed twice"
 )
 
 
@@ -23,35 +23,31 @@ def model_costs(task: Task, config: Any) -> dict[str, Any]:
   """Counts of one run that follow from its config.
 
   Returns:
-    `params`, `connection_params`, and `flops_per_token` of training (None where XLA gives none).
+    `params`, `connection_params`, and `flops_per_token` of training.
   """
   count = param_count(task.abstract.params)
   tokens = config.train.batch_size * config.data.length
-  flops = _step_flops(task, config)
   return {
     "params": count.total,
     "connection_params": count.connection,
-    "flops_per_token": None if flops is None else flops / tokens,
+    "flops_per_token": _step_flops(task, config) / tokens,
   }
 
 
-def _step_flops(task: Task, config: Any) -> float | None:
-  """FLOPs of a training step; XLA counts the body of a loop once, so that there is none."""
-  model = task.model.clone(scan=False, remat="none")
+def _step_flops(task: Task, config: Any) -> int:
+  """Returns the FLOPs of a training step, without what rematerialisation computes again."""
   length, rows = config.data.length, config.train.batch_size
-  abstract = abstract_state(model, task.optimizer, mesh=task.mesh, length=8)
   batch = {
     name: jax.ShapeDtypeStruct((rows, length), value.dtype)
     for name, value in task.val[0].items()
     if name in ("inputs", "targets", "mask", "segment_ids")
   }
+  model = task.model.clone(remat="none")
   step = functools.partial(
     train_step, model=model, optimizer=task.optimizer, schedule=task.schedule
   )
   with sharding.use_mesh(task.mesh, config.mesh.preset):
-    analysis = jax.jit(step).lower(abstract, batch).cost_analysis()
-  flops = (analysis or {}).get("flops")
-  return float(flops) if flops and flops > 0 else None
+    return count_flops(step, task.abstract, batch)
 
 
 def single_memory(task: Task, config: Any) -> int:

@@ -1,0 +1,20 @@
+"""What an arm costs, counted without compiling anything."""
+
+import pytest
+
+from hc_jax.ablate.costs import model_costs
+from hc_jax.train.task import make_task
+from tests.train import tiny
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def flops(**changes):
+  config = tiny.config(model__num_layers=3, **changes)
+  return model_costs(make_task(config), config)["flops_per_token"]
+
+
+def test_flops_do_not_depend_on_how_layers_run():
+  """Scanned layers count as often as they run, and what is computed again counts once."""
+  unrolled = flops(model__scan=False)
+  assert flops(model__scan=True, model__remat="full") == pytest.approx(unrolled, rel=0.02)
