@@ -15,11 +15,11 @@ BIN := $(VENV)/bin
 SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-all mutants parity goldens lint format clean
+.PHONY: help quickstart test test-slow test-exhaustive test-all mutants parity goldens lint format clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
-	  awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	  awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
 	@echo "  JOBS=...         how many processes test side by side; default 2"
@@ -37,13 +37,17 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not exhaustive" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-test-slow: ## only what `make test` leaves out: soaks, many processes
+test-slow: ## only what `make test` leaves out: long ones, and those that start processes
 	@$(SETUP) test
-	@$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "slow and not exhaustive" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-test-all: test test-slow ## everything but parity
+test-exhaustive: ## only the rest: soaks, all mutants, all pairs of options, the whole table of variants
+	@$(SETUP) test
+	@$(BIN)/python -m pytest -m exhaustive -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+test-all: test test-slow test-exhaustive ## everything but parity
 
 # An environment of its own, for PyTorch.
 PARITY := PYTHON='$(PYTHON)' VENV='$(VENV)-parity' INSTALLER='$(INSTALLER)' sh scripts/venv.sh parity

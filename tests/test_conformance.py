@@ -43,8 +43,7 @@ CASES = {
 # also the only ones for several views, which no feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 # Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
-# of them for one variant of each structure (tanh, several slots, Sinkhorn), `make test-slow` all of
-# them for all of the table.
+# of them for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
 # Checks of how a connection is used, which does not hang on its fields: cases with fields of their
 # own leave them out.
@@ -52,16 +51,24 @@ HEAVY = ("ways", "half", "mesh", "once", "decode")
 
 
 def cases():
-  """Pairs of case and check, those that `make test` leaves out marked as slow."""
+  """Pairs of case and check, marked as slow or exhaustive where `make test` leaves them out.
+
+  Slow are sites of the cases with fields, networks of the other variants as they come, and the
+  heavy checks of one variant a structure. Exhaustive is the rest of the table.
+  """
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
       if fields and check.name in HEAVY:
         continue
       if "num_views" in fields and check.name not in ALONE:
         continue
-      fast = check.name in ALONE or (check.name in NETWORK and case in STRUCTURES)
-      slow = [] if fast and not fields else [pytest.mark.slow]
-      marks = [pytest.mark.xdist_group(case), *slow]
+      marks = [pytest.mark.xdist_group(case)]
+      if check.name not in ALONE and (fields or (check.name in HEAVY and case not in STRUCTURES)):
+        marks.append(pytest.mark.exhaustive)
+      elif fields or (
+        check.name not in ALONE and not (check.name in NETWORK and case in STRUCTURES)
+      ):
+        marks.append(pytest.mark.slow)
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
 

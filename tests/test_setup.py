@@ -84,7 +84,8 @@ def setup(tmp_path):
   ("version", "word"), [("2.7", "old"), ("3.9", "old"), ("3.10", "old"), ("3.14", "new")]
 )
 @pytest.mark.parametrize(
-  "target", ["quickstart", "test", "test-slow", "parity", "goldens", "lint", "format"]
+  "target",
+  ["quickstart", "test", "test-slow", "test-exhaustive", "parity", "goldens", "lint", "format"],
 )
 def test_python_out_of_range_is_said_before_anything_is_installed(setup, version, word, target):
   setup.set_version(version)

@@ -40,7 +40,7 @@ def test_a_program_that_carries_takes_its_result_the_next_time():
   assert program.compile_s > 0 and program.memory_mb >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_gpu_script_runs_every_benchmark_and_keeps_its_figures(tmp_path):
   """On tiny shapes and whatever device there is."""
   run = subprocess.run(

@@ -11,7 +11,7 @@ CANARIES = {"shapes", "counts", "maps", "claims", "bf16"}  # checks of a site th
 
 
 def case(wrong):
-  marks = [] if wrong.check in CANARIES else [pytest.mark.slow]
+  marks = [] if wrong.check in CANARIES else [pytest.mark.exhaustive]
   return pytest.param(wrong, id=f"{wrong.check}-{wrong.name}".replace(" ", "-"), marks=marks)
 
 

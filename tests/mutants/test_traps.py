@@ -6,7 +6,7 @@ from hc_jax.testing.traps import TRAPS
 from tests.mutants.traps import MUTANTS
 
 BY_NAME = {trap.name: trap for trap in TRAPS}
-# One a trap, of what is found soonest, for `make test`; the rest are slow.
+# One a trap, of what is found soonest, for `make test`; `make mutants` tries them all.
 CANARIES = {
   "T1": "mix dropped",
   "T2": "mix transposed",
@@ -32,7 +32,7 @@ CANARIES = {
 
 
 def case(mutant):
-  marks = [] if CANARIES[mutant.trap] == mutant.name else [pytest.mark.slow]
+  marks = [] if CANARIES[mutant.trap] == mutant.name else [pytest.mark.exhaustive]
   return pytest.param(mutant, id=f"{mutant.trap}-{mutant.name}".replace(" ", "-"), marks=marks)
 
 

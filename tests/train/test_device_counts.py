@@ -119,8 +119,14 @@ def run(variant, scan, remat, accumulation, preset, sizes):
   return np.array(losses), jax.device_get(state.opt_state)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def marked(case):
+  """One case a variant is slow, with every remat and preset among them; the rest are exhaustive."""
+  variant, remat = divmod(CASES.index(case), len(REMAT))
+  mark = pytest.mark.slow if remat == variant % len(REMAT) else pytest.mark.exhaustive
+  return pytest.param(case, marks=mark, id="-".join(map(str, case)))
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 def test_many_devices_are_one(case):
   if jax.device_count() < 8:
     pytest.skip("needs eight devices; tests/conftest.py forces them on CPU")

@@ -130,8 +130,13 @@ def test_processes_that_are_killed_and_stopped_for_real_change_nothing_about_res
   assert_same_run(straight, broken, 20)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("bytes_left", [1_000, 20_000])
+@pytest.mark.parametrize(
+  "bytes_left",
+  [
+    pytest.param(1_000, marks=pytest.mark.slow),
+    pytest.param(20_000, marks=pytest.mark.exhaustive),
+  ],
+)
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(process, tmp_path, bytes_left):
   """The smaller limit is met by the rows of metrics.jsonl or events, the other by a checkpoint."""
   assert process(tmp_path, "--config.train.num_steps=5").returncode == 0

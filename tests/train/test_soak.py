@@ -16,7 +16,7 @@ def program():
   return module
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_few_kills_change_nothing(program, tmp_path, monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "")
   said = []

@@ -38,8 +38,15 @@ def losses(path: pathlib.Path, workdir: pathlib.Path) -> tuple[list[float], dict
   return [row["train/loss"] for row in rows], state.params
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+STRUCTURES = ("dhc", "ghc", "mhc")  # as in tests/test_conformance.py
+
+
+def marked(path):
+  mark = pytest.mark.slow if path.stem in STRUCTURES else pytest.mark.exhaustive
+  return pytest.param(path, marks=mark, id=path.stem)
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in VARIANTS])
 def test_a_variant_trains(path, tmp_path):
   found, params = losses(path, tmp_path / "run")
   assert len(found) == STEPS and np.all(np.isfinite(found))
