@@ -67,6 +67,7 @@ def theirs(connection, inputs, weights):
   return np.sum(out * weights) + np.sum(m.A_m**2) + np.sum(H**3), (h, out)
 
 
+@pytest.mark.slow  # conformance compares each variant as it comes, in `make test`
 @every
 @pytest.mark.parametrize(
   "fields",
@@ -219,6 +220,7 @@ def branch(h, kernel):
   return np.tanh(h / np.sqrt(np.mean(h * h, axis=-1, keepdims=True) + 1e-6) @ kernel)
 
 
+@pytest.mark.slow  # conformance holds each variant to its facts
 @every
 def test_what_starts_as_a_residual_network_and_what_does_not(make):
   """`facts` says how near; a zero kernel leaves nothing but rounding and V4's eps."""

@@ -15,7 +15,7 @@ def test_there_are_twenty_in_order():
 
 
 # Long ones; `test_conformance`, decoding and the options' own tests prove the same piece by piece.
-SLOW = ("T17", "T19")
+SLOW = ("T16", "T17", "T19")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def with_leaf(params, path, change):
   return params
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_first_site_in_order_of_execution_is_named(scan):
   model, params, batch = setup_of(scan)
   path = "stack/layers/ffn" if scan else "stack/layer_1/ffn"
@@ -54,6 +54,7 @@ def test_the_first_site_in_order_of_execution_is_named(scan):
   assert found(model, poisoned, batch, accumulation=2).endswith(", micro-step 0 of 2")
 
 
+@pytest.mark.slow
 def test_layers_of_scanned_segments_are_counted_through():
   model, params, batch = setup_of(
     True,

@@ -129,12 +129,14 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished, poisoned)
   assert read_metrics(str(finished)) == rows
 
 
+@pytest.mark.slow
 def test_debug_nans_names_what_was_not_finite(finished, poisoned):
   message = r"First site: parameter token_embed/embedding was already NaN before the step"
   with pytest.raises(NonFiniteError, match=message):
     start(finished, train__num_steps=30, train__debug_nans=True)
 
 
+@pytest.mark.slow
 def test_the_profile_holds_the_named_scopes(tmp_path):
   start(tmp_path, train__num_steps=4, train__profile="2:4", train__eval_every=0)
   traces = list(pathlib.Path(tmp_path, "profile").rglob("*.xplane.pb"))
