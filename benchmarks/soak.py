@@ -150,10 +150,10 @@ def arrays(folder, step):
 
 
 def rows(folder):
-  """What was measured, but for how long it took, as it lies in the file."""
+  """Returns what was measured, except how long it took, and the checksums, which depend on that."""
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   read = [json.loads(line) for line in lines]
-  return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read]
+  return [{k: v for k, v in row.items() if not re.match("perf/|crc32", k)} for row in read]
 
 
 def compare(straight, broken, steps):

@@ -4,10 +4,12 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hc_jax as hc
 from hc_jax import cli
+from hc_jax.data import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "train"))
@@ -99,6 +101,31 @@ def test_sample_writes_the_prompt_and_more(run, capsys):
   out = capsys.readouterr().out
   assert out.count("--- ") == 3 and out.count("def ") >= 3
   assert cli.main([*argv, "--samples=0"]) == 2
+
+
+class Words:
+  """A tokenizer that drops the space in front of the first word that it decodes."""
+
+  bos_id = 0
+  words = ("", "read", "words", "more")
+
+  def encode(self, text):
+    return np.array([self.words.index(word) for word in text.split()], np.int32)
+
+  def decode(self, ids):
+    return " ".join(self.words[i] for i in ids)
+
+  extend = Tokenizer.extend
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_sample_puts_a_space_between_the_prompt_and_the_next_word(monkeypatch, capsys, samples):
+  run = types.SimpleNamespace(workdir="w", step=1, tokenizer=Words(), model=None, params=None)
+  monkeypatch.setattr("hc_jax.train.load_run", lambda *_: run)
+  written = [np.full(samples, i) for i in (2, 3, 0)]
+  monkeypatch.setattr("hc_jax.sample.generate", lambda *_, **__: iter(written))
+  assert cli.main(["sample", "w", "--prompt=read", f"--samples={samples}"]) == 0
+  assert capsys.readouterr().out.count("read words more\n") == samples
 
 
 def test_analyze_draws_and_prints_what_a_run_learned(run, capsys, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -13,12 +15,15 @@ from hc_jax.train.events import Events
 
 FILE = "metrics.jsonl"
 _LIMIT = 1 << 30  # bytes of the file; a row has about 600
+# A row ends with the CRC-32 of what it would be without it.
+_CHECKED = re.compile(rb'(\{.*), "crc32": (\d{1,10})\}')
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
   """Returns the rows of a run's `metrics.jsonl`, in the order of the file.
 
-  A line that is not a step and finite numbers is left out: it is torn, or not ours.
+  A line that is not a step and finite numbers, or has changed since it was written (by its CRC-32),
+  is left out. Rows without one, of earlier versions, are taken where most have none.
 
   Raises:
     UserError: it is not a plain file.
@@ -33,8 +38,17 @@ def _parse(workdir: str) -> tuple[bytes, list[dict[str, Any]], int]:
   except FileNotFoundError:
     return b"", [], 0
   lines = [line for line in content.split(b"\n") if line]
-  rows = [row for line in lines if (row := _row(line)) is not None]
+  found = [(line, _CHECKED.fullmatch(line)) for line in lines]
+  is_old = sum(match is None for _, match in found) >= len(found) / 2
+  sound = [_without_check(match) if match else line for line, match in found if match or is_old]
+  rows = [row for line in sound if (row := _row(line)) is not None]
   return content, rows, len(lines) - len(rows)
+
+
+def _without_check(row: re.Match[bytes]) -> bytes:
+  """Returns a row without its CRC-32, nothing if that is not the row's."""
+  text = row[1] + b"}"
+  return text if zlib.crc32(text) == int(row[2]) else b""
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -81,7 +95,7 @@ class Metrics:
     write_atomically(self._path, text)
     log(
       f"{FILE}: kept {len(kept)} rows up to step {max(last, 0)}, dropped {len(rows) - len(kept)} "
-      f"of steps that are taken again and {torn} torn"
+      f"of steps that are taken again and {torn} torn or damaged"
     )
 
   def write(self, row: dict[str, Any]) -> None:
@@ -148,4 +162,5 @@ class NoMetrics:
 
 
 def _line(row: dict[str, Any]) -> str:
-  return json.dumps(row, allow_nan=False) + "\n"
+  text = json.dumps(row, allow_nan=False)
+  return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}\n'

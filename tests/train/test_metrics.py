@@ -2,7 +2,9 @@
 
 import json
 import os
+import zlib
 
+import numpy as np
 import pytest
 
 from hc_jax.train import StorageError, read_metrics
@@ -19,7 +21,12 @@ def lay(folder, text):
 
 
 def lines(rows):
-  return "".join(json.dumps(row) + "\n" for row in rows)
+  return "".join(map(line_of, rows))
+
+
+def line_of(row):
+  text = json.dumps(row)
+  return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}\n'
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,25 @@ def test_a_last_line_without_its_end_is_completed(tmp_path):
   with Metrics(folder, 5, log=lambda line: None) as metrics:
     metrics.write({"step": 6})
   assert [row["step"] for row in read_metrics(folder)] == list(range(7))
+
+
+def test_every_flipped_bit_costs_its_row_and_no_number(tmp_path):
+  content = lines(ROWS).encode()
+  read = [tuple(row.items()) for row in ROWS]
+  for bit in np.random.default_rng(0).choice(8 * len(content), 400, replace=False):
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    (tmp_path / "metrics.jsonl").write_bytes(damaged)
+    found = [tuple(row.items()) for row in read_metrics(str(tmp_path))]
+    assert len(found) < len(read) and set(found) <= set(read), (bit, found)
+
+
+def test_rows_of_earlier_versions_are_read_and_get_checksums(tmp_path):
+  folder = lay(tmp_path, "".join(json.dumps(row) + "\n" for row in ROWS))
+  assert read_metrics(folder) == ROWS
+  with Metrics(folder, 5, log=lambda line: None) as metrics:
+    metrics.write({"step": 6})
+  assert (tmp_path / "metrics.jsonl").read_text() == lines([*ROWS, {"step": 6}])
 
 
 def test_numbers_come_back_bit_for_bit(tmp_path):
