@@ -14,11 +14,25 @@ stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a
 another process of the run died.
 """
 
-import argparse
-import dataclasses
 import os
 import signal
 import sys
+
+
+def _end(number: int, frame: object) -> None:
+  """Ends the program with a line; for the seconds before `hc_jax.signals` can be imported."""
+  try:
+    os.write(2, f"{signal.Signals(number).name}: stopped; what was saved is kept\n".encode())
+  finally:  # also without a stderr
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":  # first of all: importing JAX takes seconds
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _end)
+
+import argparse  # noqa: E402
+import dataclasses  # noqa: E402
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, ROOT)  # also when the package is not installed
@@ -64,17 +78,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   return flags, rest
 
 
-def _end(number: int, frame: object) -> None:
-  """Ends the program in good order: the workdir's lock goes with it."""
-  print(f"{signal.Signals(number).name}: stopped; what was saved is kept", file=sys.stderr)
-  sys.exit(128 + number)
-
-
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   flags, overrides = parse(sys.argv[1:] if argv is None else argv)
-  signal.signal(signal.SIGTERM, _end)  # outside of the steps; these have their own way
   try:
+    from hc_jax import signals
     from hc_jax.train import processes
   except ModuleNotFoundError as error:
     if (error.name or "").startswith("hc_jax"):
@@ -86,13 +94,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     return 2
 
-  try:
-    code = _run(flags, overrides)
-  except BaseException as error:
-    processes.leave_by(error)
-    raise
-  processes.leave(code)
-  return code
+  with signals.Ending():  # while it trains, a StopSignal takes its place
+    try:
+      code = _run(flags, overrides)
+    except BaseException as error:
+      processes.leave_by(error)
+      raise
+    processes.leave(code)
+    return code
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
@@ -119,9 +128,6 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   except (train.NonFiniteError, train.StorageError, train.OutOfMemoryError) as error:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
-  except KeyboardInterrupt:
-    print("interrupted before training began; nothing was lost", file=sys.stderr)
-    return 130
   return 0
 
 

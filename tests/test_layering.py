@@ -18,7 +18,8 @@ _ARRAYS = {"jax", "flax"}
 _L0 = {"axes", "coefs", "costs", "errors", "ops"}
 _L1 = _L0 | {"connections", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
-_TOP = _L2 | {"analysis", "sample", "train"}
+_PROGRAM = {"output", "signals"}
+_TOP = _L2 | _PROGRAM | {"analysis", "sample", "train"}
 
 # unit: (what of hc_jax it may import, what of other packages)
 TABLE = {
@@ -29,6 +30,8 @@ TABLE = {
   "durable": ({"folders"}, set()),
   "exclusive": ({"folders"}, set()),
   "terminal": (set(), set()),
+  "output": (set(), set()),
+  "signals": ({"output"}, set()),
   "convert": (set(), {"numpy"}),
   "plan": (set(), {"jax"}),
   "axes": (set(), _ARRAYS),
@@ -48,7 +51,7 @@ TABLE = {
   "analysis": (_L1 | {"durable", "folders"}, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
-    _L2 | {"durable", "exclusive", "folders", "plan"},
+    _L2 | _PROGRAM | {"durable", "exclusive", "folders", "plan"},
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from hc_jax import terminal
+from hc_jax import signals, terminal
 from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
 from hc_jax.user_modules import add_flag, import_modules
@@ -45,16 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     near = _near(unknown[0].split("=")[0], re.findall(r"--[a-z][a-z-]*", own.format_usage()))
     own.error(f"{args.command} does not take {unknown[0]}{near} --help says what it takes")
   try:
-    with terminal.escaping():  # a run may be a stranger's
+    with terminal.escaping(), signals.Ending():  # a run may be a stranger's
       import_modules(args.modules)
       code = command.run_config(args, rest) if takes_overrides else command.run(args)
     return code or 0
   except UserError as error:
     print(f"error: {terminal.escape(str(error))}", file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
-    print("\ninterrupted", file=sys.stderr)
-    return 130
   except BrokenPipeError:  # `hc-jax ... | head` closed our output
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hc_jax import config as config_lib
 from hc_jax import sharding
 from hc_jax.errors import UserError
+from hc_jax.signals import StopSignal
 from hc_jax.train import processes, workdir
-from hc_jax.train.signals import StopSignal
 
 
 def check_alike(config: Any, text: Any, folder: str) -> None:

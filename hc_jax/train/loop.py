@@ -9,6 +9,7 @@ import jax
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
+from hc_jax.signals import StopSignal
 from hc_jax.train import checkpoint, processes, restore
 from hc_jax.train import fork as forks
 from hc_jax.train import workdir as workdirs
@@ -23,7 +24,6 @@ from hc_jax.train.feed import to_devices
 from hc_jax.train.memory import out_of_memory
 from hc_jax.train.metrics import Metrics, NoMetrics
 from hc_jax.train.profile import Profile
-from hc_jax.train.signals import StopSignal
 from hc_jax.train.state import TrainState, create_state
 from hc_jax.train.task import Task, make_task
 from hc_jax.train.telemetry import compile_telemetry

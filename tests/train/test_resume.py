@@ -1,18 +1,15 @@
 """Interrupted runs end as uninterrupted ones: weights, optimizer state, metrics, bit for bit."""
 
 import json
-import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import chex
 import orbax.checkpoint as ocp
 import pytest
 
-from hc_jax.train import Stopped, loop, read_metrics, signals
+from hc_jax.train import Stopped, loop, read_metrics
 from hc_jax.train.checkpoint import path_of, steps_of
 from hc_jax.train.metrics import Metrics
 from tests.train import tiny
@@ -150,31 +147,9 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(process, tm
   assert "resumed at step 5" in again.stdout
 
 
-def test_the_second_signal_ends_the_process_at_once():
-  # The file alone: it needs no jax. The main thread sits in C, as during a compilation.
-  program = f"""
-import importlib.util, time, zlib
-spec = importlib.util.spec_from_file_location("signals", {signals.__file__!r})
-module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
-with module.StopSignal() as stop:
-  print("ready", flush=True)
-  while not stop.requested: pass
-  print("requested", flush=True)
-  import ctypes; ctypes.CDLL(None).pause()
-"""
-  child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-  assert child.stdout.readline() == "ready\n"
-  child.send_signal(signal.SIGINT)
-  assert child.stdout.readline() == "requested\n"
-  time.sleep(0.1)
-  assert child.poll() is None
-  child.send_signal(signal.SIGTERM)
-  assert child.wait(timeout=20) == 128 + signal.SIGTERM
-
-
 @pytest.mark.slow
 def test_train_py_reports_in_one_line_what_is_to_be_mended(tmp_path):
-  root = pathlib.Path(signals.__file__).parents[2]
+  root = tiny.ROOT
   command = [sys.executable, str(root / "train.py"), "--config=configs/quickstart.py"]
   flags = [f"--workdir={tmp_path / 'run'}", "--config.optim.learning_rat=1"]
   done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=tmp_path)
@@ -185,31 +160,10 @@ def test_train_py_reports_in_one_line_what_is_to_be_mended(tmp_path):
 
 
 def test_train_py_without_its_packages_says_how_to_have_them(tmp_path):
-  root = pathlib.Path(signals.__file__).parents[2]
+  root = tiny.ROOT
   bare = [sys.executable, "-I", "-S", str(root / "train.py")]  # no site-packages
   flags = ["--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]
   done = subprocess.run([*bare, *flags], capture_output=True, text=True, cwd=tmp_path)
   assert done.returncode == 2
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
   assert "has no package" in done.stderr and "source .venv/bin/activate" in done.stderr
-
-
-def test_sigterm_while_the_text_is_prepared(tmp_path, monkeypatch, capsys):
-  import train as command
-  from hc_jax import data
-
-  def terminated(*_, **__):
-    os.kill(os.getpid(), signal.SIGTERM)
-    raise AssertionError("the signal ends it")
-
-  monkeypatch.setattr(data, "load_text", terminated)
-  before = signal.getsignal(signal.SIGTERM)
-  workdir = tmp_path / "runs" / "x"
-  try:
-    with pytest.raises(SystemExit) as ended:
-      command.main(["--config=configs/quickstart.py", f"--workdir={workdir}"])
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  assert ended.value.code == 143
-  assert capsys.readouterr().err == "SIGTERM: stopped; what was saved is kept\n"
-  assert os.listdir(tmp_path) == []
