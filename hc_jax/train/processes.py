@@ -9,28 +9,31 @@ long as one of them prepares data.
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
+from importlib import metadata
 
 import jax
 from jax._src import distributed as _service  # the key-value store has no public name
 
+from hc_jax import output
 from hc_jax.errors import UserError
+from hc_jax.train.coordinator import listen_address
 
 _FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; a process that dies is noticed by its heartbeat
 # How collectives and the coordination service speak of a peer that is gone.
 _LOST = ("Gloo", "UNAVAILABLE", "Connection closed by peer", "Connection reset", "heartbeat")
-LOST = 134  # exit code: another process of the run died
+LOST = 134  # exit code: another process of the run died; JAX itself ends with SIGABRT, the same
 _IN_ORDER = (0, 75)  # exit codes: finished, and stopped by a signal
-# Seconds: for a process that fails to say goodbye, for process 0 to wait for the others' goodbyes,
-# and from the last of these, which is sent just before, to that process's end.
-_SAY, _WAIT, _GRACE = 3.0, 10.0, 1.0
-_GOODBYES = "hc_jax/goodbye"  # where the processes' exit codes stand in the key-value store
+_TOGETHER = (*_IN_ORDER, 2, 3)  # exit codes that all processes end with, or none
+_WAIT = 10.0  # seconds for the others to fail as well
+_DAY = 24 * 3600
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _rounds = itertools.count()
 
 
@@ -62,7 +65,8 @@ def connect(cluster: Cluster) -> None:
   When they do not come in time, says so on stderr and ends the process with exit code 2.
 
   Raises:
-    UserError: flags that do not go together, or an address that cannot be used.
+    UserError: flags that do not go together, an address that cannot be used, or processes that
+      differ in their number, packages or precision.
   """
   given = {
     "--coordinator": cluster.coordinator,
@@ -79,6 +83,8 @@ def connect(cluster: Cluster) -> None:
   jax.config.update("jax_enable_preemption_service", False)
   # Numbers that are all given leave nothing to detect, nor local devices to choose.
   method = {"cluster_detection_method": "deactivate"} if explicit else {}
+  if explicit and cluster.process_id == 0:
+    method["coordinator_bind_address"] = listen_address(cluster.coordinator)
   with _patience(cluster):
     try:
       jax.distributed.initialize(
@@ -88,8 +94,10 @@ def connect(cluster: Cluster) -> None:
         # Ours comes first: when JAX's own runs out, it ends the process by SIGABRT.
         initialization_timeout=int(cluster.connect_timeout) + 60,
         heartbeat_timeout_seconds=max(1, int(cluster.heartbeat_timeout)),
+        shutdown_timeout_seconds=_DAY,  # those that are done wait for those that still save
         **method,
       )
+      _compare()
     except ValueError as error:
       if explicit or "coordinator_address" not in str(error):
         raise
@@ -103,6 +111,27 @@ def connect(cluster: Cluster) -> None:
         f"{reason}; is the port free and the host's name right? Or run one process: "
         "--distributed=off"
       ) from error
+
+
+def _compare() -> None:
+  """Refuses processes that would not compute the same; JAX aborts such a run without the reason.
+
+  Raises:
+    UserError: this process differs from process 0, or process 0 from another.
+  """
+  mine = {"--num-processes": str(count()), "jax_enable_x64": str(jax.config.jax_enable_x64)}
+  mine |= {name: metadata.version(name) for name in _PACKAGES}
+  client = _service.global_state.client
+  client.key_value_set(f"hc_jax/start/{index()}", json.dumps(mine))
+  others = range(count()) if is_main() else (0,)  # the numbers of processes may differ
+  for other in others:
+    found = json.loads(client.blocking_key_value_get(f"hc_jax/start/{other}", _FOREVER))
+    if different := [name for name in mine if found.get(name) != mine[name]]:
+      name = different[0]
+      raise UserError(
+        f"process {index()} has {name}={mine[name]} and process {other} has {found.get(name)}; "
+        "start all of them with the same packages, variables (JAX_ENABLE_X64) and --num-processes"
+      )
 
 
 def _check(cluster: Cluster, given: dict[str, object]) -> None:
@@ -119,7 +148,7 @@ def _check(cluster: Cluster, given: dict[str, object]) -> None:
   host, _, port = cluster.coordinator.rpartition(":")
   if not (host and port.isdecimal() and 0 < int(port) < 65536):
     raise UserError(
-      f"--coordinator={cluster.coordinator} is no HOST:PORT, such as node001:12345: the host of "
+      f"--coordinator={cluster.coordinator} is not HOST:PORT, such as node001:12345: the host of "
       "process 0, and any free port of it"
     )
   if not 0 <= cluster.process_id < cluster.num_processes:
@@ -143,7 +172,7 @@ def _patience(cluster: Cluster) -> Iterator[None]:
       "same --coordinator (process 0's host and a port that the others can reach) and "
       "--num-processes, or wait longer: --connect-timeout=SECONDS"
     )
-    print(line, file=sys.stderr, flush=True)
+    output.write_line(line, sys.stderr)
     os._exit(2)
 
   timer = threading.Timer(cluster.connect_timeout, give_up)
@@ -182,7 +211,7 @@ def gather(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What is the user's to mend in one process ends them all, with its reason.
+  """Raises a UserError of one process in all of them, with its reason.
 
   Raises:
     UserError: of this process, or naming the other process and its reason.
@@ -217,94 +246,49 @@ def table() -> list[str]:
 def leave_by(error: BaseException) -> None:
   """Parts from the other processes on an error that nobody caught; returns with one process.
 
-  What a collective says when its peer is gone becomes one line, and exit code 134: that is how JAX
-  itself ends a process (SIGABRT) whose peers were silent for `heartbeat_timeout`.
+  The error of a collective whose peer is gone becomes one line and exit code 134. JAX may be first:
+  its coordination service ends the process by SIGABRT (134 in a shell), with a line of its own.
   """
   if count() == 1:
     return
-  if isinstance(error, SystemExit) and isinstance(error.code, int):
-    leave(error.code)
   reason = str(error).strip().partition("\n")[0]
   if any(words in reason for words in _LOST):
-    print(
-      f"error: {_lost(reason)}; the reason stands in that one's output. Start all of them again to "
-      "resume",
-      file=sys.stderr,
-    )
-    leave(LOST)
+    _end(_say_lost(reason))
   traceback.print_exception(error)
-  leave(1)
+  _end(1)
 
 
 def leave(code: int) -> None:
   """Parts from the other processes at the end of the program; may not return.
 
-  A process that ends in good order waits for the others, and when one of them fails it ends with
-  134, too. One that fails says goodbye and ends with its own exit code, and the others notice.
-  Only process 0, which hosts JAX's coordination service, first gives them time to say theirs:
-  without the service JAX aborts them, maybe before they have told the reason of an end that all
-  agree on.
+  An end that all share (finished, stopped, refused, diverged) waits for the others, since JAX
+  aborts every process once process 0, which hosts its coordination service, is gone. A process that
+  fails alone ends at once, and JAX ends the others with exit code 134.
   """
   if count() == 1:
     return
-  sys.stdout.flush()
-  sys.stderr.flush()
   if code in _IN_ORDER:
-    failed = _wait_for_all(code)
-    if not failed:
+    try:
       jax.distributed.shutdown()
-      return
-    print(f"error: {failed}; start all of them again", file=sys.stderr, flush=True)
-    code = LOST
-  # In a thread, since a service that is gone or does not answer must not keep this process.
-  thread = threading.Thread(target=_goodbye, args=(code,), daemon=True)
-  try:
+    except jax.errors.JaxRuntimeError as error:
+      _end(_say_lost(str(error)))
+    return
+  if code in _TOGETHER:  # in a thread: perhaps this process alone was refused
+    thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
-    thread.join(_SAY if index() else _SAY + _WAIT + _GRACE)
-  finally:  # whatever a signal raises meanwhile
-    os._exit(code)
+    thread.join(_WAIT)
+  _end(code)
 
 
-def _wait_for_all(code: int) -> str:
-  """Says the exit code, waits until all have; what is wrong with another process, if anything."""
-  try:
-    said = _say(code)
-    while len(said) < count() and not _failed(said):
-      time.sleep(0.2)
-      said = _said()
-  except jax.errors.JaxRuntimeError as error:
-    return _lost(str(error))
-  return "; ".join(
-    f"process {i} of this run failed with exit code {c}" for i, c in _failed(said).items()
+def _say_lost(reason: str) -> int:
+  output.write_line(
+    f"error: process {index()} lost another process of this run ({reason[:160]}); the reason is in "
+    "that one's output. Start all of them again to resume",
+    sys.stderr,
   )
+  return LOST
 
 
-def _failed(said: dict[str, str]) -> dict[str, str]:
-  return {i: code for i, code in said.items() if int(code) not in _IN_ORDER}
-
-
-def _lost(reason: str) -> str:
-  return f"process {index()} lost another process of this run ({reason[:160]})"
-
-
-def _goodbye(code: int) -> None:
-  """Says the exit code; in process 0, returns when all have said theirs, or after `_WAIT`."""
-  with contextlib.suppress(Exception):  # the service is gone, or was never met
-    said, until = _say(code), time.monotonic() + _WAIT
-    while index() == 0 and time.monotonic() < until:
-      if len(said) == count():
-        time.sleep(_GRACE)
-        return
-      time.sleep(0.05)
-      said = _said()
-
-
-def _say(code: int) -> dict[str, str]:
-  _service.global_state.client.key_value_set(f"{_GOODBYES}/{index()}", str(code), True)
-  return _said()
-
-
-def _said() -> dict[str, str]:
-  """The exit codes of the processes that have said theirs, by number."""
-  found = _service.global_state.client.key_value_dir_get(_GOODBYES)
-  return {key.rpartition("/")[2]: code for key, code in found}
+def _end(code: int) -> None:
+  output.finish()
+  os._exit(code)
