@@ -7,11 +7,11 @@
 Several processes (docs/scale.md): under SLURM, Open MPI or on a TPU pod start this command once per
 process. Elsewhere give each `--coordinator=HOST:PORT --num-processes=N --process-id=I`.
 
-Exit codes: 0 finished · 1 crash · 2 something to mend before training (config, data, workdir) ·
-3 the loss became NaN or infinite · 4 the workdir could not be written any more · 5 out of device
-memory · 75 stopped by SIGTERM or SIGINT after saving: run the same command to resume · 130, 143
-stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a second one · 134
-another process of the run died.
+Exit codes: 0 finished · 1 crash · 2 something to fix before training (config, data, workdir) ·
+3 the loss became NaN or infinite · 4 a file of the run could not be read or written · 5 out of
+device memory · 75 stopped by SIGTERM or SIGINT after saving: run the same command to resume ·
+130, 143 stopped at once, by SIGINT or SIGTERM before there was anything to save, or by a second
+one · 134 another process of the run died or failed.
 """
 
 import os
@@ -82,31 +82,53 @@ def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   flags, overrides = parse(sys.argv[1:] if argv is None else argv)
   try:
-    from hc_jax import signals
+    import jax  # noqa: F401
+
+    from hc_jax import environment, output, signals
     from hc_jax.train import processes
   except ModuleNotFoundError as error:
-    if (error.name or "").startswith("hc_jax"):
-      raise
-    print(
-      f"error: {sys.executable} has no package {error.name}; activate the environment first "
-      "(source .venv/bin/activate; `make quickstart` makes it), or install: pip install -e .",
-      file=sys.stderr,
-    )
+    return _cannot_import(error)
+  except (RuntimeError, ValueError) as error:  # versions or variables that JAX refuses
+    print(f"error: JAX cannot be imported: {error}", file=sys.stderr)
     return 2
 
-  with signals.Ending():  # while it trains, a StopSignal takes its place
-    try:
-      code = _run(flags, overrides)
-    except BaseException as error:
-      processes.leave_by(error)
-      raise
-    processes.leave(code)
-    return code
+  output.prepare()
+  try:
+    with signals.Ending():  # while it trains, a StopSignal takes its place
+      try:
+        code = _run(flags, overrides)
+      except Exception as error:
+        if (reason := environment.fault(error)) is None:
+          processes.leave_by(error)
+          raise
+        output.write_line(f"error: {reason}", sys.stderr)
+        code = 2
+      processes.leave(code)
+      return code
+  finally:
+    output.finish()
+
+
+def _cannot_import(error: ModuleNotFoundError) -> int:
+  """Says what is not installed; returns the exit code."""
+  if (error.name or "").startswith("hc_jax"):
+    raise error
+  if error.name == "fcntl":
+    from hc_jax import environment
+
+    reason = environment.fault(error)
+  else:
+    reason = (
+      f"{sys.executable} has no package {error.name}; activate the environment first "
+      "(source .venv/bin/activate; `make quickstart` makes it), or install: pip install -e ."
+    )
+  print(f"error: {reason}", file=sys.stderr)
+  return 2
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   """Trains; returns the exit code."""
-  from hc_jax import UserError, terminal, train
+  from hc_jax import UserError, output, terminal, train
   from hc_jax.config import load_config
   from hc_jax.train import processes
   from hc_jax.user_modules import import_modules
@@ -119,15 +141,12 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     fork = train.parse_fork(flags.fork, flags.fork_optimizer)
     with terminal.escaping():  # the workdir may be a stranger's
       train.train_and_evaluate(config, flags.workdir, fork)
-  except UserError as error:
-    print(f"error: {terminal.escape(str(error))}", file=sys.stderr)
-    return 2
   except train.Stopped as stopped:
-    print(stopped, file=sys.stderr)
+    output.write_line(str(stopped), sys.stderr)
     return stopped.exit_code
-  except (train.NonFiniteError, train.StorageError, train.OutOfMemoryError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
+  except (UserError, train.NonFiniteError, train.StorageError, train.OutOfMemoryError) as error:
+    output.write_line(f"error: {terminal.escape(str(error))}", sys.stderr)
+    return getattr(error, "exit_code", 2)
   return 0
 
 

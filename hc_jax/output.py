@@ -9,17 +9,21 @@ import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from hc_jax import terminal
 
 _PATIENCE = 1.0  # seconds to wait for the reader of a full pipe
 _dropped: dict[int, int] = {}  # lines dropped because nobody reads, by file descriptor
 
 
-def write_line(text: str, stream: TextIO | None) -> None:
+def write_line(text: str, stream: Any) -> None:
   """Writes a line at once, also into a pipe, and whole, also from a thread; never raises.
 
   A full pipe is waited for once, for a second; while it stays full its lines are dropped.
   """
+  if isinstance(stream, terminal.Escaping):
+    text, stream = terminal.escape(text), stream.stream
   with contextlib.suppress(OSError, ValueError):  # ValueError: closed
     if type(stream) is io.TextIOWrapper:  # a notebook and a test have streams of their own
       _write_through(text, stream)

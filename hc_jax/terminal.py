@@ -22,15 +22,19 @@ def _written(code: int) -> str:
   return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-class _Escaping:
-  """A text stream that escapes what is written to it."""
+class Escaping:
+  """A text stream that escapes what is written to it.
+
+  Attributes:
+    stream: stream behind it.
+  """
 
   def __init__(self, stream: TextIO) -> None:
-    self._stream = stream
+    self.stream = stream
 
   def write(self, text: str) -> int:
     """Writes `text`, escaped; returns its length."""
-    self._stream.write(escape(text))
+    self.stream.write(escape(text))
     return len(text)
 
   def writelines(self, lines: Any) -> None:
@@ -39,14 +43,15 @@ class _Escaping:
       self.write(line)
 
   def __getattr__(self, name: str) -> Any:
-    return getattr(self._stream, name)
+    return getattr(self.stream, name)
 
 
 @contextlib.contextmanager
 def escaping() -> Iterator[None]:
   """Escapes all that is printed while it is entered, to stdout and to stderr."""
-  with (
-    contextlib.redirect_stdout(_Escaping(sys.stdout)),
-    contextlib.redirect_stderr(_Escaping(sys.stderr)),
-  ):
+  with contextlib.ExitStack() as redirected:
+    if sys.stdout is not None:  # None: closed before Python started
+      redirected.enter_context(contextlib.redirect_stdout(Escaping(sys.stdout)))
+    if sys.stderr is not None:
+      redirected.enter_context(contextlib.redirect_stderr(Escaping(sys.stderr)))
     yield

@@ -18,7 +18,7 @@ _ARRAYS = {"jax", "flax"}
 _L0 = {"axes", "coefs", "costs", "errors", "ops"}
 _L1 = _L0 | {"connections", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
-_PROGRAM = {"output", "signals"}
+_PROGRAM = {"environment", "output", "signals"}
 _TOP = _L2 | _PROGRAM | {"analysis", "sample", "train"}
 
 # unit: (what of hc_jax it may import, what of other packages)
@@ -30,7 +30,8 @@ TABLE = {
   "durable": ({"folders"}, set()),
   "exclusive": ({"folders"}, set()),
   "terminal": (set(), set()),
-  "output": (set(), set()),
+  "environment": ({"errors"}, {"jax"}),
+  "output": ({"terminal"}, set()),
   "signals": ({"output"}, set()),
   "convert": (set(), {"numpy"}),
   "plan": (set(), {"jax"}),

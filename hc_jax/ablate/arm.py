@@ -17,7 +17,7 @@ from hc_jax.errors import UserError
 from hc_jax.signals import StopSignal
 from hc_jax.train.checkpoint import FOLDER
 from hc_jax.train.compile_cache import cache
-from hc_jax.train.errors import OutOfMemoryError, memory_cause
+from hc_jax.train.errors import OutOfMemoryError, memory_cause, storage
 from hc_jax.train.restore import REJECTED
 from hc_jax.train.task import Task, make_task, train_batches
 
@@ -64,7 +64,8 @@ def _train_together(
   configs: Sequence[Any], task: Task, folder: str, out: str, log: Callable[[str], None]
 ) -> SeedLoop:
   try:
-    with cache(configs[0].train.compilation_cache, out, log), StopSignal() as stop:
+    compiled = cache(configs[0].train.compilation_cache, out, log)
+    with compiled, storage(folder), StopSignal() as stop:
       loop = SeedLoop(configs, task, folder, log)
       loop.run(stop)
   except jax.errors.JaxRuntimeError as error:

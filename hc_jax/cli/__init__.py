@@ -2,12 +2,11 @@
 
 import argparse
 import difflib
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from hc_jax import signals, terminal
+from hc_jax import environment, output, signals, terminal
 from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
 from hc_jax.user_modules import add_flag, import_modules
@@ -44,17 +43,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = subparsers[args.command]
     near = _near(unknown[0].split("=")[0], re.findall(r"--[a-z][a-z-]*", own.format_usage()))
     own.error(f"{args.command} does not take {unknown[0]}{near} --help says what it takes")
+  output.prepare()
   try:
     with terminal.escaping(), signals.Ending():  # a run may be a stranger's
       import_modules(args.modules)
       code = command.run_config(args, rest) if takes_overrides else command.run(args)
+      sys.stdout.flush()
     return code or 0
-  except UserError as error:
-    print(f"error: {terminal.escape(str(error))}", file=sys.stderr)
-    return 2
   except BrokenPipeError:  # `hc-jax ... | head` closed our output
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  return 0
+    return 0
+  except Exception as error:
+    return _failed(error)
+  finally:
+    output.finish()
+
+
+def _failed(error: Exception) -> int:
+  """Says in one line why a command failed; returns its exit code. A mistake of ours is raised."""
+  code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", None)
+  if isinstance(error, OSError) and error.filename is None:  # a file of ours has a name
+    error, code = f"the output cannot be written: {error.strerror}", 4
+  if code is None:
+    reason = environment.fault(error)
+    if reason is None:
+      raise error
+    error, code = reason, 2
+  output.write_line(f"error: {terminal.escape(str(error))}", sys.stderr)
+  return code
 
 
 def _near(word: str, known: Iterable[str]) -> str:

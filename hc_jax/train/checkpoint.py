@@ -72,8 +72,11 @@ def folders_of(workdir: str) -> list[int]:
 
   Raises:
     UserError: `checkpoints` is a link, or no folder.
+    OSError: it cannot be read: that is not a run without checkpoints.
   """
-  names = folders.list_folder(workdir, FOLDER) if os.path.isdir(workdir) else []
+  names = []
+  with contextlib.suppress(NotADirectoryError):  # the workdir is a file
+    names = folders.list_folder(workdir, FOLDER)
   return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 

@@ -9,19 +9,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from hc_jax import output
 from hc_jax.params import ParamCount
 from hc_jax.train import processes
 
 
 def say(line: str) -> None:
-  """Prints a line at once, also into a pipe, and whole, also from a thread.
-
-  Of several processes only the first speaks.
-  """
-  if not processes.is_main():
-    return
-  sys.stdout.write(line + "\n")
-  sys.stdout.flush()
+  """Prints a line, as `output.write_line` does. Of several processes only the first speaks."""
+  if processes.is_main():
+    output.write_line(line, sys.stdout)
 
 
 def duration(seconds: float) -> str:

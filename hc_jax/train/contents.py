@@ -40,12 +40,19 @@ def stored(workdir: str) -> list[Stored]:
   """The checkpoints of a run by step, whole or not; each is read once, to compare its hashes."""
   found = []
   for step in checkpoint.folders_of(workdir):
-    fault, loss = manifest.fault(checkpoint.path_of(workdir, step), step), None
+    fault, loss = _fault(checkpoint.path_of(workdir, step), step), None
     with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
       loss = float(checkpoint.read_card(workdir, step)["val/loss"])
     size = _size(checkpoint.path_of(workdir, step))
     found.append(Stored(step, size, fault, loss))
   return found
+
+
+def _fault(folder: str, step: int) -> str | None:
+  try:
+    return manifest.fault(folder, step)
+  except OSError as error:
+    return f"{os.path.relpath(error.filename or folder, folder)} cannot be read: {error.strerror}"
 
 
 def report(workdir: str, step: int | None = None, log: Callable[[str], None] = print) -> int:

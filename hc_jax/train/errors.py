@@ -2,7 +2,11 @@
 
 import contextlib
 import errno
+import os
+import re
 from collections.abc import Iterator
+
+from hc_jax.errors import UserError
 
 
 class Stopped(Exception):
@@ -26,7 +30,7 @@ class NonFiniteError(Exception):
 
 
 class StorageError(Exception):
-  """The workdir cannot be written any more: disk full, quota, read-only."""
+  """A file of the run cannot be read or written: disk full or broken, read-only, moved away."""
 
   exit_code = 4
 
@@ -37,42 +41,38 @@ class OutOfMemoryError(Exception):
   exit_code = 5
 
 
-_ERRNOS = {
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EFBIG,
-  errno.EROFS,
-  errno.EACCES,
-  errno.EPERM,
-}
-# TensorStore reports the system's words inside errors of other types.
-_WORDS = (
-  "No space left on device",
-  "Disk quota exceeded",
-  "File too large",
-  "Read-only file system",
-  "Permission denied",
+# TensorStore reports the system's errors inside errors of other types, with their numbers.
+_NUMBER = re.compile(r"os_error_code='(\d+)'")
+_WORDS = tuple(
+  os.strerror(number)
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 )
 
 
-def storage_cause(error: BaseException | None) -> str | None:
-  """The reason when `error`, or what caused it, is that files cannot be written."""
+def storage_cause(error: BaseException | None, contexts: bool = True) -> str | None:
+  """Returns the system's words if `error`, or its cause, is a fault of files; None otherwise.
+
+  Args:
+    error: an exception.
+    contexts: whether an exception that was being handled counts as a cause.
+  """
   while error is not None:
-    if isinstance(error, OSError) and error.errno in _ERRNOS:
-      return error.strerror
-    found = [words for words in _WORDS if words in str(error)]
-    if found:
-      return found[0]
-    error = error.__cause__ or error.__context__
+    if isinstance(error, OSError):
+      return error.strerror or str(error)
+    if number := _NUMBER.search(str(error)):
+      return os.strerror(int(number[1]))
+    if words := [words for words in _WORDS if words in str(error)]:
+      return words[0]
+    error = error.__cause__ or (error.__context__ if contexts else None)
   return None
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-  """Turns "cannot write" into a StorageError that names `what` was being written.
+  """Turns a fault of files into a StorageError that names `what` was being written.
 
   Raises:
-    StorageError: a write failed because of the disk; anything else passes unchanged.
+    StorageError: a file could not be written; every other exception passes unchanged.
   """
   try:
     yield
@@ -82,10 +82,33 @@ def writing(what: str) -> Iterator[None]:
     reason = storage_cause(error)
     if reason is None:
       raise
-    raise StorageError(
-      f"{what} could not be written: {reason}. Older checkpoints are untouched; make room (or mend "
-      "the disk) and run the same command to resume"
-    ) from error
+    raise _storage_error(f"{what} could not be written", reason) from error
+
+
+@contextlib.contextmanager
+def storage(workdir: str) -> Iterator[None]:
+  """Turns every fault of files that is not reported yet into a StorageError.
+
+  Raises:
+    StorageError: a file of the run in `workdir` could not be read or written.
+  """
+  try:
+    yield
+  except (Stopped, NonFiniteError, StorageError, UserError):
+    raise
+  except Exception as error:
+    reason = storage_cause(error, contexts=False)
+    if reason is None:
+      raise
+    path = getattr(error, "filename", None) or f"a file in {workdir}"
+    raise _storage_error(f"{path} could not be read or written", reason) from error
+
+
+def _storage_error(fault: str, reason: str) -> StorageError:
+  return StorageError(
+    f"{fault}: {reason}. Older checkpoints are untouched; make room, or repair the disk or the "
+    "permissions, and run the same command to resume"
+  )
 
 
 def memory_cause(error: BaseException) -> str | None:

@@ -18,7 +18,7 @@ from hc_jax.train.compilation import Compilations, compile_steps
 from hc_jax.train.compile_cache import cache
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
-from hc_jax.train.errors import NonFiniteError, Stopped, writing
+from hc_jax.train.errors import NonFiniteError, Stopped, storage, writing
 from hc_jax.train.evaluate import evaluate
 from hc_jax.train.feed import to_devices
 from hc_jax.train.memory import out_of_memory
@@ -48,7 +48,7 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
     UserError: something is wrong before training.
     Stopped: SIGTERM or SIGINT arrived; the state is saved.
     NonFiniteError: the training diverged; the last good checkpoint is kept.
-    StorageError: the disk is full, or the like.
+    StorageError: a file of the run cannot be read or written.
     OutOfMemoryError: the device's memory is too small for this config.
   """
   with contextlib.ExitStack() as held:
@@ -58,6 +58,7 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
       profile = Profile(config.train.profile if processes.is_main() else "", workdir)
     check_alike(config, task.text, workdir)
     origin = forks.settle(fork, workdir, config, task.abstract, log=say)
+    held.enter_context(storage(workdir))
     console = Console(config.train.num_steps)
     if processes.is_main():
       with writing(f"the config in {workdir}"):

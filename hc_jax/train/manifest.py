@@ -44,8 +44,16 @@ def write(folder: str, step: int) -> None:
 
 
 def exists(folder: str) -> bool:
-  """Returns whether the save of this checkpoint came to its end."""
-  return os.path.lexists(os.path.join(folder, FILE))
+  """Returns whether the save of this checkpoint came to its end.
+
+  Raises:
+    OSError: the folder cannot be read.
+  """
+  try:
+    os.lstat(os.path.join(folder, FILE))
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  return True
 
 
 def fault(folder: str, step: int) -> str | None:
@@ -53,6 +61,9 @@ def fault(folder: str, step: int) -> str | None:
 
   The files in the folder must be those of the manifest, no more and no fewer, and plain. Sizes are
   compared first, so that a file cut short is found at once.
+
+  Raises:
+    OSError: a file cannot be read: that says nothing of its bytes.
   """
   try:
     if os.path.islink(folder):
@@ -69,8 +80,6 @@ def fault(folder: str, step: int) -> str | None:
     return str(error)
   except FileNotFoundError as error:
     return f"{os.path.relpath(error.filename, folder)} is missing"
-  except OSError as error:
-    return f"{os.path.relpath(error.filename, folder)} cannot be read: {error.strerror}"
   except (ValueError, KeyError, TypeError, AttributeError):
     return f"{FILE} is damaged"
 
@@ -98,8 +107,12 @@ def _compare(folder: str, expected: dict[str, Any]) -> str | None:
 
 
 def _entry(folder: str, name: str, sync: bool = False) -> dict[str, Any]:
-  with os.fdopen(folders.open_file(folder, name), "rb") as file:
-    if sync:
-      os.fsync(file.fileno())
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": file.tell(), "sha256": digest}
+  try:
+    with os.fdopen(folders.open_file(folder, name), "rb") as file:
+      if sync:
+        os.fsync(file.fileno())
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+      return {"bytes": file.tell(), "sha256": digest}
+  except OSError as error:
+    error.filename = os.path.join(folder, name)  # a read that fails does not know its file
+    raise

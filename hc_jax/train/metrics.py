@@ -1,5 +1,6 @@
 """What a run measured: `metrics.jsonl`, one row per step, and TensorBoard's events."""
 
+import errno
 import json
 import os
 import re
@@ -110,9 +111,15 @@ class Metrics:
       self._open_events().write(row)
 
   def sync(self) -> None:
-    """Forces the rows to the disk, so that a checkpoint never outlives the rows before it."""
+    """Forces the rows to the disk, so that a checkpoint never outlives the rows before it.
+
+    Raises:
+      StorageError: they cannot be written, or the run's folder is not where it was.
+    """
     with writing(self._path):
       self._file.flush()
+      if not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno())):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self._path)
       os.fsync(self._file.fileno())
       if self._events is not None:
         self._events.flush()

@@ -15,6 +15,7 @@ from hc_jax import params as hc_params
 from hc_jax.errors import UserError
 from hc_jax.train import manifest, processes
 from hc_jax.train.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
+from hc_jax.train.errors import storage_cause
 from hc_jax.train.quiet import Quiet
 from hc_jax.train.state import TrainState
 
@@ -39,7 +40,8 @@ def restore_newest(
     log: takes lines.
 
   Raises:
-    UserError: there are checkpoints and none is good, or a good one cannot be read.
+    UserError: there are checkpoints and none is good, or a good one does not fit.
+    OSError, ValueError: the system cannot read a file.
   """
   good, faults = None, {}
   with processes.together():
@@ -195,6 +197,8 @@ def _understood(path: str) -> Iterator[None]:
   except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
+    if storage_cause(error):
+      raise
     reason = str(error).strip().splitlines()
     raise UserError(
       f"{path} is as it was written, but does not fit this model or this version of the packages "

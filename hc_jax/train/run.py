@@ -16,6 +16,7 @@ from hc_jax import axes, models
 from hc_jax import config as config_lib
 from hc_jax.errors import UserError
 from hc_jax.train import checkpoint, restore
+from hc_jax.train.errors import storage
 from hc_jax.train.workdir import open_tokenizer, saved_config
 
 _POSITIONS = 1 << 20  # what is not a size of parameters, as max_length may be, is at most this
@@ -57,6 +58,7 @@ def load_run(
 
   Raises:
     UserError: no run, no such checkpoint, or none of them good.
+    StorageError: a checkpoint cannot be read.
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
   config = saved_config(workdir)
@@ -116,7 +118,8 @@ def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str],
   if not order:
     missing = "with a val/loss" if step == "best" else step
     raise UserError(f"{workdir} holds no checkpoint {missing}; there are {there}")
-  good, faults = restore.first_good(workdir, order)
+  with storage(workdir):
+    good, faults = restore.first_good(workdir, order)
   if good is None:
     reasons = "; ".join(f"{bad}: {reason}" for bad, reason in faults.items())
     raise UserError(f"no good checkpoint in {workdir} ({reasons}); there are {there}")
