@@ -15,7 +15,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
 
 _ARRAYS = {"jax", "flax"}
-_L0 = {"axes", "coefs", "costs", "errors", "ops"}
+_L0 = {"axes", "coefs", "errors", "ops"}
 _L1 = _L0 | {"connections", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
 _PROGRAM = {"environment", "output", "signals"}
@@ -25,7 +25,6 @@ _TOP = _L2 | _PROGRAM | {"analysis", "sample", "train"}
 TABLE = {
   "errors": (set(), set()),
   "user_modules": ({"errors"}, set()),
-  "costs": (set(), set()),
   "folders": ({"errors"}, set()),
   "durable": ({"folders"}, set()),
   "exclusive": ({"folders"}, set()),
@@ -62,7 +61,7 @@ TABLE = {
   ),
   "ablate": (
     _TOP | {"config_files", "config_types", "durable", "exclusive", "folders", "plan"},
-    _ARRAYS | {"ml_collections", "numpy"},
+    _ARRAYS | {"ml_collections", "numpy", "scipy"},
   ),
   "__init__": (_L1 | {"models"}, set()),
 }
@@ -72,6 +71,7 @@ ONLY_IN = {
   "chex": None,
   "matplotlib": "hc_jax.analysis.plots",
   "optax": "hc_jax.train",
+  "scipy": "hc_jax.ablate.statistics",
   "orbax": "hc_jax.train",
   "tensorboardX": "hc_jax.train",
   "tensorflow": None,

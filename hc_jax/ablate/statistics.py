@@ -1,11 +1,11 @@
 """Numbers over seeds: mean, spread, and the paired difference to the baseline with its interval."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -60,25 +60,11 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
   return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
-@functools.cache
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-  """Where Student's distribution has `level` of its mass between -t and t, to 1e-9.
+  """Returns where Student's distribution has `level` of its mass between -t and t.
 
   Args:
     freedom: degrees of freedom, 1 or more.
     level: of the interval.
   """
-  nodes, weights = np.polynomial.legendre.leggauss(200)
-  constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
-  # With x = sqrt(freedom) tan(angle) the density's integral is one of cos(angle)^(freedom - 1).
-  constant *= 2 / math.sqrt(math.pi)
-
-  def mass(angle: float) -> float:
-    at = angle * (nodes + 1) / 2
-    return float(constant * angle / 2 * np.sum(weights * np.cos(at) ** (freedom - 1)))
-
-  low, high = 0.0, math.pi / 2
-  for _ in range(100):
-    middle = (low + high) / 2
-    low, high = (middle, high) if mass(middle) < level else (low, middle)
-  return math.sqrt(freedom) * math.tan(low)
+  return float(stdtrit(freedom, (1 + level) / 2))
