@@ -33,6 +33,7 @@ def test_make_targets_exist(document):
   assert named <= targets, f"{document} names {sorted(named - targets)}"
 
 
+@pytest.mark.slow
 def test_subcommands_exist():
   named = {command for _, command in _commands(r"(?:^|`|\$ |  |/)hc-jax ([a-z]+)")}
   result = subprocess.run(

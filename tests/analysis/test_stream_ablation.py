@@ -66,6 +66,7 @@ def test_a_stream_that_nothing_reads_is_not_missed():
   assert np.all(found[:, [0, 2]] > 1e-3)
 
 
+@pytest.mark.slow
 def test_networks_whose_layers_differ():
   """Two streams above one: a residual site has no second stream, and sites count through."""
   model = tiny.model(layers=((1, hc.Residual), (1, tiny.DHC2)), num_layers=2)

@@ -4,6 +4,8 @@ import sys
 import sysconfig
 import textwrap
 
+import pytest
+
 from hc_jax.data import sources
 from hc_jax.data.builders import py_stdlib
 
@@ -60,6 +62,7 @@ def test_py_stdlib_builder(tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_without_tensorflow_network_or_noise(tmp_path, make_lines):
   """The whole path in a process that has neither TensorFlow nor a network."""
   make_library(tmp_path / "lib")

@@ -82,6 +82,7 @@ def test_kill_in_the_middle_leaves_nothing_that_is_taken_as_whole(folder, load):
   assert not (pathlib.Path(data.folder) / "copy").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_once(folder):
   code = """
     write = prepare.write_splits

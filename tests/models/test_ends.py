@@ -106,7 +106,10 @@ def test_the_language_model_has_them(expand, reduce):
   by_hand.close(tiny.forward(**fields)(params, tiny.TOKENS), network(params, **fields))
 
 
-@pytest.mark.parametrize("expand, reduce", [("scaling", "head"), ("embedding", "mean")])
+@pytest.mark.parametrize(
+  "expand, reduce",
+  [("scaling", "head"), pytest.param("embedding", "mean", marks=pytest.mark.slow)],
+)
 def test_without_noise_the_network_starts_as_with_copies_and_a_sum(expand, reduce):
   """The ends have initial values of their own, the rest is taken from the plain model."""
   fields = {"connection": tiny.DHC2, "final_norm_eps": 1e-12}

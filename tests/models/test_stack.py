@@ -53,7 +53,13 @@ def expected():
 
 
 @pytest.mark.parametrize(
-  "scan, remat", [(True, "branches"), (False, "full"), (True, "blocks:2"), (False, "blocks:2")]
+  "scan, remat",
+  [
+    (True, "branches"),
+    pytest.param(False, "full", marks=pytest.mark.slow),
+    (True, "blocks:2"),
+    pytest.param(False, "blocks:2", marks=pytest.mark.slow),
+  ],
 )
 def test_scan_and_remat_change_no_logit_and_no_gradient(scan, remat):
   params = stacked() if scan else unstack_layers(stacked())

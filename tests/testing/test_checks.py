@@ -214,8 +214,16 @@ class Scanned(nn.Module):
   "mistake, words",
   [
     ("", ""),
-    ("constant", r"connection \(call 1\) is sublayer 1 of the network, .* index 0"),
-    ("collapsed", r"collapsed between layers/connection and layers/connection \(call 1\)"),
+    pytest.param(
+      "constant",
+      r"connection \(call 1\) is sublayer 1 of the network, .* index 0",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      "collapsed",
+      r"collapsed between layers/connection and layers/connection \(call 1\)",
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_scanned_layers_are_seen_one_by_one(mistake, words):
@@ -256,6 +264,7 @@ class Crossing(nn.Module):
     return hc.reduce(streams)
 
 
+@pytest.mark.slow
 def test_post_norm_norms_each_stream_by_itself():
   check_model(Crossing(False), X, post_norm=True, log=None).raise_if_broken()
   why = names(check_model(Crossing(True), X, post_norm=True, log=None).broken)
@@ -286,6 +295,7 @@ def test_a_model_that_fails_or_has_no_connection_says_so():
   assert "no connection of hc_jax was called" in str(report) and not report.ok
 
 
+@pytest.mark.slow
 def test_the_models_own_arguments_reach_it():
   class Dropped(nn.Module):
     @nn.compact

@@ -81,14 +81,9 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize(
-  ("connection", "remat"),
-  [
-    pytest.param(*case, marks=[] if case == ("hc", "branches") else pytest.mark.slow)
-    for case in CASES
-  ],
-)
+@pytest.mark.parametrize(("connection", "remat"), CASES)
 def test_activations_and_flops_are_those_of_the_compiled_step(connection, remat):
   """Scanned layers: in a loop XLA on CPU undoes rematerialisation, and fuses more away."""
   found = plan(connection, remat)
