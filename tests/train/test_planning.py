@@ -81,9 +81,15 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
+SLOW = [("residual", "none"), ("hc", "branches"), ("hc", "full"), ("hc", "blocks:2")]
+
+
+def marked(case):
+  return pytest.param(*case, marks=pytest.mark.slow if case in SLOW else pytest.mark.exhaustive)
+
+
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize(("connection", "remat"), CASES)
+@pytest.mark.parametrize(("connection", "remat"), [marked(case) for case in CASES])
 def test_activations_and_flops_are_those_of_the_compiled_step(connection, remat):
   """Scanned layers: in a loop XLA on CPU undoes rematerialisation, and fuses more away."""
   found = plan(connection, remat)
