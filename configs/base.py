@@ -32,7 +32,7 @@ def get_config() -> config_dict.ConfigDict:
   c.model.norm_eps = 1e-5  # added to the variance
   c.model.final_norm_eps = placeholder(float)  # that of the final norm; norm_eps
   c.model.norm_position = "pre"  # pre | post
-  c.model.block = "sequential"  # sequential | parallel | dual: ResiDual, with connection residual
+  c.model.block = "sequential"  # sequential | parallel
   c.model.attention_views = False  # queries, keys and values read the streams each for itself
   c.model.expand = "copy"  # how streams begin: copy | scaling | embedding
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams

@@ -115,6 +115,7 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
 def check(config: ConfigDict) -> None:
   """Raises UserError for combinations that no run could use; costs no compilation."""
   from hc_jax.models import make_model
+  from hc_jax.models.blocks import REMOVED
 
   if missing := missing_keys(config.to_dict()):
     raise UserError(
@@ -156,6 +157,8 @@ def check(config: ConfigDict) -> None:
       "is to predict, and the loss would say nothing. Leave it True; in code, "
       "hc_jax.models.TransformerLM(causal=False) is an encoder"
     )
+  if model.block in REMOVED:
+    raise UserError(f"model.block={model.block!r} {REMOVED[model.block]}")
   for key, known in _choices().items():
     value = config
     for part in key.split("."):

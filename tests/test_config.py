@@ -135,7 +135,7 @@ def test_overrides(override, key, value):
     ("model.norm_position=mid", "model.norm_position='mid' is unknown"),
     ("model.connection.norm=batch", "model.connection: norm='batch' is unknown"),
     ("model.block=diagonal", "model.block='diagonal' is unknown; choose one of sequential"),
-    ("model.block=dual", r"model: block='dual' .* set connection to Residual \('residual'\)"),
+    ("model.block=dual", r"model\.block='dual' is ResiDual .* open an old run with the version"),
     ("model.expand=scale", "model.expand='scale' is unknown.*did you mean 'scaling'"),
     ("model.reduce=max", "model.reduce='max' is unknown; choose one of sum, mean, head"),
     ("model.expand_init_std=-1", "model.expand_init_std=-1.0 must be at least 0"),

@@ -61,10 +61,6 @@ def run(args: argparse.Namespace) -> None:
   sites, tokens, title = _look(run, tokens_of)
   more = [report.loss_part(metrics, title), report.telemetry_part(metrics, title)]
   more = [part for part in more if part is not None]
-  if sites is None:
-    reason = "ResiDual (model.block='dual') has no connections"
-    report.write_parts(more, out, title, print, formats, {"other figure": reason})
-    return None
   left_out = {}
   if max(site.streams.shape[-2] for site in sites.values()) == 1:
     left_out["stream_ablation"] = "there is one stream: without it a network starts from nothing"
@@ -96,17 +92,12 @@ def _tokens(run: Any, files: Sequence[str], data_dir: str) -> Any:
 
 
 def _look(run: Any, tokens_of: Callable[[Any], Any]) -> tuple[Any, Any, str]:
-  """Returns the sites on the tokens that `tokens_of` gives for a run, these, and a title.
-
-  ResiDual has no sites: None.
-  """
+  """Returns the sites on the tokens that `tokens_of` gives for a run, these, and a title."""
   from hc_jax import data
   from hc_jax.analysis import collect_sites, report
 
   model, length = run.config.model, run.config.data.length
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
-  if model.get("block") == "dual":
-    return None, None, title.format("ResiDual")
   rows = max(1, min(8, ANALYZED_TOKENS // length))
   batch = data.eval_batches(tokens_of(run), length=length, batch_size=rows, num_batches=1)[0]
   sites = collect_sites(run.model, run.params, batch["inputs"])

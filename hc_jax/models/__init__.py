@@ -2,7 +2,6 @@
 
 from hc_jax.models.attention import Attention as Attention
 from hc_jax.models.blocks import Block as Block
-from hc_jax.models.blocks import DualBlock as DualBlock
 from hc_jax.models.blocks import ParallelBlock as ParallelBlock
 from hc_jax.models.ends import Expand as Expand
 from hc_jax.models.ends import Reduce as Reduce

@@ -1,4 +1,4 @@
-"""Transformer blocks: sequential, parallel, and ResiDual's."""
+"""Transformer blocks: sequential and parallel."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,12 @@ from hc_jax.connections import ConnectionLike, HyperConnection, connection_facto
 from hc_jax.models.layers import Dtype, TokenContext
 
 NORM_POSITIONS = ("pre", "post")
-BLOCKS = ("sequential", "parallel", "dual")
+BLOCKS = ("sequential", "parallel")
+REMOVED = {
+  "dual": "is ResiDual (2304.14802), which hc_jax no longer has: it norms the residual path and is "
+  "not a hyper-connection; choose sequential or parallel, or open an old run with the version that "
+  "wrote it"
+}
 
 
 class Block(nn.Module):
@@ -103,40 +108,12 @@ class ParallelBlock(Block):
     return self._site(streams, layer, context, branches)
 
 
-class DualBlock(nn.Module):
-  """A block of ResiDual, arXiv 2304.14802: a Post-Norm and an unnormed residual path side by side.
-
-  Its state is two streams p and q. For attention, then feed-forward, `y = F(p)`, `p' = N(p + y)`,
-  `q' = q + y`. The network ends in `p + N(q)`. There is no connection: its norm lies inside the
-  path, which no read, write and mix can say.
-
-  Attributes:
-    attention: as in `Block`.
-    feed_forward: as in `Block`.
-    norm: as in `Block`; it norms p after each branch.
-    dropout: rate, on the branch output.
-    dtype: of branch inputs.
-  """
-
-  attention: Callable[..., nn.Module]
-  feed_forward: Callable[..., nn.Module]
-  norm: Callable[..., nn.Module]
-  dropout: float = 0.0
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, streams: jax.Array, layer: int | jax.Array, context: TokenContext
-  ) -> jax.Array:
-    """`[B, L, 2, d]` -> `[B, L, 2, d]`, p and q; sums are float32 and are rounded once."""
-    del layer
-    p, q = streams[..., 0, :], streams[..., 1, :]
-    for name, make in {"attn": self.attention, "ffn": self.feed_forward}.items():
-      y = make(name=name)(p.astype(self.dtype), context)
-      y = nn.Dropout(self.dropout)(y, deterministic=context.deterministic).astype(jnp.float32)
-      p = self.norm(name=f"{name}_norm")(p.astype(jnp.float32) + y).astype(streams.dtype)
-      q = (q.astype(jnp.float32) + y).astype(streams.dtype)
-    return jnp.stack([p, q], axis=-2)
+def check_block(block: str) -> None:
+  """Raises ValueError unless `block` is one of `BLOCKS`."""
+  if block in REMOVED:
+    raise ValueError(f"block={block!r} {REMOVED[block]}")
+  if block not in BLOCKS:
+    raise ValueError(f"block={block!r} is unknown; choose one of {', '.join(BLOCKS)}")
 
 
 def with_views(connection: functools.partial, views: int) -> functools.partial:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import axes
-from hc_jax.connections import ConnectionLike, HyperConnection, Residual, connection_factory
+from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
-from hc_jax.models.blocks import BLOCKS, Block, DualBlock, ParallelBlock, with_views
+from hc_jax.models.blocks import Block, ParallelBlock, check_block, with_views
 from hc_jax.models.ends import EXPAND, REDUCE, Expand, Reduce, check_kind
 from hc_jax.models.layers import (
   Dtype,
@@ -43,8 +43,7 @@ class TransformerLM(nn.Module):
       default. Fields it leaves None (norm, norm_params, norm_eps) are the model's.
     layers: for connections that differ between layers: `((2, hc.Residual), (4, None))` is two
       residual layers below four of `connection`. See `SegmentedStack` for how streams change.
-    block: "sequential", or "parallel" (`ParallelBlock`: one site a block), or "dual" (`DualBlock`,
-      ResiDual: no connection, so that `connection` must be `hc.Residual`).
+    block: "sequential", or "parallel" (`ParallelBlock`: one site a block).
     attention_views: whether queries, keys and values are made of three reads of the streams, each
       with weights of its own, in place of one.
     expand: how streams begin, "copy", "scaling" or "embedding"; see `Expand`.
@@ -118,7 +117,7 @@ class TransformerLM(nn.Module):
     if self.positions not in POSITIONS:
       raise ValueError(f"positions={self.positions!r} is unknown; choose one of {POSITIONS}")
     check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
-    check_kind("block", self.block, BLOCKS)
+    check_block(self.block)
     check_kind("expand", self.expand, EXPAND)
     check_kind("reduce", self.reduce, REDUCE)
     if self.attention_views and self.block != "sequential":
@@ -129,18 +128,6 @@ class TransformerLM(nn.Module):
     for _, connection in self._segments():
       with_views(connection, 1)
       check_connection(connection, self.d_model)
-      if self.block == "dual" and connection.func is not Residual:
-        raise ValueError(
-          "block='dual' (ResiDual) has residual paths of its own and no connections; set "
-          f"connection to Residual ('residual'), not {connection.func.__name__}"
-        )
-    if self.block == "dual":
-      for field, value in (("expand", "copy"), ("reduce", "sum"), ("norm_position", "pre")):
-        if getattr(self, field) != value:
-          raise ValueError(
-            f"block='dual' (ResiDual) says itself how its two paths begin, end and are normed; "
-            f"leave {field} at {value!r}, not {getattr(self, field)!r}"
-          )
 
   def setup(self) -> None:
     self.check()
@@ -221,10 +208,7 @@ class TransformerLM(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
   ) -> jax.Array:
-    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`.
-
-    With block="dual" that is `p + N(q)`, N the final norm, and no norm follows.
-    """
+    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`."""
     if tokens.shape[-1] > self.max_length:
       raise ValueError(
         f"{tokens.shape[-1]} tokens exceed max_length={self.max_length}; "
@@ -246,18 +230,14 @@ class TransformerLM(nn.Module):
       x = x + self.position_embed(positions)
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
-    if self.block == "dual":
-      paths = self.stack(jnp.stack([x, x], axis=-2), context)
-      hidden = paths[..., 0, :].astype(jnp.float32) + self.final_norm(paths[..., 1, :])
-    else:
-      hidden = self.reduce_streams(self.stack(self.expand_streams(x), context))
+    hidden = self.reduce_streams(self.stack(self.expand_streams(x), context))
     if decode:  # a full cache would be written over in silence
       hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
     return hidden
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """float32 `[B, L, d]` -> float32 `[B, L, V]`."""
-    x = hidden.astype(self.dtype) if self.block == "dual" else self.final_norm(hidden)
+    x = self.final_norm(hidden)
     if self.tie_embeddings:
       return self.token_embed.attend(x)
     return output_logits(x, self.output_kernel.astype(self.dtype))
@@ -296,8 +276,6 @@ class TransformerLM(nn.Module):
     )
     parts = {"attention": attention, "feed_forward": feed_forward, "norm": norm}
     parts |= {"dropout": self.dropout, "dtype": self.dtype}
-    if self.block == "dual":
-      return lambda connection: functools.partial(DualBlock, **parts)
     block = functools.partial(
       ParallelBlock if self.block == "parallel" else Block,
       norm_position=self.norm_position,

@@ -1,4 +1,4 @@
-"""Parallel blocks, ResiDual and several views, against their formulas written out."""
+"""Parallel blocks and several views, against their formulas written out."""
 
 import functools
 
@@ -45,23 +45,6 @@ def test_sites_of_parallel_blocks_are_counted_by_blocks():
   init = jit(lambda key: nn.unbox(model.init(key, tiny.TOKENS))["params"]["stack"]["layers"])
   reads = init(jax.random.key(0))["connection"]["static_read"]
   np.testing.assert_array_equal(np.argmax(reads, axis=-1).ravel(), [0, 1, 2])
-
-
-@pytest.mark.parametrize("scan", [True, False])
-def test_resi_dual(scan):
-  """ResiDual: p' = N(p + F(p)), q' = q + F(p), and p + N(q) in the end (2304.14802)."""
-  fields = {**AFFINE, "block": "dual", "connection": tiny.RESIDUAL, "scan": scan}
-  model = tiny.model(**fields)
-  params = tiny.params(model)
-  assert not any(hc.params.is_connection(name) for name, _ in hc.params.named_leaves(params))
-  layers = by_hand.Layers(model, params)
-  p = q = layers.x
-  for layer in range(2):
-    for name, branch in (("attn", layers.attn), ("ffn", layers.ffn)):
-      y = branch(layer, p)
-      p, q = layers.norm(layer, f"{name}_norm", p + y), q + y
-  hidden = p + layers.final_norm(q)
-  by_hand.close(tiny.forward(**fields)(params, tiny.TOKENS), hidden @ layers.embedding.T)
 
 
 def test_queries_keys_and_values_read_for_themselves():
@@ -145,15 +128,7 @@ def shape_of(block, streams):
       {"connection": functools.partial(hc.HyperConnection, num_views=2)},
       r"num_views=2, but this branch takes 1 input\(s\).*attention_views=True",
     ),
-    ({"block": "dual"}, "set connection to Residual .*not HyperConnection"),
-    (
-      {"block": "dual", "connection": tiny.RESIDUAL, "norm_position": "post"},
-      "leave norm_position at 'pre'",
-    ),
-    (
-      {"block": "dual", "connection": tiny.RESIDUAL, "reduce": "head"},
-      "leave reduce at 'sum', not 'head'",
-    ),
+    ({"block": "dual"}, r"block='dual' is ResiDual .*not a hyper-connection; choose sequential"),
   ],
 )
 def test_what_does_not_go_together_is_refused(fields, words):

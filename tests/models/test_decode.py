@@ -20,7 +20,6 @@ MODELS = {
     "layers": ((1, tiny.RESIDUAL), (1, tiny.SHC2)),
     "remat": "branches",
   },
-  "dual": {"block": "dual", "connection": tiny.RESIDUAL, "num_layers": 1},
 }
 PROMPT, NEW, MAX = 3, 6, 12
 

@@ -14,7 +14,6 @@ import pytest
 import hc_jax as hc
 from hc_jax.models import (
   Block,
-  DualBlock,
   ParallelBlock,
   Segment,
   SegmentedStack,
@@ -78,7 +77,6 @@ RESIDUAL = {"connection": functools.partial(hc.Residual), **PARTS}
 BLOCKS = {  # the streams and the sites of a block
   "sequential": (functools.partial(Block, **RESIDUAL), 1, 2),
   "parallel": (functools.partial(ParallelBlock, **RESIDUAL), 1, 1),
-  "dual": (functools.partial(DualBlock, **PARTS), 2, 2),
 }
 CONTEXT = TokenContext(positions=np.zeros((1, 1), np.int32), deterministic=False)
 
@@ -112,7 +110,7 @@ def keys_of(stack, streams):
     ("sequential", True, "blocks:2"),
     ("sequential", False, "blocks:2"),
     ("parallel", True, "none"),
-    ("dual", True, "full"),
+    ("sequential", True, "full"),
   ],
 )
 def test_every_site_of_every_layer_drops_by_itself(block, scan, remat):
