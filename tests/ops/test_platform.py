@@ -15,7 +15,6 @@ from hc_jax import ops
 from hc_jax.ops import combine
 from hc_jax.testing.compiled import jit, normal
 
-pytestmark = pytest.mark.usefixtures("optimised")
 project = importlib.import_module("hc_jax.ops.project")  # its function has the same name
 
 
@@ -50,7 +49,9 @@ def test_read_and_write(platform, monkeypatch, lead, v, n, static):
   streams = normal("streams", *lead, n, 6)
   got = jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs)
   monkeypatch.undo()
-  chex.assert_trees_all_close(got, jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs), rtol=1e-4)
+  want = jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs)
+  # Some gradients nearly cancel: of them rounding, 1e-7 of the summands, is more than 1e-4.
+  chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(100, 5), (4, 100, 5)], ids=["one stream", "all streams"])
