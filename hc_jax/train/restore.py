@@ -199,10 +199,10 @@ def _understood(path: str) -> Iterator[None]:
   except Exception as error:
     if storage_cause(error):
       raise
-    reason = str(error).strip().splitlines()
+    reason = (str(error).strip().splitlines() or [""])[0].split(" See full TensorStore")[0]
     raise UserError(
       f"{path} is as it was written, but does not fit this model or this version of the packages "
-      f"({type(error).__name__}: {(reason or [''])[0][:200]}); its card names the versions"
+      f"({type(error).__name__}: {reason[:200]}); its card names the versions"
     ) from error
 
 

@@ -19,6 +19,8 @@ from hc_jax.train import checkpoint, restore
 from hc_jax.train.errors import storage
 from hc_jax.train.workdir import open_tokenizer, saved_config
 
+# Bytes that a window may take, for each parameter and for the smallest of models.
+_PER_PARAMETER, _SMALL = 400, 4 << 30
 _POSITIONS = 1 << 20  # what is not a size of parameters, as max_length may be, is at most this
 
 
@@ -94,6 +96,15 @@ def _check_sizes(config: Any, shapes: Any) -> None:
   for key, (value, most) in sizes.items():
     if type(value) is int and value > most:
       raise UserError(f"{key}={value} does not fit a checkpoint of {count:,} parameters")
+  # In float32: keys and values that sampling keeps, and attention's scores of one window.
+  cache = 8 * model.num_layers * model.max_length * model.d_model
+  scores = 4 * model.num_heads * config.data.length**2
+  for key, needed in (("model.max_length", cache), ("data.length", scores)):
+    if needed > _PER_PARAMETER * count + _SMALL:
+      raise UserError(
+        f"{key} makes a model of {count:,} parameters take {needed:,} bytes; it is not the "
+        "config of this checkpoint"
+      )
 
 
 def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:

@@ -91,6 +91,22 @@ REFUSED = {
   "config: group gone": (edit_config("model", None), "model is not a group"),
   "config: infinite": (edit_config("optim.b1", float("inf")), "Infinity is not a finite number"),
   "config: wide": (edit_config("model.d_model", 10**12), "does not fit a checkpoint of"),
+  "config: a long cache": (
+    lambda run: (
+      edit_config("model.positions", "rotary")(run),
+      edit_config("model.max_length", 1 << 20)(run),
+      edit_config("model.num_heads", 1)(run),
+      edit_config("model.d_model", 1 << 10)(run),
+    ),
+    "model.max_length makes a model of",
+  ),
+  "config: a long window": (
+    lambda run: (
+      edit_config("model.max_length", 1 << 20)(run),
+      edit_config("data.length", 1 << 20)(run),
+    ),
+    "data.length makes a model of",
+  ),
   "config: too many layers": (edit_config("model.num_layers", 200), "does not fit a checkpoint of"),
   "config: wide kernels": (edit_config("model.d_ff", 10**15), "does not fit a checkpoint of"),
   "config: streams": (
