@@ -1,4 +1,4 @@
-"""What a document is: a piece of text of at most 64 KiB, cut at line ends, known by its digest."""
+"""Documents: pieces of text of at most 64 KiB, cut at line ends, known by their digest."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:
 
 
 def cut_stream(stream: io.BufferedIOBase, limit: int = MAX_BYTES) -> Iterator[bytes]:
-  """The same for a binary stream, holding no more than one piece in memory."""
+  """Cuts a binary stream likewise, with no more than one piece in memory."""
   if limit < 4:
     raise ValueError(f"a piece must be able to hold any UTF-8 character: limit >= 4, got {limit}")
   rest = b""

@@ -16,6 +16,8 @@ from hc_jax.data import store
 from hc_jax.errors import UserError
 
 _BLOCK = 1 << 20
+# Files that wait for a thread: each takes more memory than what is known of it afterwards.
+_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class TextFile:
   """One file that holds text.
 
   Attributes:
-    path: where it lies, as opened.
+    path: its place, as opened.
     name: its path below the folder that was given (or its own name): part of the fingerprint,
       so that a corpus that moved as a whole is not prepared again.
     named: given by the user by name, not found in a folder.
@@ -66,7 +68,7 @@ def find_files(entries: Sequence[str]) -> list[TextFile]:
   `__pycache__` are passed over.
 
   Raises:
-    UserError: no entry, or one that is no file or folder.
+    UserError: there is no entry, or one is not a file or folder.
   """
   if not entries:
     raise UserError(
@@ -108,15 +110,18 @@ def _walk(root: str) -> Iterator[TextFile]:
 
 
 def inspect_files(files: Sequence[TextFile]) -> list[Inspected]:
-  """Reads every file once: size, digest of the content, and whether it is UTF-8 text.
+  """Reads every file once: its size, a digest of its content, and whether it is UTF-8 text.
 
-  Always the content, never the modification time: an edit that keeps size and time is seen.
+  It is always the content that is read, so an edit that keeps size and time is seen.
 
   Raises:
     UserError: a file cannot be read.
   """
+  found: list[Inspected] = []
   with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-    return list(pool.map(_inspect, files))
+    for start in range(0, len(files), _AT_ONCE):
+      found += pool.map(_inspect, files[start : start + _AT_ONCE])
+  return found
 
 
 def _inspect(file: TextFile) -> Inspected:
@@ -171,7 +176,7 @@ class _Sniff:
 
 
 def stat_key(stat: os.stat_result) -> tuple[int, ...]:
-  """What changes when a file is written: to notice an edit while its text is being prepared."""
+  """Returns what a write to the file changes: to notice an edit while its text is prepared."""
   return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 

@@ -29,9 +29,9 @@ class LeftOut:
 
     Args:
       reason: NO_TEXT or NOT_UNICODE.
-      where: the place of the first of them.
-      other_fields: fields of theirs that do hold text.
-      num_records: how many they are.
+      where: the place of the first record.
+      other_fields: other fields, which do hold text.
+      num_records: how many records.
     """
     if num_records:
       self._counts[reason] += num_records

@@ -35,12 +35,12 @@ def parse(pieces: Iterable[bytes], aside: BinaryIO) -> Any:
     aside: a file to write long strings to.
 
   Returns:
-    The value as from `json.loads`, but a string of more than 64 KiB that is a value of the
-    outermost object is an `Aside`, and values inside of its values are left out, unchecked.
+    The value as from `json.loads`, with two exceptions. A string of more than 64 KiB in the
+    outermost object is an `Aside`. Values inside of that object's values are left out, unchecked.
 
   Raises:
     UnicodeError: a long string is not valid Unicode.
-    ValueError: the bytes are not JSON, or more than 4 MiB of them are not in long strings.
+    ValueError: the bytes are not JSON, or have more than 4 MiB besides long and nested values.
   """
   outline = _Outline(aside)
   rest = b""
@@ -71,7 +71,7 @@ class _Outline:
       read = self._read_outside if self._string is None else self._read_inside
       position = read(piece, position)
       if len(self._outline) > LIMIT:
-        raise ValueError(f"more than {LIMIT >> 20} MiB of it are not in long strings")
+        raise ValueError(f"it has more than {LIMIT >> 20} MiB besides long texts and nested values")
 
   def _read_outside(self, piece: bytes, position: int) -> int:
     """Reads up to the next string; returns where it ended."""

@@ -31,7 +31,7 @@ _OVERHEAD = 256
 
 @dataclasses.dataclass(frozen=True)
 class SplitRule:
-  """Which documents are validation: decided by content alone, so never one in both splits.
+  """The rule for validation: content alone decides, so a document is never in both splits.
 
   Attributes:
     fraction: share of digests that are validation.

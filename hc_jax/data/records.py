@@ -26,13 +26,13 @@ def read_documents(file: TextFile, left_out: LeftOut, folder: str | None = None)
   """Yields the documents of one file as UTF-8 bytes, none empty, none above 64 KiB.
 
   Plain text is cut at line ends; a record of .jsonl or .parquet is a document of its own. Memory
-  does not grow with the file, nor with a line of it; a value of a parquet file must fit.
+  does not grow with the file or the length of a line. A value of a parquet file must fit.
 
   Args:
     file: the file.
-    left_out: names the field that holds a record's text, and counts records without.
-    folder: where temporary files go, which have no name and end with the process; None: the
-      system's place for them.
+    left_out: names the field that holds a record's text, and counts records without text.
+    folder: where temporary files go; None is the system's place. They have no name, and end with
+      the process.
 
   Raises:
     UserError: the file is damaged, or is plain and not UTF-8.
@@ -92,7 +92,7 @@ def _read_jsonl(
 
 
 def _parse(line: bytes) -> Any:
-  """The same as `json.loads`, in half the time for what lines usually are."""
+  """Returns what `json.loads` does, in half the time for most lines."""
   try:
     text = line.decode()
     value, end = _DECODER.raw_decode(text)
@@ -194,14 +194,14 @@ def _read_rows(pa: Any, file: TextFile, table: Any, left_out: LeftOut) -> Iterat
 
 
 def _holds_text(pa: Any, kind: Any) -> bool:
-  """Strings, and bytes, which are text where they are UTF-8; each also as categories."""
+  """Tells whether a column's type is strings or bytes, or categories of those."""
   kind = kind.value_type if pa.types.is_dictionary(kind) else kind
   names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
   return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
 
 
 def _rows_at_once(metadata: Any, field: str) -> int:
-  """How many rows are about 4 MiB in the row group with the longest."""
+  """Returns how many rows are about 4 MiB, in the row group whose rows are the longest."""
   longest = 1
   for i in range(metadata.num_row_groups):
     group = metadata.row_group(i)

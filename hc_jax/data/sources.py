@@ -1,4 +1,4 @@
-"""Where text comes from: local files here, any TFDS dataset in `tfds_source`."""
+"""Sources of text: local files here, any TFDS dataset in `tfds_source`."""
 
 import abc
 import functools
@@ -121,7 +121,7 @@ class TextFiles(LocalFiles):
     return {"train": lambda: spill.read(folder)}
 
   def read(self, folder: str | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields successive documents of one file, 64 KiB or one document of them, with a key.
+    """Yields documents in groups, each of one file, at most 64 KiB or one document, with a key.
 
     Then it adds to `notes` how many records had no text.
 
@@ -129,7 +129,7 @@ class TextFiles(LocalFiles):
       folder: where temporary files go; None: the system's place for them.
 
     Raises:
-      UserError: as `records.read_documents`, or there is no text.
+      UserError: as `records.read_documents`, or all of it is empty or left out.
     """
     left_out, is_empty = LeftOut(self._field), True
     for index, inspected in enumerate(self._inspected):

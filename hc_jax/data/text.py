@@ -18,7 +18,7 @@ _CARD = "card.json"
 _COPY_FACTOR = 1.0
 # Bytes of text from which on a preparation takes long enough to be announced.
 _LONG = 100e6
-# Windows of validation of which fewer are worth a warning.
+# Fewer windows of validation than these are worth a warning.
 _FEW_WINDOWS = 8
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 
@@ -78,7 +78,7 @@ def load_text(
     tokenizer: as for `load_tokenizer`.
     data_dir: where prepared data lies, "" is $HC_JAX_DATA or ~/.cache/hc_jax.
     val_fraction: share of documents that are validation (a TFDS dataset's own one is used as is).
-    length: tokens of the windows to come: fewer than a few of them in validation give a warning.
+    length: tokens of a window; where validation holds only a few windows, there is a warning.
     log: gets one line about what was prepared or found, and lines about what is unusual.
 
   Raises:
@@ -128,7 +128,7 @@ def find_text(
   """Opens text that was prepared before, by its fingerprint; prepares and makes nothing.
 
   Args:
-    fingerprint: of the text; anybody's word.
+    fingerprint: hex digest that names the text; anybody's word.
     tokenizer: the one that it was prepared with.
     data_dir: where prepared data is; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
     log: gets a line about what is damaged.

@@ -59,7 +59,7 @@ class TokenArray:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-  """Of the tokens of a vocabulary: uint16 where it holds all ids, else uint32."""
+  """Returns the type of a vocabulary's tokens: uint16 where it holds all ids, else uint32."""
   return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 

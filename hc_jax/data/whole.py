@@ -27,7 +27,7 @@ def read_files(
     log: gets a line where files in a folder, or records, are left out since they hold no text.
 
   Raises:
-    UserError: no such file, one that is not text or damaged, or no text in any of them.
+    UserError: no such file, a file that is not text or is damaged, or no text at all.
   """
   source = sources.TextFiles(entries, field)
   dtype = token_dtype(tokenizer.vocab_size)
@@ -45,7 +45,7 @@ def read_files(
 
 
 def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
-  """What a tokenizer is given at a time."""
+  """Yields texts in the amounts that a tokenizer is given at a time."""
   batch, size = [], 0
   for text in texts:
     batch.append(text)

@@ -213,7 +213,7 @@ def test_lines_beyond_the_limit_give_the_same_documents(tmp_path, monkeypatch, e
     (b'{"text": "%b\\x"}' % (b"a" * 3000), "line 2 is not JSON"),
     (b'{"text": "%b\t"}' % (b"a" * 3000), "line 2 is not JSON"),
     (b'{"text": "%b"}}' % (b"a" * 3000), "line 2 is not JSON"),
-    (b"[%b]" % (b"1, " * 3000), "not in long strings"),
+    (b"[%b]" % (b"1, " * 3000), "besides long texts"),
     (b'{"text": "%b\xff%b"}' % (b"a" * 3000, b"a" * 3000), "valid UTF-8"),
     (b'{"text": "%b\\ud800%b"}' % (b"a" * 3000, b"a" * 3000), "valid UTF-8"),
     (b'{"text": "%b"}' % (rb"\ud83d" * 3000), "valid UTF-8"),

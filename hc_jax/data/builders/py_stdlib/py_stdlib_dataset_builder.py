@@ -41,12 +41,12 @@ def find_sources(root: str = "") -> list[files.TextFile]:
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The Python standard library's source files, a document per file or 64 KiB of one.
 
-  One split "train" with one feature "text". An example holds successive documents of one file,
-  64 KiB or one document of them.
+  It has one split "train" with one feature "text". An example holds successive documents of one
+  file, at most 64 KiB or one document.
   """
 
   VERSION = tfds.core.Version("1.0.0")
-  # TFDS would look for checksums of downloads beside the code, through a package that not every
+  # TFDS would look for checksums of downloads next to the code, through a package that not every
   # installation has. There are no downloads.
   code_path = None
 
