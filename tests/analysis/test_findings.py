@@ -87,3 +87,9 @@ def test_wasted_layers():
   assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(2, "2, 4")
   matrices[:, 3, 2] = 1e4
   assert findings.from_tokens(matrices, sources)["wasted layers"].which == "4"
+  matrices, sources = network()
+  matrices[:, 1:, 1] = 0
+  matrices[:, 2, 1] = 0.15  # a little, for one input of four: that is some use
+  size = findings.part_sizes(matrices, sources)[1:, 1]
+  assert size.mean() < findings.WASTED < size.max()
+  assert findings.from_tokens(matrices, sources)["wasted layers"].value == 0

@@ -82,6 +82,36 @@ def test_batch_is_a_pure_function_of_seed_and_step():
   chex.assert_shape(list(there[0].values()), (8, 10))
 
 
+def test_every_seed_has_an_order_of_its_own():
+  split, orders = make_split(1001), set()
+  seeds = (0, 1, -1, 2**31, 2**32, 2**32 + 1, 2**40)
+  for seed in seeds:
+    orders.add(train_batches(split, length=10, batch_size=50, seed=seed)[0]["inputs"].tobytes())
+  assert len(orders) == len(seeds)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_rows_of_all_processes_are_the_batch(count):
+  """Each row is on one process, in the order of the processes; of training and of evaluation."""
+  split, options = make_split(1001 - 200), {"length": 10, "batch_size": 8}
+
+  def whole_and_parts(make, **more):
+    whole = make(split, **options, **more)
+    return whole, [make(split, **options, **more, block=(i, count)) for i in range(count)]
+
+  train, train_parts = whole_and_parts(train_batches, seed=3)
+  val, val_parts = whole_and_parts(eval_batches)
+  for whole, parts, steps in (
+    (train, train_parts, (0, 1, 7, 30)),
+    (val, val_parts, range(len(val))),
+  ):
+    for step in steps:
+      rows = [part[step]["inputs"] for part in parts]
+      chex.assert_shape(rows, (8 // count, 10))
+      np.testing.assert_array_equal(np.concatenate(rows), whole[step]["inputs"])
+  assert [len(part) for part in val_parts] == [len(val)] * count
+
+
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("start", [0, 17])
 def test_reading_ahead_changes_nothing(workers, start):
