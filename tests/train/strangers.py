@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -95,16 +96,58 @@ def edit_array(**changes):
   """Arms a run: the description of one of its arrays, as TensorStore reads it."""
 
   def arm(run):
-    import tensorstore
-
-    spec = {"driver": "ocdbt", "base": f"file://{at(run, 'params')}/"}
-    store = tensorstore.KvStore.open(spec).result()
+    store = _store(at(run, "params"))
     key = next(key for key in store.list().result() if key.endswith(b"embedding/.zarray"))
     values = json.loads(store.read(key).result().value) | changes
     store.write(key, json.dumps(values).encode()).result()
     seal(run)
 
   return arm
+
+
+def _store(folder, **options):
+  import tensorstore
+
+  return tensorstore.KvStore.open(
+    {"driver": "ocdbt", "base": f"file://{folder}/"} | options
+  ).result()
+
+
+def move_data(where):
+  """Arms a run: the file that holds the numbers of its arrays, moved to `where` from `params/`."""
+
+  def arm(run):
+    params = at(run, "params")
+    old = _store(params)
+    items = {key: old.read(key).result().value for key in old.list().result()}
+    (params / "manifest.ocdbt").unlink()
+    for folder in ("d", "ocdbt.process_0"):
+      shutil.rmtree(params / folder)
+    plain = {"compression": None, "max_inline_value_bytes": 0}  # a path can be changed in place
+    new = _store(params, config=plain)
+    for key, value in items.items():
+      new.write(key, value).result()
+    manifest_file = params / "manifest.ocdbt"
+    content = manifest_file.read_bytes()[:-4]
+    for file in sorted((params / "d").iterdir()):
+      name = f"d/{file.name}"
+      moved = where + name[len(where) :]
+      if name.encode() in content:
+        shutil.move(file, params / moved)
+        content = content.replace(name.encode(), moved.encode())
+    manifest_file.write_bytes(content + _crc32c(content).to_bytes(4, "little"))
+    seal(run)
+
+  return arm
+
+
+def _crc32c(content):
+  value = 0xFFFFFFFF
+  for byte in content:
+    value ^= byte
+    for _ in range(8):
+      value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+  return value ^ 0xFFFFFFFF
 
 
 def replace(name, kind, target=""):

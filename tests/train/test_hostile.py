@@ -234,6 +234,19 @@ def test_unarmed_it_is_good(run, capsys):
   assert "val/loss" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("where", ["d/", "../../../../mine/"])
+def test_arrays_are_read_from_inside_only(run, where, capsys):
+  """TensorStore's own index names files by paths, and refuses those that lead out."""
+  strangers.move_data(where)(run)
+  with harmless(run):
+    if where == "d/":
+      assert runs.load_run(str(run)).step == STEP
+    else:
+      assert cli.main(["sample", str(run)]) == 2
+      error = capsys.readouterr().err
+      assert "describes no arrays" in error or "Invalid key" in error, error
+
+
 def escape_card(card):
   card["versions"][EVIL] = EVIL
   card["conventions"]["orientation"] = EVIL
