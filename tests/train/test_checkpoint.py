@@ -15,6 +15,9 @@ from hc_jax.train import StorageError, TrainState, checkpoint, manifest
 from hc_jax.train.checkpoint import Checkpoints, best_step, folders_of, make_card, steps_of
 from hc_jax.train.restore import restore_newest
 
+DATA = {"fingerprint": "x", "tokenizer": "bytes", "vocab_size": 257}
+CARD = {"config": {}, "conventions": {}, "data": DATA, "versions": {}}
+
 
 def state(step=0, where=None):
   made = TrainState(
@@ -35,12 +38,12 @@ def test_the_last_and_the_best_are_kept(tmp_path):
   losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: None}
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
     for step, loss in losses.items():
-      checkpoints.save(state(step), step, {}, loss)
+      checkpoints.save(state(step), step, CARD, loss)
   assert steps_of(str(tmp_path)) == [2, 5, 6]
   assert best_step(str(tmp_path)) == 2
   # The next process knows the best too.
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(7), 7, {}, 1.5)
+    checkpoints.save(state(7), 7, CARD, 1.5)
   assert steps_of(str(tmp_path)) == [2, 7]
 
 
@@ -52,12 +55,12 @@ def test_any_mesh_reads_what_another_wrote(tmp_path):
   one = jax.sharding.SingleDeviceSharding(jax.devices()[3])
   saved = jax.tree.map(lambda x: jax.device_put(x, place(x)), state(4))
   with Checkpoints(str(tmp_path), keep=3) as checkpoints:
-    checkpoints.save(saved, 4, {"data": "x"})
+    checkpoints.save(saved, 4, CARD)
   on_one, card = restore_newest(str(tmp_path), target(lambda x: one))
-  assert (card["data"], card["step"]) == ("x", 4)
+  assert (card["data"], card["step"]) == (DATA, 4)
   assert on_one.params["kernel"].sharding == one
   with Checkpoints(str(tmp_path), keep=3) as checkpoints:
-    checkpoints.save(on_one.replace(step=jnp.asarray(5, jnp.int32)), 5, {})
+    checkpoints.save(on_one.replace(step=jnp.asarray(5, jnp.int32)), 5, CARD)
   on_eight, _ = restore_newest(str(tmp_path), target(place))
   assert on_eight.params["kernel"].sharding == split
   chex.assert_trees_all_equal(on_eight.params, state(4).params)
@@ -69,7 +72,7 @@ def test_the_state_may_be_given_up_as_soon_as_save_returns(tmp_path):
   change = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
   now = state(3)
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(now, 3, {})
+    checkpoints.save(now, 3, CARD)
     jax.block_until_ready(change(now))
   back, _ = restore_newest(str(tmp_path), target(lambda x: one))
   chex.assert_trees_all_equal(back, state(3))
@@ -77,11 +80,11 @@ def test_the_state_may_be_given_up_as_soon_as_save_returns(tmp_path):
 
 def test_a_folder_that_was_never_finished_is_no_checkpoint(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(3), 3, {})
+    checkpoints.save(state(3), 3, CARD)
   os.makedirs(tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp")
   assert steps_of(str(tmp_path)) == [3]
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(10), 10, {})
+    checkpoints.save(state(10), 10, CARD)
   assert os.listdir(tmp_path / "checkpoints") == ["10"]
 
 
@@ -96,7 +99,7 @@ def test_a_real_write_that_fails_is_a_storage_error(tmp_path, caplog, capfd, rec
   import resource
 
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    checkpoints.save(state(1), 1, {})
+    checkpoints.save(state(1), 1, CARD)
     checkpoints.wait()
   big = state(2).replace(params={"kernel": jax.random.normal(jax.random.key(0), (512, 512))})
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -104,7 +107,7 @@ def test_a_real_write_that_fails_is_a_storage_error(tmp_path, caplog, capfd, rec
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
   try:
     with pytest.raises(StorageError, match=r"checkpoint .* could not be written: File too large"):
-      broken.save(big, 2, {})
+      broken.save(big, 2, CARD)
       broken.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -138,8 +141,8 @@ def test_saved_is_said_when_the_manifest_is_there_and_only_then_older_ones_go(
 
   monkeypatch.setattr(manifest, "write", writing)
   with Checkpoints(str(tmp_path), keep=1, saved=saved) as checkpoints:
-    checkpoints.save(state(1), 1, {})
-    checkpoints.save(state(2), 2, {})
+    checkpoints.save(state(1), 1, CARD)
+    checkpoints.save(state(2), 2, CARD)
   assert events == [
     ("manifest", 1, [1], []),
     ("saved", 1, [1], [1]),
@@ -151,7 +154,7 @@ def test_saved_is_said_when_the_manifest_is_there_and_only_then_older_ones_go(
 
 def test_a_first_save_that_was_killed_before_its_manifest_means_to_begin_anew(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(1), 1, {})
+    checkpoints.save(state(1), 1, CARD)
   os.unlink(tmp_path / "checkpoints/1/manifest.json")
   said = []
   assert steps_of(str(tmp_path)) == []
@@ -161,14 +164,14 @@ def test_a_first_save_that_was_killed_before_its_manifest_means_to_begin_anew(tm
     f"checkpoint 1 is moved to {tmp_path}/rejected/1",
   ]
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(1), 1, {})
+    checkpoints.save(state(1), 1, CARD)
   assert int(restore_newest(str(tmp_path), one())[0].step) == 1
 
 
 def test_several_without_a_manifest_are_no_killed_first_save(tmp_path):
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
     for step in (1, 2):
-      checkpoints.save(state(step), step, {})
+      checkpoints.save(state(step), step, CARD)
   for step in (1, 2):
     os.unlink(tmp_path / f"checkpoints/{step}/manifest.json")
   with pytest.raises(UserError, match=r"none of the checkpoints .* is good: 2: no manifest"):
@@ -178,7 +181,7 @@ def test_several_without_a_manifest_are_no_killed_first_save(tmp_path):
 
 def test_a_good_checkpoint_of_another_shape_is_not_called_damaged(tmp_path):
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    checkpoints.save(state(1), 1, {})
+    checkpoints.save(state(1), 1, CARD)
   other = one()
   other = other.replace(params={"another": other.params["kernel"]})
   with pytest.raises(UserError, match=r"as it was written, but does not fit") as caught:
@@ -189,10 +192,10 @@ def test_a_good_checkpoint_of_another_shape_is_not_called_damaged(tmp_path):
 
 def test_what_a_killed_removal_left_is_removed(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(2), 2, {})
+    checkpoints.save(state(2), 2, CARD)
   os.makedirs(tmp_path / "checkpoints/1/params")
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(3), 3, {})
+    checkpoints.save(state(3), 3, CARD)
   assert folders_of(str(tmp_path)) == [3]
 
 
@@ -202,7 +205,10 @@ def test_maps_of_the_other_orientation_are_refused_by_card_and_by_shape(tmp_path
   site = {"connection": {"static_read": jnp.ones((1, 2)), "static_mix": jnp.eye(2)}}
   saved = state(1).replace(params=site)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), saved)
-  cards = {1: make_card(config_dict.ConfigDict(), {}), 2: {"conventions": {"orientation": "A_r"}}}
+  cards = {
+    1: make_card(config_dict.ConfigDict(), DATA),
+    2: CARD | {"conventions": {"orientation": "A_r"}},
+  }
   with Checkpoints(str(tmp_path), keep=3) as checkpoints:
     checkpoints.save(saved, 1, cards[1])
     checkpoints.wait()
