@@ -79,7 +79,13 @@ class HuggingFaceTokenizer(base.Tokenizer):
     pieces = {piece for piece, _ in _items(config["model"]["vocab"])}
     names = [name for name in special if name in pieces]
     if names:
-      self._model = type(self._model).from_str(json.dumps(_hide(config, names)))
+      try:
+        self._model = type(self._model).from_str(json.dumps(_hide(config, names)))
+      except Exception as error:  # the package raises bare Exception
+        raise UserError(
+          f"data.tokenizer: {self.path} has special tokens that text cannot be told from: {error}; "
+          "take another tokenizer"
+        ) from error
       models.append(self._model)
     for model in models:
       model.no_truncation()
