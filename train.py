@@ -130,9 +130,10 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   """Trains; returns the exit code."""
   from hc_jax import UserError, output, terminal, train
   from hc_jax.config import load_config
-  from hc_jax.train import processes
+  from hc_jax.train import processes, quiet
   from hc_jax.user_modules import import_modules
 
+  quiet.hide_aftermath()
   names = [field.name for field in dataclasses.fields(processes.Cluster)]
   try:
     processes.connect(processes.Cluster(**{name: getattr(flags, name) for name in names}))

@@ -43,7 +43,9 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from hc_jax.ablate.runner import finish, run_sweep
   from hc_jax.ablate.sweep import load_sweep
   from hc_jax.train.errors import OutOfMemoryError, Stopped, StorageError
+  from hc_jax.train.quiet import hide_aftermath
 
+  hide_aftermath()
   try:
     if args.report_only:
       _say_missing(finish(os.path.abspath(os.path.expanduser(out))))

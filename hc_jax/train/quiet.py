@@ -1,13 +1,13 @@
-"""One fault, one message: what libraries print around a write that failed is dropped.
+"""One fault, one message: what libraries log and print around a write that failed is dropped.
 
-When one of Orbax's writes fails, its thread logs a traceback, TensorStore prints one for each other
-write that then finds its event loop closed, and threads and coroutines add theirs. The fault itself
-reaches the user as one StorageError; nothing else is dropped.
+When one of Orbax's writes fails, its thread logs a traceback, and TensorStore prints one for each
+other write that then finds its event loop closed. The fault itself reaches the user as one
+StorageError; nothing else is dropped.
 """
 
 import logging
 import sys
-import threading
+from collections.abc import Callable
 from typing import Any
 
 from hc_jax.train.errors import storage_cause
@@ -17,35 +17,31 @@ def _aftermath(error: Any) -> bool:
   return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
-def _expected(error: Any) -> bool:
+def _reported(record: logging.LogRecord) -> bool:
+  """Returns whether a record is about a fault that the run reports itself."""
+  error = record.exc_info[1] if record.exc_info else None
   return _aftermath(error) or bool(storage_cause(error))
 
 
 class Quiet:
-  """Filters what is logged and printed, from `install` to `remove`."""
+  """Filters what Orbax logs, from `install` to `remove`."""
 
   def install(self) -> "Quiet":
-    """Puts the filters in place; what is not dropped goes where it went before."""
-    self._hooks = hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-    # absl's logger asks no filters, so its own way to the handlers is cut.
-    logger = logging.getLogger("absl")
-    self._handle = handle = logger.handle
-    logger.handle = lambda record: handle(record) if self.filter(record) else None
+    """Puts the filters on the handlers: the logger of absl, which Orbax uses, asks no filters."""
+    self._handlers = [*logging.getLogger("absl").handlers, *logging.getLogger().handlers]
+    if logging.lastResort is not None:  # prints what no other handler takes
+      self._handlers.append(logging.lastResort)
+    for handler in self._handlers:
+      handler.addFilter(self)
     # asyncio speaks of an error that nobody fetched when its future is collected, maybe after
-    # `remove`: this filter stays, and drops that alone.
-    logging.getLogger("asyncio").addFilter(_fetched)
-    # TensorStore's threads print through excepthook, as an uncaught exception of ours would.
-    sys.excepthook = lambda kind, error, trace: (
-      None if _aftermath(error) else hooks[0](kind, error, trace)
-    )
-    sys.unraisablehook = lambda args: None if _expected(args.exc_value) else hooks[1](args)
-    threading.excepthook = lambda args: None if _expected(args.exc_value) else hooks[2](args)
+    # `remove`: this filter stays.
+    logging.getLogger("asyncio").addFilter(_unreported)
     return self
 
   def remove(self) -> None:
-    """Takes the filters away."""
-    logging.getLogger("absl").handle = self._handle
-    sys.excepthook, sys.unraisablehook, threading.excepthook = self._hooks
+    """Takes the filters away, except asyncio's."""
+    for handler in self._handlers:
+      handler.removeFilter(self)
 
   def __enter__(self) -> "Quiet":
     return self.install()
@@ -54,11 +50,19 @@ class Quiet:
     self.remove()
 
   def filter(self, record: logging.LogRecord) -> bool:
-    """Keeps errors of other kinds; Orbax also explains itself at length, on every save."""
-    error = record.exc_info[1] if record.exc_info else None
-    return record.levelno >= logging.ERROR and not _expected(error)
+    """Keeps absl's errors of other kinds; Orbax also explains itself at length, on every save."""
+    return record.name != "absl" or (record.levelno >= logging.ERROR and not _reported(record))
 
 
-def _fetched(record: logging.LogRecord) -> bool:
-  """Keeps what asyncio logs, but for storage errors: the run has reported those itself."""
-  return not (record.exc_info and _expected(record.exc_info[1]))
+def _unreported(record: logging.LogRecord) -> bool:
+  return not _reported(record)
+
+
+def hide_aftermath() -> None:
+  """Drops what TensorStore's threads print by Python's hooks; for programs, never for a library."""
+
+  def dropping(hook: Callable[..., Any], error_of: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: None if _aftermath(error_of(*args)) else hook(*args)
+
+  sys.excepthook = dropping(sys.excepthook, lambda kind, error, trace: error)
+  sys.unraisablehook = dropping(sys.unraisablehook, lambda args: args.exc_value)
