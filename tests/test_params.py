@@ -282,6 +282,10 @@ def test_parameters_of_the_other_orientation_are_refused():
     hc.params.check_shapes(with_shape((2, 2, 1)), shapes)
   with pytest.raises(ValueError, match=rf"{name} is \(2, 1, 4\), .* another size of model"):
     hc.params.check_shapes(with_shape((2, 1, 4)), shapes)
+  # A branch's own kernel has no orientation to speak of.
+  kernels = [{"ffn": {"in_kernel": np.zeros(shape)}} for shape in ((3, 2), (2, 3))]
+  with pytest.raises(ValueError, match=r"ffn/in_kernel is \(3, 2\), .* another size of model"):
+    hc.params.check_shapes(*kernels)
 
 
 def test_parameters_of_another_model_are_refused():

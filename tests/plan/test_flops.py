@@ -30,6 +30,15 @@ def test_loops_count_as_often_as_they_run():
   assert count_flops(nested, x, w) == 4 * 6 * 2 * 2 * 5 * 5
 
 
+def test_a_choice_counts_as_its_dearer_branch_and_an_open_loop_once():
+  branches = (lambda x: x, lambda x: jnp.tanh(x) * 2.0)
+  for first, second in (branches, branches[::-1]):
+    chosen = lambda p, x, a=first, b=second: jax.lax.cond(p, a, b, x)  # noqa: E731
+    assert count_flops(chosen, True, A) == 2 * 15
+  open_ended = lambda x: jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x + 1.0, x)  # noqa: E731
+  assert count_flops(open_ended, A) == 15
+
+
 def test_what_is_computed_again_is_counted_again():
   def loss(w, x):
     return jnp.sum(jnp.sin(x @ w))

@@ -1,8 +1,11 @@
 """Meshes and rules: what is split, and that nothing silently does nothing."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -46,6 +49,37 @@ def test_batches_that_do_not_divide_are_refused_with_the_arithmetic():
     sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 8})
   with pytest.raises(UserError, match=r"data\.length=7 .* 7 / 2 = 3\.5"):
     sharding.check_batch(mesh, "fsdp_tp", **check | {"length": 7})
+  # Of three sizes that differ, each is where it belongs.
+  mesh = sharding.make_mesh("fsdp_tp", data=1, fsdp=2, tensor=4)
+  sharding.check_batch(mesh, "fsdp_tp", batch_size=6, accumulation=3, length=4)
+  with pytest.raises(UserError, match=r"data\.length=6 .* mesh\.tensor=4: 6 / 4 = 1\.5"):
+    sharding.check_batch(mesh, "fsdp_tp", batch_size=6, accumulation=3, length=6)
+  sharding.check_batch(mesh, "fsdp", batch_size=6, accumulation=3, length=6)
+
+
+def test_a_batch_is_split_over_data_and_fsdp_together():
+  mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2)
+  assert sharding.batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
+  assert sharding.replicated(mesh).shard_shape((8, 3)) == (8, 3)
+
+
+def of_processes(*numbers, tensor=1):
+  """A mesh as `process_block` sees it: the number of each device's process, in order."""
+  devices = np.array([types.SimpleNamespace(process_index=i) for i in numbers])
+  return types.SimpleNamespace(devices=devices, shape={"tensor": tensor})
+
+
+def test_a_process_reads_the_rows_that_its_devices_hold():
+  for mesh, blocks in (
+    (of_processes(0, 0, 1, 1), [(0, 2), (1, 2)]),
+    (of_processes(0, 1, 2, 3), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+    (of_processes(0, 0, 1, 1, tensor=2), [(0, 2), (1, 2)]),  # a row each, over both devices
+    (of_processes(0, 0, 1, 1, 2, 2, 3, 3, tensor=4), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    (of_processes(0, 0, 0), [(0, 1)]),
+  ):
+    assert [sharding.process_block(mesh, i) for i in range(len(blocks))] == blocks
+  with pytest.raises(UserError, match=r"process 0 would hold the parts \[0, 2\] of 4"):
+    sharding.process_block(of_processes(0, 1, 0, 1), 0)
 
 
 def test_constraints_by_name_are_really_applied():
