@@ -10,7 +10,7 @@ import pytest
 
 import train as command
 from hc_jax import UserError
-from hc_jax.train import Fork, checkpoint, contents, load_run, parse_fork, read_metrics
+from hc_jax.train import Fork, checkpoint, contents, load_run, parse_fork, read_metrics, restore
 from hc_jax.train import fork as forks
 from hc_jax.train import workdir as workdirs
 from hc_jax.train.task import make_task
@@ -34,7 +34,7 @@ def card(workdir, step):
   return checkpoint.read_card(str(workdir), step)["fork"]
 
 
-def test_weights_alone_are_taken_and_the_rest_is_new(finished):
+def test_what_a_fork_takes_and_what_is_new(finished):
   config = tiny.config(seed=5)
   task = make_task(config)
   origin = {"run": str(finished), "step": 10, "optimizer": False, "changed": []}
@@ -43,6 +43,14 @@ def test_weights_alone_are_taken_and_the_rest_is_new(finished):
   same(state.opt_state, jax.tree.map(lambda leaf: np.zeros(leaf.shape), state.opt_state))
   assert int(state.step) == 0
   np.testing.assert_array_equal(state.rng, jax.random.key_data(jax.random.key(5)))
+
+  origin["optimizer"] = True
+  kept = forks.first_state(origin, task.optimizer, task.abstract, 5, mesh=task.mesh)
+  same(kept.params, state.params)
+  saved = restore.read_rest(str(finished), 10, task.abstract)
+  same(kept.opt_state, saved["opt_state"])
+  assert int(kept.step) == int(kept.opt_state[1][0].count) == 10
+  np.testing.assert_array_equal(kept.rng, state.rng)
 
 
 @pytest.mark.slow
@@ -83,9 +91,8 @@ def test_weights_alone_begin_at_step_0_with_a_new_schedule_and_need_no_source(fi
   )
 
 
+@pytest.mark.slow
 def test_with_optimizer_state_it_is_the_source_that_continues(finished, tmp_path):
-  with pytest.raises(UserError, match=r"train\.num_steps=5 is not above step 5"):
-    fork(tmp_path / "run5", finished, step=5, optimizer=True, train__num_steps=5)
   state = fork(
     tmp_path / "new", finished, step=5, optimizer=True, train__num_steps=10, train__keep=3
   )
@@ -112,13 +119,17 @@ def test_with_optimizer_state_it_is_the_source_that_continues(finished, tmp_path
     ),
     ({"optimizer": True, "optim__name": "lion"}, r"state of another optimizer: opt_state/\[1\]"),
     ({"step": 7}, r"holds no checkpoint 7; there are 5, 10"),
+    (
+      {"optimizer": True, "train__num_steps": 10},
+      r"train\.num_steps=10 is not above step 10",
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing(
   finished, tmp_path, changes, words
 ):
   with pytest.raises(UserError, match=words):
-    fork(tmp_path / "new", finished, train__num_steps=20, **changes)
+    fork(tmp_path / "new", finished, **changes)
   assert os.listdir(tmp_path) == ["run"]
 
 
