@@ -148,7 +148,7 @@ PREPARED = ["train.tokens", "train.offsets", "val.tokens", "val.offsets", "card.
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 @pytest.mark.parametrize("name", PREPARED)
 def test_damage_is_named_and_the_text_prepared_again(load, make_lines, tmp_path, name, damage):
-  write_many(tmp_path / "in", make_lines)
+  write_many(tmp_path / "in", make_lines, count=12)
   path = pathlib.Path(load(tmp_path / "in").folder, name)
   whole = path.read_bytes()
   if damage == "cut":
@@ -165,7 +165,7 @@ def test_damage_is_named_and_the_text_prepared_again(load, make_lines, tmp_path,
 
 
 def test_damage_is_said_where_nothing_is_prepared_again(load, make_lines, tmp_path):
-  write_many(tmp_path / "in", make_lines)
+  write_many(tmp_path / "in", make_lines, count=12)
   data = load(tmp_path / "in")
   lines = []
   where = (data.fingerprint, data.tokenizer, str(tmp_path / "prepared"), lines.append)
@@ -197,7 +197,7 @@ def test_an_id_outside_of_the_vocabulary_is_damage(load, make_lines, tmp_path):
 
 
 def test_text_prepared_without_checksums_is_prepared_again(load, make_lines, tmp_path):
-  write_many(tmp_path / "in", make_lines)
+  write_many(tmp_path / "in", make_lines, count=12)
   card = pathlib.Path(load(tmp_path / "in").folder, "card.json")
   old = json.loads(card.read_text())
   del old["sha256"]
@@ -207,7 +207,7 @@ def test_text_prepared_without_checksums_is_prepared_again(load, make_lines, tmp
 
 
 def test_few_windows_of_validation_give_a_warning(load, make_lines, tmp_path):
-  write_many(tmp_path / "in", make_lines)
+  write_many(tmp_path / "in", make_lines, count=12)
   val = load(tmp_path / "in").val
   for _ in range(2):
     load.lines.clear()
