@@ -95,6 +95,8 @@ def watched(patch):
   note(compilation, "jit_train_step", of_step)
   note(compilation, "compiler_options", lambda on, _: notes.update({"train.deterministic": on}))
   note(loop, "evaluate", of_evaluation)
+  notes["eta"] = []
+  note(loop.Console, "train", lambda self, step, row, eta: notes["eta"].append(eta))
   note(loop, "cache", lambda spec, *_, **__: notes.update({"train.compilation_cache": spec}))
   note(checkpoint.Checkpoints, "save", lambda self, state, step, *_: saves.append(step))
   patch.setattr(loop, "compile_telemetry", lambda *_: lambda params: {"hc/offdiag": 0.0})
@@ -122,6 +124,7 @@ def seen(table, tmp_path_factory):
     found.append(
       notes
       | {
+        "rows": rows,
         "seed": state.rng.tolist(),
         "train.num_steps": (int(state.step), round(rows[-1]["train/learning_rate"], 6)),
         "train.batch_size": next(r["train/tokens"] for r in rows if r["step"] == 1),
@@ -143,6 +146,17 @@ ALL_NAMES = ("train/loss", "val/loss", "hc/offdiag")
 def test_a_key_of_the_run_is_seen_in_the_run(seen, key):
   _, expected = RUN[key]
   assert tuple(run[key] for run in seen) == expected
+
+
+def test_tokens_and_rates_of_a_row_agree(seen):
+  """Whether a row is of one step or of several."""
+  for run in seen:
+    tokens = run["train.batch_size"]
+    rows = [row for row in run["rows"] if "train/loss" in row]
+    assert [row["train/tokens"] for row in rows] == [row["step"] * tokens for row in rows]
+    for row in rows:
+      assert row["perf/tokens_per_s"] * row["perf/step_s"] == pytest.approx(tokens)
+    assert run["eta"][-1] == 0 < min(run["eta"][:-1])
 
 
 def mesh(preset, data, fsdp, tensor):
