@@ -130,7 +130,7 @@ def test_thirty_signals_at_random_moments_of_a_start(tmp_path):
   program = f"import runpy; print('ready', flush=True); runpy.run_path({str(ROOT / 'train.py')!r}"
   command = [sys.executable, "-c", program + ", run_name='__main__')"]
   command += [f"--config={ROOT / 'configs' / 'quickstart.py'}", "--config.train.num_steps=100000"]
-  small = {"model.d_model": 16, "model.num_layers": 2, "model.num_heads": 2, "train.batch_size": 4}
+  small = {"model.d_model": 16, "model.num_layers": 2, "model.num_heads": 2, "train.batch_size": 8}
   command += [f"--config.{key}={value}" for key, value in small.items()]
   command += ["--config.data.name=text_files", f"--config.data.files=('{tmp_path}/text.txt',)"]
   draw, before, found = random.Random(0), 10.0, []

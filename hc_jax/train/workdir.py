@@ -21,6 +21,7 @@ from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 from hc_jax.train import lock, processes
+from hc_jax.train.errors import storage
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
@@ -62,6 +63,7 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
   Raises:
     UserError: the folder cannot be written, holds something else, is in use, or holds a run whose
       config differs in more than `MAY_CHANGE`.
+    StorageError: a folder of the run cannot be read.
   """
   if "://" in workdir:
     raise UserError(
@@ -82,7 +84,8 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
       raise UserError(
         f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
       ) from error
-    folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
+    with storage(path):
+      folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
     for line in _check_config(path, config):
       log(f"changed since the last start: {line}")
     yield path

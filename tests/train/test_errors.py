@@ -78,6 +78,19 @@ def test_a_workdir_that_is_gone_is_noticed_before_the_next_checkpoint(what, tmp_
       written.sync()
 
 
+def test_an_unreadable_folder_of_a_run_is_storage(tmp_path, monkeypatch):
+  from hc_jax.train import workdir
+
+  def unreadable(*_):
+    raise fault(errno.EACCES, str(tmp_path / "checkpoints"))
+
+  monkeypatch.setattr(workdir.folders, "check_plain", unreadable)
+  said = "checkpoints could not be read or written: Permission denied"
+  with pytest.raises(StorageError, match=said), workdir.open_workdir(str(tmp_path / "run"), None):
+    pass
+  assert os.listdir(tmp_path) == []
+
+
 def checkpoint(workdir, step):
   folder = workdir / "checkpoints" / str(step)
   for name in ("card/metadata", "params/d/a", "params/_METADATA", "train/d/a", "train/_METADATA"):
