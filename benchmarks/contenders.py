@@ -88,7 +88,7 @@ def connections(n: int) -> dict[str, functools.partial]:
     "residual": functools.partial(hc.Residual),
     f"shc{n}": functools.partial(hc.HyperConnection, dynamic=False, **of),
     f"dhc{n}": functools.partial(hc.HyperConnection, **of),
-    f"dhc{n}-autodiff": functools.partial(hc.HyperConnection, implementation="autodiff", **of),
+    f"dhc{n}-autodiff": functools.partial(hc.HyperConnection, derivatives="autodiff", **of),
     f"naive{n}": functools.partial(Naive, **of),
     f"frac{n}": functools.partial(hc.FracConnection, fractions=n, **of),
     f"mhc{n}": functools.partial(hc.MHC, **of),

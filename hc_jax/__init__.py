@@ -1,11 +1,15 @@
 """Hyper-connections for JAX and Flax: `X' = mix @ X + write @ F(read @ X)`."""
 
+import importlib as _importlib
+from types import ModuleType as _ModuleType
+
 from hc_jax import models as models
 from hc_jax.coefs import Coefs as Coefs
 from hc_jax.connections import CONNECTIONS as CONNECTIONS
 from hc_jax.connections import MHC as MHC
 from hc_jax.connections import AltUp as AltUp
 from hc_jax.connections import Connection as Connection
+from hc_jax.connections import Expand as Expand
 from hc_jax.connections import FracConnection as FracConnection
 from hc_jax.connections import GeneralizedHyperConnection as GeneralizedHyperConnection
 from hc_jax.connections import HyperConnection as HyperConnection
@@ -14,15 +18,15 @@ from hc_jax.connections import KromHC as KromHC
 from hc_jax.connections import MHCLite as MHCLite
 from hc_jax.connections import OrthogonalHC as OrthogonalHC
 from hc_jax.connections import PerStreamMHC as PerStreamMHC
+from hc_jax.connections import Reduce as Reduce
 from hc_jax.connections import Residual as Residual
 from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected
 from hc_jax.connections import make_connection as make_connection
 from hc_jax.connections import register as register
+from hc_jax.connections import stream_functions as stream_functions
 from hc_jax.connections import wrap as wrap
 from hc_jax.errors import UserError as UserError
-from hc_jax.models import Expand as Expand
-from hc_jax.models import Reduce as Reduce
 from hc_jax.ops import expand as expand
 from hc_jax.ops import plain_residual as plain_residual
 from hc_jax.ops import read as read
@@ -33,3 +37,9 @@ from hc_jax.params import decay_mask as decay_mask
 from hc_jax.params import param_count as param_count
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _ModuleType:
+  if name == "nnx":  # imported when it is asked for: Linen alone does not need NNX
+    return _importlib.import_module("hc_jax.nnx")
+  raise AttributeError(f"module 'hc_jax' has no attribute {name!r}")

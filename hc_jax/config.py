@@ -183,8 +183,8 @@ def _check_remat(model: ConfigDict) -> None:
 
 def _choices() -> dict[str, tuple[str, ...]]:
   """The keys that take one of a few words. (Imported late: configs are read before models.)"""
-  from hc_jax.connections import BIAS_INITS, FORMS
-  from hc_jax.models import blocks, ends, layers, lm
+  from hc_jax.connections import BIAS_INITS, FORMS, ends
+  from hc_jax.models import blocks, layers, lm
   from hc_jax.ops import NORMS, SINKHORN_GRADIENTS
 
   dtypes = ("float32", "bfloat16", "float16")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hc_jax.axes import unboxed
-from hc_jax.connections import CONNECTIONS, Connection
+from hc_jax.connections import CONNECTIONS, Connection, declared_decays
 from hc_jax.errors import UserError
 
 PyTree = Any
@@ -52,7 +52,8 @@ def decay_mask(
   The first of these that knows a parameter decides:
 
   1. your `rules`;
-  2. its name: kernels and embeddings decay, `static_*`, scales, biases, gammas and betas do not;
+  2. its name: what a registered connection declares of it; else kernels and embeddings decay,
+     `static_*`, scales, biases, gammas and betas do not;
   3. `default`.
 
   Args:
@@ -81,8 +82,12 @@ def _decays(path: str, rank: int, rules: tuple, default: bool | str) -> bool:
   for pattern, decay in rules:
     if pattern.search(path):
       return decay
+  name = path.rsplit("/", 1)[-1]
+  declared = declared_decays(CONNECTIONS.values())
+  if name in declared:
+    return declared[name]
   for pattern, decay in DECAY_RULES:
-    if re.search(pattern, path.rsplit("/", 1)[-1]):
+    if re.search(pattern, name):
       return decay
   if default == "error":
     raise UserError(

@@ -42,6 +42,9 @@ CASES = {
 # Checks of one connection by itself: `make test` runs them for every variant as it comes. They are
 # also the only ones for several views, which no feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
+# Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
+# runs them for one variant of each structure, but the one that compiles most.
+EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "explicit")
 # Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
 # of them for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
@@ -60,14 +63,15 @@ def cases():
     for check in CONFORMANCE:
       if fields and check.name in HEAVY:
         continue
-      if "num_views" in fields and check.name not in ALONE:
+      if "num_views" in fields and check.name not in (*ALONE, *EVERYWHERE):
         continue
+      few = (*NETWORK, *EVERYWHERE)
+      fast = check.name in ALONE or (check.name in few and case in STRUCTURES)
+      heavy = check.name in (*HEAVY, "second") and case not in STRUCTURES
       marks = [pytest.mark.xdist_group(case)]
-      if check.name not in ALONE and (fields or (check.name in HEAVY and case not in STRUCTURES)):
+      if check.name not in ALONE and (fields or heavy):
         marks.append(pytest.mark.exhaustive)
-      elif fields or (
-        check.name not in ALONE and not (check.name in NETWORK and case in STRUCTURES)
-      ):
+      elif fields or not fast:
         marks.append(pytest.mark.slow)
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 

@@ -231,10 +231,10 @@ def xla_flops(n, w, tokens, dynamic):
   """What XLA counts in one site, read and write, per token and element of the width."""
   connection = hc.HyperConnection(num_streams=n, dynamic=dynamic, norm="rmsnorm")
   streams, y = np.ones((tokens, n, w), np.float32), np.ones((tokens, w), np.float32)
-  variables = nn.unbox(jax.eval_shape(connection.init, jax.random.key(0), streams))
+  variables = nn.unbox(jax.eval_shape(connection.init, jax.random.key(0), streams, 0))
 
   def run(variables, streams, y):
-    h, coefs = connection.apply(variables, streams)
+    h, coefs = connection.apply(variables, streams, 0)
     return h, connection.apply(variables, streams, y, coefs, method="write")
 
   return jax.jit(run).lower(variables, streams, y).cost_analysis()["flops"] / tokens / w

@@ -38,6 +38,7 @@ TABLE = {
   "coefs": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),
   "connections": (_L0, _ARRAYS | {"numpy"}),
+  "nnx": ({"coefs", "connections", "ops"}, _ARRAYS),
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),

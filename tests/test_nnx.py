@@ -1,4 +1,4 @@
-"""The recipe of docs/nnx.md against the same model in Linen."""
+"""NNX connections are bitwise the Linen ones, and the page docs/nnx.md is true."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,6 @@ from hc_jax.testing.compiled import jit, normal
 from tests.test_docs import ROOT, run
 
 X = normal("x", 2, 5, 8)
-pytestmark = pytest.mark.slow
 
 
 class Linen(nn.Module):
@@ -60,16 +59,16 @@ def distance(a, b):
   return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_sites_start_by_their_index(page):
-  with nnx.use_eager_sharding(False):
-    model = page["Model"](8, 3, rngs=nnx.Rngs(0))
+  model = page["Model"](8, 3, rngs=nnx.Rngs(0))
   for i, block in enumerate(model.blocks):
     np.testing.assert_array_equal(block.connection.static_read[...], np.eye(4)[None, i])
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_are_those_of_linen(page):
-  with nnx.use_eager_sharding(False):
-    model = page["Model"](8, 3, rngs=nnx.Rngs(0))
+  model = page["Model"](8, 3, rngs=nnx.Rngs(0))
   kick(model)
   params = as_linen(nnx.state(model, nnx.Param))
   shapes = jax.eval_shape(Linen().init, jax.random.key(0), X)["params"]
@@ -89,3 +88,56 @@ def test_outputs_and_gradients_are_those_of_linen(page):
     plain = page["forward"](model, X)
   assert distance(plain, hc.as_residual(Linen()).apply({"params": params}, X)) < 1e-6
   assert distance(page["forward"](model, X), want[1]) < 1e-6  # the switch is off again
+
+
+NAMES = [name for name, cls in hc.CONNECTIONS.items() if cls.__module__.startswith("hc_jax.")]
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=[] if n == "hc" else pytest.mark.slow) for n in NAMES]
+)
+def test_a_connection_is_bitwise_the_linen_one(name):
+  cls = hc.CONNECTIONS[name]
+  module = getattr(hc.nnx, cls.__name__)(8, 1, rngs=nnx.Rngs(0))
+  assert type(module).__name__ == cls.__name__
+  n, m = module.module.num_streams, module.module.fractions
+  streams, y = normal("streams", 2, 3, n, 8 // m), normal("y", 2, 3, 8)
+  kick(module)
+  params = {str(p[0]): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
+  linen = cls()
+  shapes = jax.eval_shape(linen.init, jax.random.key(0), streams, 1).get("params", {})
+  assert {k: a.shape for k, a in params.items()} == {k: a.shape for k, a in shapes.items()}
+
+  def of_linen(params, streams, y):
+    h, coefs = linen.apply({"params": params}, streams, 1)
+    out = linen.apply({"params": params}, streams, y, coefs, method="write")
+    return loss(h) + loss(out), (h, out)
+
+  def of_nnx(module, streams, y):
+    h, coefs = module(streams)
+    out = module.write(streams, y, coefs)
+    return loss(h) + loss(out), (h, out)
+
+  want = jit(jax.value_and_grad(of_linen, has_aux=True))(params, streams, y)
+  found = nnx.jit(nnx.value_and_grad(of_nnx, has_aux=True))(module, streams, y)
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found[0], want[0]))
+  grads = {str(p[0]): leaf[...] for p, leaf in nnx.to_flat_state(found[1])}
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), grads, want[1]))
+
+
+def test_initial_values_are_those_of_linen_with_the_same_key():
+  module = hc.nnx.MHC(8, 1, rngs=nnx.Rngs(params=jax.random.key(3)))
+  key = nnx.Rngs(params=jax.random.key(3)).params()
+  want = hc.MHC().init(key, np.zeros((1, 4, 8), np.float32), 1)["params"]
+  for name, value in want.items():
+    np.testing.assert_array_equal(getattr(module, name)[...], value)
+
+
+def test_what_does_not_fit_is_refused():
+  with pytest.raises(ValueError, match="d_model=9 cannot be cut into fractions=4"):
+    hc.nnx.FracConnection(9, 0, rngs=nnx.Rngs(0))
+  with pytest.raises(AttributeError, match=r"hc_jax\.nnx has no 'Hyper'; it has Residual"):
+    hc.nnx.Hyper  # noqa: B018
+  with hc.plain_residual():
+    plain = hc.nnx.HyperConnection(8, 0, rngs=nnx.Rngs(0))
+  assert not jax.tree.leaves(nnx.state(plain))

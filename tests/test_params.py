@@ -114,7 +114,7 @@ class Mine(nn.Module):
       hc.HyperConnection(num_streams=2, dynamic=False),
       hc.HyperConnection(num_streams=2, dynamic=False, name="my_connection"),
     ):
-      h, coefs = connection(streams)
+      h, coefs = connection(streams, 0)
       streams = connection.write(streams, nn.Dense(8)(h), coefs)
     return hc.reduce(streams)
 
@@ -344,7 +344,7 @@ def test_a_users_block_by_the_name_of_a_connection_is_none():
     def __call__(self, x):
       streams = hc.expand(x, 2)
       connection = hc.HyperConnection(num_streams=2, dynamic=False)
-      h, coefs = connection(streams)
+      h, coefs = connection(streams, 0)
       return hc.reduce(connection.write(streams, Residual()(h), coefs))
 
   variables = jax.eval_shape(Net().init, jax.random.key(0), np.ones((3, 8), np.float32))

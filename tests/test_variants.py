@@ -1,5 +1,6 @@
 """Every variant has a config that builds its model, and a row of the README that is true."""
 
+import ast
 import math
 import pathlib
 import re
@@ -32,7 +33,7 @@ def test_the_config_of_a_variant_is_a_short_delta_that_builds(path):
   connection = model.connection(parent=None)
   assert type(connection) is claimed
   sites = 2 * model.num_layers
-  assert hc.param_count(params).connection == sites * connection.facts(model.d_model).num_params
+  assert hc.param_count(params).connection == sites * connection.num_params(model.d_model)
 
 
 def test_every_variant_has_a_config():
@@ -45,9 +46,10 @@ def rows():
   found = []
   for line in (ROOT / "README.md").read_text().splitlines():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    match = re.match(r"`(\w+)`(?:, `dynamic=False`)?", cells[0])
+    match = re.match(r"`(\w+)`", cells[0])
     if len(cells) == 6 and match and cells[1].startswith("`hc."):
-      fields = {"dynamic": False} if "dynamic=False" in cells[0] else {}
+      given = re.findall(r"`(\w+)=(\w+)`", cells[0])
+      fields = {name: ast.literal_eval(value) for name, value in given}
       found.append((match[1], fields, cells[1].strip("`"), cells[4].strip("`"), cells[5]))
   return found
 
@@ -76,8 +78,7 @@ def test_a_row_of_the_readme_is_what_the_variant_says(row):
   for size in sizes:
     connection = CONNECTIONS[name](**fields, **size, parent=None)
     for d in (64, 192):
-      facts = connection.facts(d)
       expected = evaluate(formula, connection.num_streams, connection.fractions, d)
-      assert facts.num_params == expected, (size, d)
+      assert connection.num_params(d) == expected, (size, d)
   distance = CONNECTIONS[name](**fields, parent=None).facts(64).residual_at_init
   assert start == ("no" if distance is None else "yes" if distance <= 1e-5 else "nearly")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.coefs import Coefs
+from hc_jax.connections import Call, observing
 
 # Scanned layers are stacked in one module of this name, unrolled ones end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
@@ -74,7 +75,7 @@ def _collect(
 ) -> dict[str, dict[str, Any]]:
   @jax.jit
   def run(params: Any, args: tuple, kwargs: dict) -> Any:
-    listen = nn.intercept_methods(record) if record else contextlib.nullcontext()
+    listen = observing(record) if record else contextlib.nullcontext()
     with listen:
       return model.apply({"params": params}, *args, **kwargs, mutable=["intermediates"])[1]
 
@@ -88,26 +89,17 @@ def _collect(
   return dict(sites)
 
 
-def _record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-  """Sows what goes through a connection; it is known by the Coefs that it gives or takes."""
-  out = call(*args, **kwargs)
-  sow = {}
-  if context.method_name == "write":
-    given = dict(zip(("streams", "branch_output", "coefs"), args, strict=False)) | kwargs
-    if isinstance(given.get("coefs"), Coefs):
-      sow = {"branch_output": given["branch_output"]}
-  elif context.method_name == "__call__" and _is_read(out):
-    given = dict(zip(("streams", "index"), args, strict=False)) | kwargs
-    sow = {"streams": given["streams"], "branch_input": out[0]}
-    sow["index"] = jnp.asarray(given.get("index", 0), jnp.int32)
+def _record(call: Call, run: Callable) -> Any:
+  """Sows what goes through a connection, next to the coefficients that it sows itself."""
+  out = run(call.streams)
+  if call.kind == "write":
+    sow = {"branch_output": call.branch_output}
+  else:
+    index = jnp.asarray(call.index, jnp.int32)
+    sow = {"streams": call.streams, "branch_input": out[0], "index": index}
   for name, value in sow.items():
-    context.module.sow("intermediates", _SOWN[name], value)
+    call.connection.sow("intermediates", _SOWN[name], value)
   return out
-
-
-def _is_read(out: Any) -> bool:
-  """Whether this is what a connection's call returns: a branch input and Coefs."""
-  return isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Coefs)
 
 
 def token_mean(coefs: Coefs) -> Coefs:

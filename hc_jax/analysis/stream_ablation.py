@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.analysis.collect import Site
-from hc_jax.connections import Connection
+from hc_jax.connections import Call, observing
 
 NOWHERE = -1  # a site that no network has: the clean run, by the same program
 
@@ -55,7 +55,7 @@ def ablate_streams(
 
   @jax.jit
   def log_probabilities(params: Any, index: Any, stream: Any) -> jax.Array:
-    with nn.intercept_methods(_zeroing(index, stream)):
+    with observing(_zeroing(index, stream)):
       logits = model.apply({"params": params}, *args, **kwargs)
     return jax.nn.log_softmax(logits.astype(jnp.float32))
 
@@ -81,22 +81,11 @@ def _index(name: str, site: Site) -> int:
 
 
 def _zeroing(index: Any, stream: Any) -> Callable:
-  """An interceptor that zeroes one stream of what one site takes, in its call and in its write."""
-  called: dict[tuple[str, ...], Any] = {}  # the index of each connection's last call, by its path
+  """Returns an observer that zeroes one stream that one site takes, in its read and its write."""
 
-  def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    if not isinstance(context.module, Connection) or context.method_name not in (
-      "__call__",
-      "write",
-    ):
-      return call(*args, **kwargs)
-    path = context.module.path
-    if context.method_name == "__call__":
-      called[path] = args[1] if len(args) > 1 else kwargs.get("index", 0)
-    kwargs = dict(kwargs)
-    streams, args = (args[0], args[1:]) if args else (kwargs.pop("streams"), args)
-    here = jnp.arange(streams.shape[-2]) == stream
-    zeroed = here & (jnp.asarray(called[path]) == index)
-    return call(jnp.where(zeroed[:, None], jnp.zeros_like(streams), streams), *args, **kwargs)
+  def zero(call: Call, run: Callable) -> Any:
+    here = jnp.arange(call.streams.shape[-2]) == stream
+    zeroed = here & (jnp.asarray(call.index) == index)
+    return run(jnp.where(zeroed[:, None], jnp.zeros_like(call.streams), call.streams))
 
-  return intercept
+  return zero

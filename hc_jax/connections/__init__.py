@@ -12,9 +12,13 @@ from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
 from hc_jax.connections.base import connection_factory as connection_factory
 from hc_jax.connections.base import connection_fields as connection_fields
+from hc_jax.connections.declare import Param as Param
+from hc_jax.connections.ends import Expand as Expand
+from hc_jax.connections.ends import Reduce as Reduce
 from hc_jax.connections.facts import Facts as Facts
 from hc_jax.connections.fields import field_types as field_types
 from hc_jax.connections.frac import FracConnection as FracConnection
+from hc_jax.connections.functions import stream_functions as stream_functions
 from hc_jax.connections.gated import BIAS_INITS as BIAS_INITS
 from hc_jax.connections.gated import GatedConnection as GatedConnection
 from hc_jax.connections.generalized import (
@@ -27,8 +31,11 @@ from hc_jax.connections.mhc import FORMS as FORMS
 from hc_jax.connections.mhc import MHC as MHC
 from hc_jax.connections.mhc_lite import MHCLite as MHCLite
 from hc_jax.connections.mhc_per_stream import PerStreamMHC as PerStreamMHC
+from hc_jax.connections.observe import Call as Call
+from hc_jax.connections.observe import observing as observing
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
+from hc_jax.connections.table import declared_decays as declared_decays
 from hc_jax.connections.wrap import Wrapped as Wrapped
 from hc_jax.connections.wrap import connected as connected
 from hc_jax.connections.wrap import wrap as wrap
@@ -112,6 +119,8 @@ def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> funct
   """
   cls = connection_class(name)
   given = {key: value for key, value in (fields or {}).items() if value is not None}
+  if given.get("implementation") == "autodiff":  # the word of runs that are older
+    given = {**given, "implementation": "auto", "derivatives": "autodiff"}
   known = connection_fields(cls)
   for key in given:
     if key not in known:

@@ -1,12 +1,16 @@
 """Alternating updates, as the hyper-connection that they are."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hc_jax import axes
+from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction
+from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
 
 
@@ -29,24 +33,29 @@ class AltUp(Connection):
 
   def facts(self, d_model: int) -> Facts:
     del d_model
-    n = self.num_streams
     return Facts(
-      source="arXiv 2301.13310, Algorithm 1; arXiv 2409.19606, Table 4",
-      num_params=n * n + n,
-      residual_at_init=1e-5,
+      source="arXiv 2301.13310, Algorithm 1; arXiv 2409.19606, Table 4", residual_at_init=1e-5
     )
 
-  @nn.compact
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    del streams
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del width, index
     n = self.num_streams
-    eye = jnp.eye(n, dtype=jnp.float32)
-    predict = self.param(
-      "static_predict", axes.partitioned(lambda key, shape: eye, None, None), (n, n)
-    )
-    gate = self.param("static_gate", axes.partitioned(nn.initializers.ones, None, None), (n, 1))
-    chosen = jax.nn.one_hot(jnp.asarray(index) % n, n, dtype=jnp.float32)[None]
-    # (I - g e^T) P + g e^T, with row j of P as a row: no contraction that could be rounded.
-    row = jax.lax.dynamic_index_in_dim(predict, jnp.asarray(index) % n, axis=0)
-    mix = predict + gate * (chosen - row)
+    return {
+      "static_predict": Param((n, n), value(np.eye(n, dtype=np.float32))),
+      "static_gate": Param((n, 1), nn.initializers.ones),
+    }
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    j = jnp.asarray(index) % self.num_streams
+    chosen = jax.nn.one_hot(j, self.num_streams, dtype=jnp.float32)[None]
+    # Row j of the prediction as it is: no contraction that could be rounded.
+    row = jax.lax.dynamic_index_in_dim(params["static_predict"], j, axis=0)
+    small = {**params, "chosen": chosen, "row": row}
+    return ops.Generator(None, None, None, small, self.finisher())
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    del logits
+    # (I - g e^T) P + g e^T.
+    gate, chosen = small["static_gate"], small["chosen"]
+    mix = small["static_predict"] + gate * (chosen - small["row"])
     return Coefs(read=jnp.tile(chosen, (self.num_views, 1)), write=gate, mix=mix)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Union
@@ -13,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hc_jax import ops
 from hc_jax.coefs import Coefs
+from hc_jax.connections.declare import MAPS, Param, bind
 from hc_jax.connections.facts import Facts
 
 # What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
@@ -20,7 +22,11 @@ from hc_jax.connections.facts import Facts
 ConnectionLike = Union[Callable[..., "Connection"], "Connection"]
 
 # Fields that a model fills in with its own value where the connection leaves them None.
-INHERITED = ("norm", "norm_params", "norm_eps")
+INHERITED = ("norm", "norm_params", "norm_eps", "partitioned")
+# Methods of a variant that are functions of its fields and arguments alone.
+PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
+PURE |= {"num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
+PURE |= {"frozen_scales", "distance_at_init", "declare_scales", "scales_of"}
 
 
 class Connection(nn.Module):
@@ -31,32 +37,94 @@ class Connection(nn.Module):
       h, c = connection(streams, index)              # [..., n, w] -> [..., d]
       streams = connection.write(streams, branch(h), c)
 
-  A variant is a subclass with one method, `coefs`; `facts` says what it claims. It owns parameters
-  and nothing else, works on any leading axes, and is the same in training and in decoding.
-  Parameters that make one map alone begin with its name ("read_", "mix_", "write_"), after
-  "static_" if they are static; `parts` needs overriding where they do not.
+  A variant is a subclass in one of two forms. The free form is one method, `coefs(streams, index)`,
+  which may do anything. The declared form is three pure methods, from which counts, weight decay,
+  kernels and other frameworks follow: `declare` says each parameter once, `generate` makes a
+  `hc_jax.ops.Generator` of their values, and `finish` makes maps of its few numbers. `facts` says
+  what the variant claims. A variant owns parameters and nothing else, works on any leading axes,
+  and is the same in training and in decoding.
 
   Attributes:
     num_streams: n, the paper's expansion rate.
     fractions: m, the number of parts into which the width is cut; d = m * w.
     num_views: how many inputs the branch reads, each with weights of its own (queries, keys and
       values, say). With more than one the branch input is `[..., num_views, m * w]`.
-    implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX; they are
-      equal to rounding, and forward-mode differentiation needs "autodiff".
+    implementation: backend of the operations, "auto" or "xla".
+    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX; they are equal to
+      rounding, and forward-mode differentiation needs "autodiff".
+    partitioned: whether parameters carry the logical names of their axes
+      (`flax.linen.LogicallyPartitioned`). None is yes inside a model of this package, and no
+      elsewhere.
   """
 
   num_streams: int = 4
   fractions: int = 1
   num_views: int = 1
   implementation: str = "auto"
+  derivatives: str = "custom"
+  partitioned: bool | None = None
+
+  def __init_subclass__(cls, **kwargs: Any) -> None:
+    # A method that needs no scope works on unbound modules too, also while Flax tabulates.
+    for name in PURE & vars(cls).keys():
+      nn.nowrap(vars(cls)[name])
+    super().__init_subclass__(**kwargs)
 
   @property
   def slots(self) -> int:
     """Rows of `read`: one for each fraction of each view."""
     return self.num_views * self.fractions
 
+  @property
+  def is_declared(self) -> bool:
+    """Whether the variant has the declared form; a class that overrides `coefs` is free."""
+    return type(self).coefs is Connection.coefs
+
+  @nn.nowrap
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    """Returns the parameters of a site by name, in the order in which they are initialised.
+
+    Args:
+      width: w, that of one stream.
+      index: number of the site in the network, from 0; may be traced. Initial values depend on it.
+    """
+    raise NotImplementedError(
+      f"{type(self).__name__} must define coefs(streams, index), or declare, generate and finish"
+    )
+
+  @nn.nowrap
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    """Returns the weights of a site, made of the values of its parameters.
+
+    Args:
+      params: values of what `declare` declares.
+      index: number of the site, as in `declare`.
+    """
+    raise NotImplementedError(f"{type(self).__name__} must define generate(params, index)")
+
+  @nn.nowrap
+  def finish(self, logits: jax.Array | None, small: Any) -> Coefs:
+    """Returns the maps of a token, made of the projection's results and the small parameters.
+
+    Args:
+      logits: results of the projection, `[..., n, k]` or `[..., k]`; None without a projection.
+      small: what `generate` put into the generator.
+    """
+    raise NotImplementedError(f"{type(self).__name__} must define finish(logits, small)")
+
+  @nn.nowrap
+  def finisher(self) -> "Finish":
+    """Returns `finish` as a value: hashable, equal for equal fields, free of Flax's scope."""
+    return Finish(self.clone(parent=None, name=None))
+
+  @nn.compact
+  def generator(self, width: int, index: int | jax.Array) -> ops.Generator:
+    """Binds the declared parameters, and returns the weights of the site."""
+    params = bind(self, self.declare(width, index), bool(self.partitioned))
+    return self.generate(params, index)
+
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    """The maps of this site; `@nn.compact` in a subclass.
+    """Computes the maps of this site; `@nn.compact` in a subclass of the free form.
 
     Args:
       streams: `[..., n, w]`.
@@ -65,8 +133,9 @@ class Connection(nn.Module):
     Returns:
       `read` `[..., slots, n]`, `write` `[..., n, fractions]`, `mix` `[..., n, n]` or None.
     """
-    raise NotImplementedError(f"{type(self).__name__} must define coefs(streams, index)")
+    return ops.coefs(streams, self.generator(streams.shape[-1], index), **self._options())
 
+  @nn.nowrap
   def check(self) -> None:
     """Raises ValueError, with the remedy, if the fields do not go together."""
     for name in ("num_streams", "fractions", "num_views"):
@@ -80,33 +149,50 @@ class Connection(nn.Module):
         f"num_streams={self.num_streams} streams cannot hold fractions={self.fractions}: "
         "num_streams must be at least fractions"
       )
-    ops.check_implementation(self.implementation)
+    ops.check_options(self.implementation, self.derivatives)
 
+  @nn.nowrap
   def facts(self, d_model: int) -> Facts:
-    """What this connection claims in a model of that width; nothing by default."""
+    """Returns what this connection claims in a model of that width; nothing by default."""
     del d_model
     return Facts()
 
-  def frozen(self) -> frozenset[str]:
-    """Names of parameters that on purpose get no gradient."""
-    return frozenset()
+  @nn.nowrap
+  def num_params(self, d_model: int) -> int | None:
+    """Returns the number of parameters of one site; None for the free form."""
+    if not self.is_declared:
+      return None
+    declared = self.declare(d_model // self.fractions, 0)
+    return sum(math.prod(param.shape) for param in declared.values())
 
+  @nn.nowrap
+  def frozen(self) -> frozenset[str]:
+    """Returns the names of parameters that on purpose get no gradient."""
+    if type(self).declare is Connection.declare:
+      return frozenset()
+    return frozenset(name for name, param in self.declare(1, 0).items() if not param.trains)
+
+  @nn.nowrap
   def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    """This site's parameters, or their gradients, by the map they make.
+    """Returns this site's parameters, or their gradients, by the map they make.
 
     Returns:
-      "read", "mix" and "write", and "all" for what serves several maps.
+      "read", "mix" and "write", and "all" for what serves several maps. In the free form the name
+      of a parameter decides: "read_scale" and "static_read" make the read.
     """
-    found = {"read": {}, "mix": {}, "write": {}, "all": {}}
+    declared = {} if type(self).declare is Connection.declare else self.declare(1, 0)
+    found = {name: {} for name in MAPS}
     for name, leaf in params.items():
       head = name.removeprefix("static_").split("_")[0]
-      found[head if head in found else "all"][name] = leaf
+      free = {head if head in MAPS else "all": leaf}
+      for map_, part in (declared[name].parts(leaf) if name in declared else free).items():
+        found[map_][name] = part
     return found
 
   def __call__(
     self,
     streams: jax.Array,
-    index: int | jax.Array = 0,
+    index: int | jax.Array,
     *,
     dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
@@ -114,8 +200,8 @@ class Connection(nn.Module):
 
     Args:
       streams: `[..., n, w]`.
-      index: which sublayer of the network this is, from 0: attention of block l is 2l, its
-        feed-forward 2l + 1. Initial values depend on it. May be traced.
+      index: which sublayer of the network this is, a whole number from 0: attention of block l is
+        2l, its feed-forward 2l + 1. Initial values depend on it. May be traced.
       dtype: of the branch input; the streams' own by default.
 
     Returns:
@@ -125,13 +211,15 @@ class Connection(nn.Module):
     Raises:
       ValueError: if the streams do not have `num_streams` streams, or are not of floating point, or
         by `check`.
+      TypeError: if the index is not a whole number.
     """
     self.check()
+    _check_index(index)
     if is_plain := ops.is_plain():
       if streams.ndim < 2 or streams.shape[-2] != 1:
         raise ValueError(
           f"{type(self).__name__}: plain_residual() is on, but there are streams {streams.shape} "
-          "in place of [..., 1, d]; make them with hc_jax.expand within it too"
+          "instead of [..., 1, d]; make them with hc_jax.expand within it too"
         )
     elif streams.ndim < 2 or streams.shape[-2] != self.num_streams:
       fractions = f", {self.fractions}" if self.fractions > 1 else ""
@@ -145,9 +233,10 @@ class Connection(nn.Module):
       coefs = jax.tree.map(lambda a: checkpoint_name(a.astype(jnp.float32), "coefs"), coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
-      branch_input = ops.read(streams, coefs, dtype, implementation=self.implementation)
+      branch_input = ops.read(streams, coefs, dtype, **self._options())
       if self.num_views > 1:
-        branch_input = branch_input.reshape(*streams.shape[:-2], self.num_views, -1)
+        shape = (self.num_views, branch_input.shape[-1] // self.num_views)
+        branch_input = branch_input.reshape(*streams.shape[:-2], *shape)
     return checkpoint_name(branch_input, "branch_input"), coefs
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
@@ -159,7 +248,33 @@ class Connection(nn.Module):
     """
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")
-      return ops.write(streams, branch_output, coefs, implementation=self.implementation)
+      return ops.write(streams, branch_output, coefs, **self._options())
+
+  @nn.nowrap
+  def _options(self) -> dict[str, str]:
+    return {"implementation": self.implementation, "derivatives": self.derivatives}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finish:
+  """The arithmetic of a variant on a few numbers a token: `finish(logits, small) -> Coefs`.
+
+  Attributes:
+    connection: the variant, unbound.
+  """
+
+  connection: Connection
+
+  def __call__(self, logits: jax.Array | None, small: Any) -> Coefs:
+    """Computes the maps; see `Connection.finish`."""
+    return self.connection.finish(logits, small)
+
+
+def _check_index(index: int | jax.Array) -> None:
+  if jnp.ndim(index) or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+    raise TypeError(
+      f"index={index!r} must be a whole number: which site of the network this is, from 0"
+    )
 
 
 def check_one_fraction(connection: Connection) -> None:
@@ -193,7 +308,7 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
   """
   if isinstance(connection, Connection):
     cls = type(connection)
-    given = {f: getattr(connection, f) for f in connection_fields(cls)}
+    given = {f: getattr(connection, f) for f in (*connection_fields(cls), "partitioned")}
   elif isinstance(connection, functools.partial):
     cls, given = connection.func, dict(connection.keywords)
   else:
@@ -203,7 +318,7 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
       f"connection={connection!r} is no connection; give a class such as hc_jax.HyperConnection, "
       "functools.partial(hc_jax.HyperConnection, num_streams=2), or an instance"
     )
-  fields = connection_fields(cls)
+  fields = {**connection_fields(cls), "partitioned": None}
   for name, value in inherited.items():
     if name in fields and given.get(name, fields[name]) is None:
       given[name] = value
@@ -211,5 +326,6 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
 
 
 def connection_fields(cls: type[Connection]) -> dict[str, Any]:
-  """The fields of a connection class and their defaults, without Flax's own."""
-  return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}
+  """Returns the fields of a connection class that a config has, and their defaults."""
+  others = ("parent", "name", "partitioned")  # Flax's own, and what the model decides
+  return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in others}

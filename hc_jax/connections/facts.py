@@ -11,7 +11,7 @@ class Facts:
 
   Attributes:
     source: paper or code, and equations.
-    num_params: parameters of one site, by the published or derived formula.
+    num_params: parameters of one site, for the free form; the declared form counts them itself.
     residual_at_init: a network of this connection starts as the Pre-Norm residual network of the
       same branches: largest relative distance of the logits. None: it does not.
     mix_rows_sum_to_one: the rows of mix do, to within this.

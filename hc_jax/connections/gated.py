@@ -1,14 +1,16 @@
 """Gates made of all streams at once: common to mHC, Identity HC, mHC-lite, KromHC and oHC."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import axes, ops
+from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction
+from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
 
 BIAS_INITS = ("identity", "onehot", "uniform")
@@ -91,15 +93,8 @@ class GatedConnection(Connection):
     counts = {"read": self.slots * n if n > 1 else 0, "write": n, "mix": self.num_mix_logits()}
     return {name: count for name, count in counts.items() if count}
 
-  def num_params(self, d_model: int) -> int:
-    """Parameters of one site."""
-    inputs, counts = self.num_streams * d_model, self.num_logits()
-    scales = len(set(counts) - set(self.frozen_scales()))
-    return (inputs + 1) * sum(counts.values()) + scales + inputs * self.norm_params
-
   def facts(self, d_model: int) -> Facts:
     return Facts(
-      num_params=self.num_params(d_model),
       residual_at_init=self.distance_at_init(d_model),
       note=NOTES[self.bias_init] + (self._uniform_mix() if self.bias_init == "uniform" else ""),
     )
@@ -124,63 +119,61 @@ class GatedConnection(Connection):
       return self.kernel_init_std
     return 0.0 if self.bias_init == "onehot" else 0.02
 
-  @nn.compact
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    n = self.num_streams
-    logits = self._logits(streams, index)
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    n, counts = self.num_streams, self.num_logits()
+    normal = nn.initializers.normal(self.kernel_std)
+    # Kernels come first: they alone are random, and Flax counts parameters for its keys.
+    declared = {
+      f"{name}_kernel": Param(
+        (n, width, count), normal, name, axes=("stream", "embed", None), decays=True
+      )
+      for name, count in counts.items()
+    }
+    if self.norm_params:
+      ones = nn.initializers.ones
+      declared["norm_scale"] = Param((n, width), ones, axes=("stream", "embed"))
+    constant = nn.initializers.constant(self.gate_scale_init)
+    for name, count in counts.items():
+      if name not in self.frozen_scales():
+        declared[f"{name}_scale"] = Param((1,), constant, name)
+      declared[f"{name}_bias"] = Param((count,), self._first_bias(name, index), name)
+    return declared
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    del index
+    small = dict(params)
+    scale = small.pop("norm_scale", None)
+    kernels = [small.pop(f"{name}_kernel") for name in self.num_logits()]
+    kernel = jnp.concatenate(kernels, axis=-1)
+    return ops.Generator(kernel, scale, None, small, self.finisher(), "rmsnorm", self.norm_eps)
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    gates, end = {}, 0
+    for name, count in self.num_logits().items():
+      scale = small[f"{name}_scale"][0] if f"{name}_scale" in small else self.gate_scale_init
+      bias, end = small[f"{name}_bias"], end + count
+      gates[name] = scale * logits[..., end - count : end] + ops.lift(bias, logits.ndim)
     read = jnp.ones((self.slots, 1), jnp.float32)
-    if "read" in logits:
-      read = self.read_of(logits["read"].reshape(*streams.shape[:-2], self.slots, n))
+    if "read" in gates:
+      read = self.read_of(gates["read"].reshape(*logits.shape[:-1], self.slots, self.num_streams))
     return Coefs(
       read=read,
-      write=2 * jax.nn.sigmoid(logits["write"])[..., None],
-      mix=self.mix_of(logits["mix"]) if "mix" in logits else None,
+      write=2 * jax.nn.sigmoid(gates["write"])[..., None],
+      mix=self.mix_of(gates["mix"]) if "mix" in gates else None,
     )
 
-  def _logits(self, streams: jax.Array, index: int | jax.Array) -> dict[str, jax.Array]:
-    """`scale * (rmsnorm(vec X) @ kernel) + bias` for each map, all by one projection."""
-    n, w = streams.shape[-2:]
-    kernels, ends, end = {}, {}, 0
-    normal = axes.partitioned(nn.initializers.normal(self.kernel_std), "stream", "embed", None)
-    for name, count in self.num_logits().items():
-      kernels[name] = self.param(f"{name}_kernel", normal, (n, w, count))
-      ends[name] = end = end + count
-    norm_scale = None
-    if self.norm_params:
-      ones = axes.partitioned(nn.initializers.ones, "stream", "embed")
-      norm_scale = self.param("norm_scale", ones, (n, w))
-    products = ops.project(
-      streams,
-      jnp.concatenate(list(kernels.values()), axis=-1),
-      norm="rmsnorm",
-      scale=norm_scale,
-      eps=self.norm_eps,
-      implementation=self.implementation,
-    )
-    constant = axes.partitioned(nn.initializers.constant(self.gate_scale_init), None)
-    logits = {}
-    for name, end in ends.items():
-      bias_init = axes.partitioned(lambda key, shape, name=name: self._bias(name, index), None)
-      scale = self.gate_scale_init
-      if name not in self.frozen_scales():
-        scale = self.param(f"{name}_scale", constant, (1,))[0]
-      bias = self.param(f"{name}_bias", bias_init, (kernels[name].shape[-1],))
-      product = products[..., end - bias.size : end]
-      logits[name] = scale * product + bias.reshape((1,) * (product.ndim - 1) + bias.shape)
-    return logits
-
-  def _bias(self, name: str, index: int | jax.Array) -> jax.Array:
-    """The initial bias of a map at that site."""
+  @nn.nowrap
+  def _first_bias(self, name: str, index: int | jax.Array) -> Callable:
+    """Returns the initializer of a map's bias at that site."""
     n, count = self.num_streams, self.num_logits()[name]
     if self.bias_init == "uniform":
-      return jnp.zeros(count, jnp.float32)
+      return nn.initializers.zeros
     if name == "mix":
-      return self.mix_bias()
+      return value(self.mix_bias())
     if self.bias_init == "onehot":
       onehot = jax.nn.one_hot(jnp.asarray(index) % n, n, dtype=jnp.float32)
-      return jnp.tile(2 * onehot - 1, count // n)
-    value = -math.log(n - 1) if name == "read" else 0.0
-    return jnp.full(count, value, jnp.float32)
+      return value(jnp.tile(2 * onehot - 1, count // n))
+    return nn.initializers.constant(-math.log(n - 1) if name == "read" else 0.0)
 
 
 NOTES = {

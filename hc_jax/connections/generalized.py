@@ -1,11 +1,13 @@
 """Generalised hyper-connections: n slots of 1/m of the width each."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from hc_jax import axes
+from hc_jax.connections.declare import Param
 from hc_jax.connections.per_stream import PerStreamConnection
 
 
@@ -39,16 +41,17 @@ class GeneralizedHyperConnection(PerStreamConnection):
   def write_columns(self) -> int:
     return self.fractions
 
-  def scales(self) -> tuple[jax.Array, jax.Array]:
-    n = self.num_streams
-    init = axes.partitioned(nn.initializers.constant(self.dynamic_scale_init), None, None)
-    read = self.param("read_scale", init, (self.slots, n))
-    mix = self.param("mix_scale", init, (n, n))
-    write = self.param("write_scale", init, (n, self.fractions))
-    return jax.numpy.concatenate([read, mix]), write
+  def declare_scales(self) -> dict[str, Param]:
+    n, init = self.num_streams, nn.initializers.constant(self.dynamic_scale_init)
+    return {
+      "read_scale": Param((self.slots, n), init, "read", trains=self.train_read_mix),
+      "mix_scale": Param((n, n), init, "mix", trains=self.train_read_mix),
+      "write_scale": Param((n, self.fractions), init, "write", trains=self.train_write),
+    }
 
-  def num_scales(self) -> int:
-    return self.num_streams * (self.slots + self.num_streams + self.fractions)
+  def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jnp.concatenate([small["read_scale"], small["mix_scale"]]), small["write_scale"]
 
+  @nn.nowrap
   def _temperature(self, w: int) -> float:
     return w**-0.5

@@ -6,8 +6,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from hc_jax import axes
 from hc_jax.connections.base import check_one_fraction
+from hc_jax.connections.declare import Param
 from hc_jax.connections.per_stream import PerStreamConnection
 
 
@@ -35,17 +35,10 @@ class HyperConnection(PerStreamConnection):
     check_one_fraction(self)
     super().check()
 
-  def scales(self) -> tuple[jax.Array, jax.Array]:
-    init = axes.partitioned(nn.initializers.constant(self.dynamic_scale_init), None)
-    scale = self.param("dynamic_scale", init, (2,))
-    return scale[0], scale[1]
+  def declare_scales(self) -> dict[str, Param]:
+    init = nn.initializers.constant(self.dynamic_scale_init)
+    trains = self.train_read_mix or self.train_write
+    return {"dynamic_scale": Param((2,), init, (("all", 1), ("write", 1)), trains=trains)}
 
-  def num_scales(self) -> int:
-    return 2
-
-  def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    found = super().parts({k: v for k, v in params.items() if k != "dynamic_scale"})
-    if "dynamic_scale" in params:
-      found["all"]["dynamic_scale"] = params["dynamic_scale"][..., :1]
-      found["write"]["dynamic_scale"] = params["dynamic_scale"][..., 1:]
-    return found
+  def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return small["dynamic_scale"][0], small["dynamic_scale"][1]

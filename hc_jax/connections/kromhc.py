@@ -59,7 +59,7 @@ class KromHC(GatedConnection):
     factors = jnp.stack([weights, weights[..., ::-1]], axis=-2)  # [..., K, 2, 2]
     mix = factors[..., 0, :, :]
     for k in range(1, self.factors):
-      size = 2 * mix.shape[-1]
-      product = factors[..., k, :, None, :, None] * mix[..., None, :, None, :]
-      mix = product.reshape(*logits.shape[:-1], size, size)
+      blocks = factors[..., k, :, :, None, None] * mix[..., None, None, :, :]
+      rows = [jnp.concatenate([blocks[..., a, b, :, :] for b in (0, 1)], axis=-1) for a in (0, 1)]
+      mix = jnp.concatenate(rows, axis=-2)
     return mix

@@ -74,7 +74,7 @@ class MHC(GatedConnection):
       steps=self.sinkhorn_steps,
       eps=self.eps,
       gradient=self.sinkhorn_gradient,
-      implementation=self.implementation,
+      derivatives=self.derivatives,
     )
 
   def read_of(self, logits: jax.Array) -> jax.Array:

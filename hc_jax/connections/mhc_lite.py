@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import FAR, GatedConnection
@@ -53,8 +53,17 @@ class MHCLite(GatedConnection):
     return jnp.full(self.num_mix_logits(), FAR, jnp.float32).at[0].set(0.0)
 
   def mix_of(self, logits: jax.Array) -> jax.Array:
-    n = self.num_streams
-    permutations = np.array(list(itertools.permutations(range(n))))
-    matrices = jnp.asarray(np.eye(n, dtype=np.float32)[permutations])  # [n!, n, n]
     weights = jax.nn.softmax(logits)
-    return jnp.einsum("...r,rij->...ij", weights, matrices, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(
+      "...r,rij->...ij", weights, self._permutations(), precision=jax.lax.Precision.HIGHEST
+    )
+
+  @nn.nowrap
+  def _permutations(self) -> jax.Array:
+    """Returns the matrices `[n!, n, n]`, made of numbers alone: a kernel can hold no constants."""
+    streams = jnp.arange(self.num_streams)
+    rows = [
+      jnp.stack([(streams == j).astype(jnp.float32) for j in permutation])
+      for permutation in itertools.permutations(range(self.num_streams))
+    ]
+    return jnp.stack(rows)

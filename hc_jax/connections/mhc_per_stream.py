@@ -1,14 +1,16 @@
 """Manifold constraints on the dynamic part of hyper-connections, as a PyTorch package has them."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import axes, ops
+from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import check_one_fraction
+from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.per_stream import PerStreamConnection
 
@@ -44,21 +46,22 @@ class PerStreamMHC(PerStreamConnection):
     super().check()
     ops.check_sinkhorn(self.sinkhorn_steps, self.sinkhorn_gradient)
 
-  def scales(self) -> tuple[jax.Array, jax.Array]:
-    init = axes.partitioned(nn.initializers.constant(self.gate_scale_init), None)
-    read, mix, write = (
-      self.param(f"{name}_scale", init, (1,)) for name in ("read", "mix", "write")
-    )
-    rows = [jnp.tile(read, self.slots), jnp.tile(mix, self.num_streams)]
-    return jnp.concatenate(rows)[:, None], write
+  def declare_scales(self) -> dict[str, Param]:
+    init = nn.initializers.constant(self.gate_scale_init)
+    trains = {"read": self.train_read_mix, "mix": self.train_read_mix, "write": self.train_write}
+    return {f"{name}_scale": Param((1,), init, name, trains=on) for name, on in trains.items()}
 
-  def num_scales(self) -> int:
-    return 3
+  def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    rows = [
+      jnp.tile(small["read_scale"], self.slots),
+      jnp.tile(small["mix_scale"], self.num_streams),
+    ]
+    return jnp.concatenate(rows)[:, None], small["write_scale"]
 
   def facts(self, d_model: int) -> Facts:
+    del d_model
     return Facts(
       source=self.source,
-      num_params=self.num_params(d_model),
       mix_columns_sum_to_one=1e-6,
       note=(
         "no residual network: HC's initial values under gates; reads are 0.73 and 0.5, writes "
@@ -66,13 +69,13 @@ class PerStreamMHC(PerStreamConnection):
       ),
     )
 
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    free = super().coefs(streams, index)
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    free = super().finish(logits, small)
     mix = ops.sinkhorn(
       free.mix.swapaxes(-1, -2),
       steps=self.sinkhorn_steps,
       gradient=self.sinkhorn_gradient,
-      implementation=self.implementation,
+      derivatives=self.derivatives,
     )
     return Coefs(
       read=jax.nn.sigmoid(free.read),

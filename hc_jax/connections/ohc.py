@@ -67,7 +67,8 @@ class OrthogonalHC(GatedConnection):
 
 def _unit(logits: jax.Array) -> tuple[jax.Array, ...]:
   """The unit quaternion of one plus these four numbers."""
-  v = logits + jnp.array([1.0, 0, 0, 0]).reshape((1,) * (logits.ndim - 1) + (4,))
+  one = (jnp.arange(4) == 0).astype(jnp.float32)
+  v = logits + one.reshape((1,) * (logits.ndim - 1) + (4,))
   v = v / jnp.sqrt(jnp.sum(jnp.square(v), axis=-1, keepdims=True) + _EPS)
   return tuple(v[..., i] for i in range(4))
 

@@ -1,16 +1,17 @@
 """Static maps, and what each stream adds to them by itself: common to HC, Frac and GHC."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hc_jax import axes, ops
+from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
+from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
 
 
@@ -51,122 +52,117 @@ class PerStreamConnection(Connection):
     """Columns of `write` that are parameters: 1 is one weight a stream, for its own fraction."""
     return 1
 
-  def scales(self) -> tuple[jax.Array, jax.Array]:
-    """Of the dynamic parts: of read and mix `[slots + n, n]`, of write `[n, columns]`."""
-    raise NotImplementedError(f"{type(self).__name__} must define scales()")
+  @nn.nowrap
+  def declare_scales(self) -> dict[str, Param]:
+    """Returns the parameters that the dynamic parts are multiplied by."""
+    raise NotImplementedError(f"{type(self).__name__} must define declare_scales()")
 
-  def num_scales(self) -> int:
-    """How many parameters `scales` has."""
-    raise NotImplementedError(f"{type(self).__name__} must define num_scales()")
+  @nn.nowrap
+  def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Returns the scales of read and mix `[slots + n, n]`, and of write `[n, columns]`."""
+    raise NotImplementedError(f"{type(self).__name__} must define scales_of(small)")
 
   def check(self) -> None:
     super().check()
     if self.norm is not None:
       ops.check_norm(self.norm)
 
-  def num_params(self, d_model: int) -> int:
-    """Parameters of one site: static, and where dynamic |norm|, projection and scales."""
-    n, w = self.num_streams, d_model // self.fractions
-    rows = self.slots + n + self.write_columns
-    if not self.dynamic:
-      return n * rows
-    norm = 0 if not self.norm_params else w if self.norm == "rmsnorm" else 2 * w
-    return norm + w * rows + n * rows + self.num_scales()
-
   def facts(self, d_model: int) -> Facts:
-    return Facts(source=self.source, num_params=self.num_params(d_model), residual_at_init=1e-5)
+    del d_model
+    return Facts(source=self.source, residual_at_init=1e-5)
 
-  def frozen(self) -> frozenset[str]:
-    held = () if self.train_read_mix else ("read", "mix")
-    held += () if self.train_write else ("write",)
-    names = {name for map_ in held for name in (f"static_{map_}", f"{map_}_scale")}
-    if len(held) == 3:  # what serves several maps learns as long as one of them does
-      names |= {"dynamic_kernel", "dynamic_scale", "norm_scale", "norm_bias"}
-    return frozenset(names)
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    n, columns = self.num_streams, self.write_columns
+    first_write = np.ones((n, 1), np.float32) if columns == 1 else self._own_fraction()
+    read_mix, write = {"trains": self.train_read_mix}, {"trains": self.train_write}
+    declared = {
+      "static_read": Param((self.slots, n), self._first_read(index), "read", **read_mix),
+      "static_mix": Param((n, n), value(np.eye(n, dtype=np.float32)), "mix", **read_mix),
+      "static_write": Param((n, columns), value(first_write), "write", **write),
+    }
+    if not self.dynamic:
+      return declared
+    either = {"trains": self.train_read_mix or self.train_write}  # these serve all three maps
+    if self.norm_params:
+      norm_axes = {"axes": ("embed",), **either}
+      declared["norm_scale"] = Param((width,), nn.initializers.ones, **norm_axes)
+      if self._norm == "layernorm":
+        declared["norm_bias"] = Param((width,), nn.initializers.zeros, **norm_axes)
+    declared["dynamic_kernel"] = Param(
+      (width, self.slots + n + columns),
+      nn.initializers.zeros,
+      (("read", self.slots), ("mix", n), ("write", columns)),
+      axes=("embed", None),
+      decays=True,
+      **either,
+    )
+    return declared | self.declare_scales()
 
-  def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    found = super().parts({k: v for k, v in params.items() if k != "dynamic_kernel"})
-    if "dynamic_kernel" in params:
-      kernel, read, write = params["dynamic_kernel"], self.slots, self.slots + self.num_streams
-      found["read"]["dynamic_kernel"] = kernel[..., :read]
-      found["mix"]["dynamic_kernel"] = kernel[..., read:write]
-      found["write"]["dynamic_kernel"] = kernel[..., write:]
-    return found
+  @nn.nowrap
+  def _first_read(self, index: int | jax.Array) -> Any:
+    """Returns the initial value of read: one copy of each fraction, in turn by the index."""
 
-  @nn.compact
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    n, m, columns = self.num_streams, self.fractions, self.write_columns
-    pattern = jnp.asarray(self._own_fraction())
-
-    def first_read(key, shape):
-      del key
+    def init(key, shape, dtype):
+      del key, shape
+      n, m = self.num_streams, self.fractions
       groups = n // m if n % m == 0 else 1
-      group = jax.nn.one_hot(jnp.asarray(index) % groups, groups, dtype=jnp.float32)
-      one = jnp.kron(group[None, :], jnp.eye(m))
+      group = jax.nn.one_hot(jnp.asarray(index) % groups, groups, dtype=dtype)
+      one = jnp.kron(group[None, :], jnp.eye(m, dtype=dtype))
       return jnp.tile(jnp.pad(one, ((0, 0), (0, n - one.shape[1]))), (self.num_views, 1))
 
-    def identity(key, shape):
-      del key
-      return jnp.eye(shape[0], dtype=jnp.float32)
+    return init
 
-    def first_write(key, shape):
-      del key
-      return jnp.ones(shape, jnp.float32) if columns == 1 else pattern
+  @nn.nowrap
+  def _own_fraction(self) -> np.ndarray:
+    """Returns `[n, m]`: one where stream i holds fraction k, i mod m = k."""
+    return np.eye(self.fractions, dtype=np.float32)[np.arange(self.num_streams) % self.fractions]
 
-    def static(name, init, *shape):
-      return self.param(f"static_{name}", axes.partitioned(init, None, None), shape)
-
-    read = static("read", first_read, self.slots, n)
-    mix = static("mix", identity, n, n)
-    write = static("write", first_write, n, columns)
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    del index
+    small, kernel = dict(params), None
+    scale, bias = small.pop("norm_scale", None), small.pop("norm_bias", None)
     if self.dynamic:
-      read_part, mix_part, write_part = self._dynamic(streams)
+      kernel = small.pop("dynamic_kernel")
+      kernel = kernel * self._temperature(kernel.shape[0])
+    if self.write_columns < self.fractions:
+      small["own_fraction"] = jnp.asarray(self._own_fraction())
+    eps = 1e-5 if self.norm_eps is None else self.norm_eps
+    return ops.Generator(kernel, scale, bias, small, self.finisher(), self._norm, eps)
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    read, mix, write = (small[f"static_{name}"] for name in ("read", "mix", "write"))
+    if logits is not None:
       read, mix, write = (
         ops.lift(fixed, part.ndim) + part
-        for fixed, part in ((read, read_part), (mix, mix_part), (write, write_part))
+        for fixed, part in zip((read, mix, write), self._dynamic(logits, small), strict=True)
       )
-    if columns < m:
-      write = write * ops.lift(pattern, write.ndim)
+    if "own_fraction" in small:
+      write = write * ops.lift(small["own_fraction"], write.ndim)
     if not self.train_read_mix:
       read, mix = jax.lax.stop_gradient((read, mix))
     if not self.train_write:
       write = jax.lax.stop_gradient(write)
     return Coefs(read=read, write=write, mix=mix)
 
-  def _own_fraction(self) -> np.ndarray:
-    """`[n, m]`: one where stream i holds fraction k, i mod m = k."""
-    return np.eye(self.fractions, dtype=np.float32)[np.arange(self.num_streams) % self.fractions]
+  @nn.nowrap
+  def _dynamic(self, logits: jax.Array, small: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Returns what each token adds to read `[slots, n]`, mix `[n, n]` and write `[n, columns]`.
 
-  def _dynamic(self, streams: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What each token adds to read `[slots, n]`, mix `[n, n]` and write `[n, columns]`."""
-    n, w = streams.shape[-2:]
-    norm = "layernorm" if self.norm is None else self.norm
-    norm_scale = norm_bias = None
-    if self.norm_params:
-      ones, zeros = nn.initializers.ones, nn.initializers.zeros
-      norm_scale = self.param("norm_scale", axes.partitioned(ones, "embed"), (w,))
-      if norm == "layernorm":
-        norm_bias = self.param("norm_bias", axes.partitioned(zeros, "embed"), (w,))
-    width = self.slots + n + self.write_columns
-    zeros = axes.partitioned(nn.initializers.zeros, "embed", None)
-    kernel = self.param("dynamic_kernel", zeros, (w, width))
-    read_mix_scale, write_scale = self.scales()
-    parts = ops.project(
-      streams,
-      kernel * self._temperature(w),
-      norm=norm,
-      scale=norm_scale,
-      bias=norm_bias,
-      eps=1e-5 if self.norm_eps is None else self.norm_eps,
-      implementation=self.implementation,
-    )  # [..., n, width], row j from stream j; columns read | mix | write
-    if self.tanh:
-      parts = jnp.tanh(parts)
-    read_mix = ops.lift(read_mix_scale, parts.ndim) * parts[..., : self.slots + n].swapaxes(-1, -2)
-    write = ops.lift(write_scale, parts.ndim) * parts[..., self.slots + n :]
+    Row j of the logits `[..., n, slots + n + columns]` is made of stream j.
+    """
+    parts = jnp.tanh(logits) if self.tanh else logits
+    end = self.slots + self.num_streams
+    read_mix_scale, write_scale = self.scales_of(small)
+    read_mix = ops.lift(read_mix_scale, parts.ndim) * parts[..., :end].swapaxes(-1, -2)
+    write = ops.lift(write_scale, parts.ndim) * parts[..., end:]
     return read_mix[..., : self.slots, :], read_mix[..., self.slots :, :], write
 
+  @property
+  def _norm(self) -> str:
+    return "layernorm" if self.norm is None else self.norm
+
+  @nn.nowrap
   def _temperature(self, w: int) -> float:
-    """What the projection is multiplied by."""
+    """Returns what the projection is multiplied by."""
     del w
     return 1.0

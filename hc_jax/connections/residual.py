@@ -1,9 +1,13 @@
 """The plain residual connection, as the connection that learns nothing."""
 
+from collections.abc import Mapping
+
 import jax
 
+from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, plain_coefs
+from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
 
 
@@ -25,8 +29,16 @@ class Residual(Connection):
 
   def facts(self, d_model: int) -> Facts:
     del d_model
-    return Facts(source="arXiv 2409.19606, Eq. 15", num_params=0, residual_at_init=1e-5)
+    return Facts(source="arXiv 2409.19606, Eq. 15", residual_at_init=1e-5)
 
-  def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    del streams, index
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del width, index
+    return {}
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    del params, index
+    return ops.Generator(None, None, None, {}, self.finisher())
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    del logits, small
     return plain_coefs(self.num_views)

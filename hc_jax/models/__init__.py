@@ -3,8 +3,6 @@
 from hc_jax.models.attention import Attention as Attention
 from hc_jax.models.blocks import Block as Block
 from hc_jax.models.blocks import ParallelBlock as ParallelBlock
-from hc_jax.models.ends import Expand as Expand
-from hc_jax.models.ends import Reduce as Reduce
 from hc_jax.models.layers import FeedForward as FeedForward
 from hc_jax.models.layers import Norm as Norm
 from hc_jax.models.layers import TokenContext as TokenContext

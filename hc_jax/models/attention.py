@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
     std = self.init_std * self.output_init_scale
     init = axes.partitioned(nn.initializers.normal(std), "heads", "head_dim", "embed")
-    kernel = self.param("out_kernel", init, (heads, width, d)).astype(self.dtype)
+    kernel = self.param("out_kernel", init, (heads, width, d), jnp.float32).astype(self.dtype)
     return jnp.einsum("blhk,hkd->bld", out, kernel, precision=precision(self.dtype))
 
   def _views(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -97,7 +97,7 @@ class Attention(nn.Module):
   def _project(self, name: str, x: jax.Array, heads: int, width: int, axis: str) -> jax.Array:
     rows = "heads" if axis == axes.HEADS else "kv_heads"
     init = axes.partitioned(nn.initializers.normal(self.init_std), "embed", rows, "head_dim")
-    kernel = self.param(name, init, (x.shape[-1], heads, width)).astype(self.dtype)
+    kernel = self.param(name, init, (x.shape[-1], heads, width), jnp.float32).astype(self.dtype)
     out = jnp.einsum("bld,dhk->blhk", x, kernel, precision=precision(self.dtype))
     return axes.constrain(out, (axes.BATCH, axes.LENGTH, axis, None))
 

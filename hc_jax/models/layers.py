@@ -60,9 +60,11 @@ class Norm(nn.Module):
     x = x * ops.reciprocal_std(square, self.eps, self.kind, d)
     if self.params:
       ones, zeros = nn.initializers.ones, nn.initializers.zeros
-      x = x * self.param("scale", axes.partitioned(ones, "embed"), (d,)).reshape(*lead, d)
+      scale = self.param("scale", axes.partitioned(ones, "embed"), (d,), jnp.float32)
+      x = x * scale.reshape(*lead, d)
       if self.kind == "layernorm":
-        x = x + self.param("bias", axes.partitioned(zeros, "embed"), (d,)).reshape(*lead, d)
+        bias = self.param("bias", axes.partitioned(zeros, "embed"), (d,), jnp.float32)
+        x = x + bias.reshape(*lead, d)
     return x.astype(self.dtype)
 
 
@@ -85,7 +87,9 @@ class Embed(nn.Module):
 
   def setup(self) -> None:
     init = axes.partitioned(nn.initializers.normal(self.init_std), self.axis, "embed")
-    self.embedding = self.param("embedding", init, (self.num_embeddings, self.features))
+    self.embedding = self.param(
+      "embedding", init, (self.num_embeddings, self.features), jnp.float32
+    )
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     """int `[...]` -> `[..., d]`."""
@@ -157,7 +161,7 @@ class FeedForward(nn.Module):
     names = (axes.BATCH, axes.LENGTH, axes.MLP)
 
     def dense(name: str, init, shape: tuple[int, int], x: jax.Array) -> jax.Array:
-      kernel = self.param(name, init, shape).astype(self.dtype)
+      kernel = self.param(name, init, shape, jnp.float32).astype(self.dtype)
       return jnp.einsum("...d,df->...f", x, kernel, precision=precision(self.dtype))
 
     x = x.astype(self.dtype)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from hc_jax import axes
 from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
+from hc_jax.connections.ends import EXPAND, REDUCE, Expand, Reduce, check_kind
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import Block, ParallelBlock, check_block, with_views
-from hc_jax.models.ends import EXPAND, REDUCE, Expand, Reduce, check_kind
 from hc_jax.models.layers import (
   Dtype,
   Embed,
@@ -151,15 +151,17 @@ class TransformerLM(nn.Module):
       self.stack = SegmentedStack(segments, scan=self.scan, remat=self.remat)
     first, last = segments[0], segments[-1]
     self.expand_streams = Expand(
-      first.num_streams, first.fractions, kind=self.expand, init_std=self.expand_init_std
+      first.num_streams, first.fractions, self.expand, self.expand_init_std, partitioned=True
     )
-    self.reduce_streams = Reduce(last.fractions, kind=self.reduce)
+    self.reduce_streams = Reduce(last.fractions, kind=self.reduce, partitioned=True)
     self.final_norm = norm(
       eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
     )
     if not self.tie_embeddings:
       init = axes.partitioned(nn.initializers.normal(self.init_std), "embed", "vocab")
-      self.output_kernel = self.param("output_kernel", init, (self.d_model, self.vocab_size))
+      self.output_kernel = self.param(
+        "output_kernel", init, (self.d_model, self.vocab_size), jnp.float32
+      )
 
   def __call__(
     self,
@@ -209,6 +211,11 @@ class TransformerLM(nn.Module):
     decode: bool = False,
   ) -> jax.Array:
     """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`."""
+    if tokens.ndim != 2:
+      raise ValueError(
+        f"tokens have the shape {tokens.shape}, and the model takes [batch, length]; give one text "
+        "a batch of its own: tokens[None]"
+      )
     if tokens.shape[-1] > self.max_length:
       raise ValueError(
         f"{tokens.shape[-1]} tokens exceed max_length={self.max_length}; "
@@ -243,7 +250,8 @@ class TransformerLM(nn.Module):
     return output_logits(x, self.output_kernel.astype(self.dtype))
 
   def _inherited(self) -> dict[str, Any]:
-    return {"norm": self.norm, "norm_params": self.norm_params, "norm_eps": self.norm_eps}
+    norm = {"norm": self.norm, "norm_params": self.norm_params, "norm_eps": self.norm_eps}
+    return {**norm, "partitioned": True}
 
   def _connection(self) -> functools.partial:
     return connection_factory(self.connection, **self._inherited())

@@ -9,9 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.scope import is_filter_empty
 
 from hc_jax import axes, ops
-from hc_jax.models.ends import Reduce
+from hc_jax.connections import Reduce
 from hc_jax.models.layers import TokenContext
 from hc_jax.models.remat import check_groups, group_size, rematerialised
 
@@ -47,8 +48,8 @@ class Stack(nn.Module):
     layers = range(self.first, self.first + self.num_layers)
     check_groups(self.remat, self.num_layers)
     size = group_size(self.remat)
-    # What is kept for later, in decoding and analysis, has a layer's place; nothing is taken back.
-    if self.is_initializing() or any(map(self.is_mutable_collection, ("cache", "intermediates"))):
+    # Caches, and all that is sown, are stored a layer each, so layers are not grouped meanwhile.
+    if self.is_initializing() or not is_filter_empty(self.scope.mutable):
       size = None
 
     def run(block: nn.Module, streams: jax.Array, layer, context: TokenContext) -> jax.Array:
@@ -95,8 +96,8 @@ def _scan(function: Callable, length: int) -> Callable:
   """`function(block, streams, layer, context)` over stacked parameters and layers' numbers."""
   return nn.scan(
     function,
-    variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-    split_rngs={"params": True, "dropout": True},
+    variable_axes={True: 0},  # every collection: what a branch sows comes out, a layer each
+    split_rngs={True: True},
     in_axes=(0, nn.broadcast),
     length=length,
     metadata_params={nn.PARTITION_NAME: "layers"},

@@ -1,8 +1,12 @@
 """Pure functions on arrays: no Flax modules, no state."""
 
-from hc_jax.ops.combine import IMPLEMENTATIONS as IMPLEMENTATIONS
-from hc_jax.ops.combine import check_implementation as check_implementation
 from hc_jax.ops.combine import lift as lift
+from hc_jax.ops.generator import Generator as Generator
+from hc_jax.ops.generator import boundary as boundary
+from hc_jax.ops.generator import coefs as coefs
+from hc_jax.ops.options import DERIVATIVES as DERIVATIVES
+from hc_jax.ops.options import IMPLEMENTATIONS as IMPLEMENTATIONS
+from hc_jax.ops.options import check_options as check_options
 from hc_jax.ops.plain import is_plain as is_plain
 from hc_jax.ops.plain import plain_residual as plain_residual
 from hc_jax.ops.project import NORMS as NORMS

@@ -3,8 +3,8 @@
 Per token, `combine` is a matrix of n x n coefficients times n streams, `outer` the product of two
 sets of streams over their width, which is the gradient of such a matrix. Autodiff of `combine`
 would write `outer` as many separate reductions; on CPU that is an order of magnitude slower.
-The derivatives are those that autodiff gives, to rounding; `implementation="autodiff"` leaves them
-to it, which forward-mode differentiation (jvp, linearize) needs.
+The derivatives are those that autodiff gives, to rounding; `derivatives="autodiff"` leaves them to
+it, which forward-mode differentiation (jvp, linearize) needs.
 """
 
 import functools
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from hc_jax.ops.platform import by_platform, stored
+from hc_jax.ops.options import reverse_mode
+from hc_jax.ops.platform import alike, by_platform, explicit_sharding, explicit_spec, stored
 
-IMPLEMENTATIONS = ("auto", "autodiff")
 HIGHEST = jax.lax.Precision.HIGHEST
 Dtype = jax.typing.DTypeLike
 
@@ -40,9 +40,11 @@ def _multiply_add(weights: jax.Array, x: jax.Array) -> jax.Array:
 def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
   """As an einsum; on TPU the multiply-adds would be an array `[..., i, j, w]`."""
   shape = (*x.shape[:-2], *weights.shape[-2:])
+  spec = explicit_spec(x)
+  sharding = explicit_sharding(x, spec and (*spec[:-2], None, None))
   return jnp.einsum(
     "...ij,...jw->...iw",
-    jnp.broadcast_to(weights, shape),
+    jnp.broadcast_to(weights, shape, out_sharding=sharding),
     x,
     precision=HIGHEST,
     preferred_element_type=jnp.float32,
@@ -111,12 +113,12 @@ def lift(weights: jax.Array, ndim: int) -> jax.Array:
   return weights.reshape((1,) * (ndim - weights.ndim) + weights.shape)
 
 
-def read(weights: jax.Array, streams: jax.Array, dtype: Dtype, implementation: str) -> jax.Array:
-  """`weights @ streams`, `[..., v, w]` in `dtype`."""
-  check_implementation(implementation)
-  if implementation == "autodiff":
+def read(weights: jax.Array, streams: jax.Array, dtype: Dtype, derivatives: str) -> jax.Array:
+  """Returns `weights @ streams`, `[..., v, w]` in `dtype`."""
+  if derivatives == "autodiff":
     return _read_primal(weights, streams, dtype)
-  return _read(weights, streams, jnp.dtype(dtype))
+  with reverse_mode():
+    return _read(*alike(weights, streams), jnp.dtype(dtype))
 
 
 def write(
@@ -124,20 +126,13 @@ def write(
   weights: jax.Array,
   streams: jax.Array,
   y: jax.Array,
-  implementation: str,
+  derivatives: str,
 ) -> jax.Array:
-  """`mix @ streams + weights @ y`, `[..., n, w]` in the streams' dtype."""
-  check_implementation(implementation)
-  run = _write_primal if implementation == "autodiff" else _write
-  return run(mix, weights, streams, y)
-
-
-def check_implementation(implementation: str) -> None:
-  """Raises ValueError unless it is one of `IMPLEMENTATIONS`."""
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-      f"implementation={implementation!r} is unknown; choose one of {IMPLEMENTATIONS}"
-    )
+  """Returns `mix @ streams + weights @ y`, `[..., n, w]` in the streams' dtype."""
+  if derivatives == "autodiff":
+    return _write_primal(mix, weights, streams, y)
+  with reverse_mode():
+    return _write(*alike(mix, weights, streams, y))
 
 
 def _read_primal(weights, streams, dtype):

@@ -1,30 +1,87 @@
-"""One function in several forms, of which a platform gets the one that moves the fewest bytes."""
+"""Programs for a platform, and for a mesh: one function in several forms, and equal types for all.
+
+Under `jax.shard_map` the type of an array says over which axes of the mesh it differs between
+devices; on a mesh with explicit axes it says how the array is sharded. Forms for platforms and
+hand-written derivatives must return exact types, so both are settled here.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def by_platform(
   *args: Any, default: Callable, gpu: Callable | None = None, tpu: Callable | None = None
 ) -> Any:
-  """`default(*args)`, or on a GPU or TPU its form for there.
+  """Returns `default(*args)`, or on a GPU or TPU the result of the form for that platform.
 
-  Chosen when the program is lowered, by the platform that it is lowered for, so that a program
-  compiled here for a device elsewhere gets that device's form.
+  The form is chosen when the program is lowered, by the platform that it is lowered for, so that a
+  program compiled here for a device elsewhere gets that device's form.
   """
+  args = alike(*args)
   forms = {"cuda": gpu, "rocm": gpu, "tpu": tpu}
   return jax.lax.platform_dependent(
-    *args, default=default, **{name: form for name, form in forms.items() if form is not None}
+    *args,
+    default=_typed(default, args),
+    **{name: _typed(form, args) for name, form in forms.items() if form is not None},
   )
 
 
-def stored(x: Any) -> Any:
-  """x, an array or a tree of them, which the compiler now keeps in memory in its own dtype, once.
+def _typed(form: Callable, inputs: tuple) -> Callable:
+  """Returns the form, the results of which vary over the mesh axes that its inputs vary over."""
+  axes = varying(inputs)
+  return (lambda *args: _cast(form(*args), axes)) if axes else form
 
-  Without it XLA skips the rounding of a bfloat16 sum that is soon read as float32, and keeps the
-  float32 numbers in memory in place of it: twice the bytes. And it makes a sum again for each who
-  asks for it.
+
+def alike(*args: Any) -> tuple:
+  """Returns the arrays, each varying over all mesh axes over which any of them varies.
+
+  A hand-written derivative must return the types of its arguments, and replicated weights meet a
+  split batch under `jax.shard_map`. The derivative of this cast sums over the axes it adds.
+  Outside of `jax.shard_map` nothing changes.
+  """
+  axes = varying(args)
+  return _cast(args, axes) if axes else args
+
+
+def varying(tree: Any) -> frozenset[str]:
+  """Returns the mesh axes of `jax.shard_map` over which any array of the tree varies."""
+  return frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+  return jax.typeof(x).manual_axis_type.varying
+
+
+def _cast(tree: Any, axes: frozenset[str]) -> Any:
+  def cast(x: jax.Array) -> jax.Array:
+    missing = tuple(sorted(axes - _varying(x)))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(cast, tree)
+
+
+def explicit_spec(x: jax.Array) -> tuple | None:
+  """Returns how the axes of x are sharded if its mesh has explicit axes, and None otherwise."""
+  sharding = jax.typeof(x).sharding
+  if AxisType.Explicit not in sharding.mesh.axis_types:
+    return None
+  return (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
+
+
+def explicit_sharding(x: jax.Array, spec: tuple | None) -> NamedSharding | None:
+  """Returns the sharding `spec` on the mesh of x; None, which leaves it to JAX, if spec is None."""
+  if spec is None:
+    return None
+  return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))
+
+
+def stored(x: Any) -> Any:
+  """Forces XLA to materialise x, an array or a tree of arrays, once, in its own dtype.
+
+  Otherwise XLA may keep a bfloat16 sum as float32 (twice the bytes), or compute it again in each
+  consumer.
   """
   return jax.lax.optimization_barrier(x)

@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hc_jax.ops.combine import HIGHEST, check_implementation, lift, sum_together
-from hc_jax.ops.platform import by_platform, stored
+from hc_jax.ops.combine import HIGHEST, lift, sum_together
+from hc_jax.ops.options import check_options, reverse_mode
+from hc_jax.ops.platform import alike, by_platform, explicit_sharding, explicit_spec, stored
 
 NORMS = ("layernorm", "rmsnorm")
 _FEW = 64  # elements of which a first guess at the mean is made
@@ -22,8 +23,9 @@ def project(
   bias: jax.Array | None = None,
   eps: float = 1e-5,
   implementation: str = "auto",
+  derivatives: str = "custom",
 ) -> jax.Array:
-  """`norm(X) @ kernel`: of each stream by itself, or of all streams as one long vector.
+  """Returns `norm(X) @ kernel`: of each stream by itself, or of all streams as one long vector.
 
   Which of them is the kernel's shape: HC's generators see one stream (2409.19606 Eq. 10-13, before
   the tanh), those of mHC all n of them (2512.24880 Eq. 7), without the axes being merged.
@@ -38,22 +40,27 @@ def project(
     scale: `[w]` (`[n, w]`) or None, the norm's own scale.
     bias: likewise, the norm's own bias.
     eps: added to the variance (to the mean square for rmsnorm); see `reciprocal_std` for zero.
-    implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX.
+    implementation: the backend, "auto" or "xla".
+    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
 
   Returns:
     `[..., n, k]`, for all streams `[..., k]`; float32.
 
   Raises:
-    ValueError: if `norm` or `implementation` is unknown.
+    ValueError: if `norm`, `implementation` or `derivatives` is unknown.
   """
   check_norm(norm)
-  check_implementation(implementation)
+  check_options(implementation, derivatives)
+  kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
   weights = kernel if scale is None else scale[..., None] * kernel
   if norm == "layernorm":
     # (x - mean) @ W = x @ (W - mean of W's columns): centring W once spares a pass over x.
     weights = weights - jnp.mean(weights, axis=tuple(range(kernel.ndim - 1)), keepdims=True)
-  run = _primal if implementation == "autodiff" else _project
-  logits = run(streams, weights, norm, eps)
+  if derivatives == "autodiff":
+    logits = _primal(streams, weights, norm, eps)
+  else:
+    with reverse_mode():
+      logits = _project(*alike(streams, weights.astype(jnp.float32)), norm, eps)
   if bias is not None:
     names, _ = _inputs(kernel)
     shift = jnp.einsum(f"{names},{names}k->k", bias, kernel, precision=HIGHEST)
@@ -106,11 +113,12 @@ def _product(streams, weights, norm, eps):
   """`x @ weights` `[..., k]`, and `[..., 1]` the mean (zero for rmsnorm) and 1 / std."""
   _, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
-  mean = jnp.zeros((1,) * x.ndim, jnp.float32)
   if norm == "layernorm":
-    mean = jnp.mean(x, axis=axes, keepdims=True)
-  square = jnp.mean(jnp.square(x - mean), axis=axes)
-  mean = jnp.broadcast_to(jnp.mean(mean, axis=axes), square.shape)
+    mean = jnp.mean(x, axis=axes)
+    square = jnp.mean(jnp.square(x - jnp.expand_dims(mean, axes)), axis=axes)
+  else:
+    square = jnp.mean(jnp.square(x), axis=axes)
+    mean = jnp.zeros_like(square)
   rstd = reciprocal_std(square, eps, norm, weights[..., 0].size)
   return _contract(x, weights), mean[..., None], rstd[..., None]
 
@@ -187,7 +195,11 @@ def _backward(norm, eps, saved, grad):
   x = streams.astype(jnp.float32)
   d_product = grad * rstd
   # k before w in the result: the contraction over all tokens then runs along rows of both.
-  d_weights = jnp.einsum(f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST)
+  spec = explicit_spec(weights)
+  sharding = explicit_sharding(weights, spec and (spec[-1], *spec[:-1]))
+  d_weights = jnp.einsum(
+    f"...k,...{names}->k{names}", d_product, x, precision=HIGHEST, out_sharding=sharding
+  )
   d_square = _d_square(jnp.sum(grad * product, axis=-1, keepdims=True), rstd, eps, weights)
   thrifty = functools.partial(_spread_thriftily, dtype=streams.dtype)
   spread = by_platform(d_product, weights, default=_spread, gpu=thrifty, tpu=thrifty)

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hc_jax.ops.combine import check_implementation
+from hc_jax.ops.options import check_options, reverse_mode
 
 SINKHORN_GRADIENTS = ("exact", "implicit")
 _TINY = 1e-30  # added to pivots, which are zero where the matrix is a permutation
@@ -22,9 +22,9 @@ def sinkhorn(
   steps: int = 20,
   eps: float = 0.0,
   gradient: str = "exact",
-  implementation: str = "auto",
+  derivatives: str = "custom",
 ) -> jax.Array:
-  """`exp(logits)` with its columns and then its rows divided by their sums, `steps` times.
+  """Returns `exp(logits)` with its columns and then its rows divided by their sums, `steps` times.
 
   2512.24880, Eq. 9. It ends on the rows: they sum to one to rounding, the columns as far as it has
   converged (twenty steps on logits N(0, 1) of 4 x 4: mean error 1e-6, but at worst 6e-3). The first
@@ -37,21 +37,22 @@ def sinkhorn(
       `comb` is the transpose of what is returned here.
     gradient: "exact" is that of these very steps, "implicit" that of the limit of infinitely many:
       one small linear system instead of all steps backwards. They agree where it has converged.
-    implementation: "auto" has hand-written derivatives, which keep the logits alone (the exact one
-      makes the steps again, keeps their sums and takes them back one by one). "autodiff" leaves
-      them to JAX, whose forward mode needs it.
+    derivatives: "custom" is written by hand and keeps the logits alone (the exact one makes the
+      steps again, keeps their sums and takes them back one by one). "autodiff" leaves it to JAX,
+      whose forward mode needs it.
 
   Returns:
     `[..., n, n]`, float32.
 
   Raises:
-    ValueError: if `steps`, `gradient` or `implementation` is impossible.
+    ValueError: if `steps`, `gradient` or `derivatives` is impossible.
   """
   check_sinkhorn(steps, gradient)
-  check_implementation(implementation)
+  check_options("auto", derivatives)
   z = jnp.moveaxis(logits.astype(jnp.float32), (-2, -1), (0, 1))
-  if implementation == "auto":
-    p = (_exact if gradient == "exact" else _implicit)(z, steps, eps)
+  if derivatives == "custom":
+    with reverse_mode():
+      p = (_exact if gradient == "exact" else _implicit)(z, steps, eps)
   elif gradient == "exact":
     p = jax.checkpoint(_primal, static_argnums=(1, 2))(z, steps, eps)
   else:
@@ -156,7 +157,7 @@ def tangent(p: jax.Array, change: jax.Array) -> jax.Array:
     return jnp.zeros_like(p)
   pairs = p[:, None] * p[None]  # [i, k, j, ...]
   weights = jnp.sum(pairs, axis=2)
-  off = 1 - jnp.eye(n).reshape(n, n, *(1,) * (p.ndim - 2))
+  off = 1 - jnp.eye(n, dtype=jnp.float32).reshape(n, n, *(1,) * (p.ndim - 2))
   right = jnp.sum(pairs * (change[:, None] - change[None]), axis=(1, 2))
   laplacian = (1 - off) * jnp.sum(off * weights, axis=1, keepdims=True) - off * weights
   system = jnp.concatenate([laplacian[:-1, :-1], right[:-1, None]], axis=1)

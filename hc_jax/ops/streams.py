@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from hc_jax import axes
 from hc_jax.coefs import Coefs
 from hc_jax.ops import combine
+from hc_jax.ops.options import check_options
 from hc_jax.ops.plain import is_plain
 
 
@@ -99,6 +100,7 @@ def read(
   dtype: jax.typing.DTypeLike | None = None,
   *,
   implementation: str = "auto",
+  derivatives: str = "custom",
 ) -> jax.Array:
   """The branch input `read @ X` (Eq. 3), one slot after the other.
 
@@ -106,8 +108,8 @@ def read(
     streams: `[..., n, w]`.
     coefs: their `read` is `[..., v, n]`.
     dtype: of the result; the streams' own by default. Sums are float32.
-    implementation: "auto" has hand-written derivatives, "autodiff" leaves them to JAX (forward
-      mode needs it).
+    implementation: the backend, "auto" or "xla".
+    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX (forward mode needs it).
 
   Returns:
     `[..., v * w]`.
@@ -116,13 +118,19 @@ def read(
     ValueError: if the coefficients are of another number of streams, or their leading axes do not
       broadcast to those of the streams, or the streams are not of floating point.
   """
+  check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])
-  h = combine.read(coefs.read, streams, dtype or streams.dtype, implementation)
-  return h.reshape(*streams.shape[:-2], -1)
+  h = combine.read(coefs.read, streams, dtype or streams.dtype, derivatives)
+  return h.reshape(*streams.shape[:-2], h.shape[-2] * h.shape[-1])
 
 
 def write(
-  streams: jax.Array, branch_output: jax.Array, coefs: Coefs, *, implementation: str = "auto"
+  streams: jax.Array,
+  branch_output: jax.Array,
+  coefs: Coefs,
+  *,
+  implementation: str = "auto",
+  derivatives: str = "custom",
 ) -> jax.Array:
   """The next streams `mix @ X + write @ y` (Eq. 4 and 5).
 
@@ -131,6 +139,7 @@ def write(
     branch_output: `[..., v * w]`.
     coefs: what the connection gave for this sublayer.
     implementation: as in `read`.
+    derivatives: as in `read`.
 
   Returns:
     `[..., n, w]` in the streams' dtype, rounded once.
@@ -139,6 +148,7 @@ def write(
     ValueError: if the branch output has another shape than the branch input, or is not of floating
       point; and as `read`.
   """
+  check_options(implementation, derivatives)
   maps = [("write", coefs.write, -2)]
   if coefs.mix is not None:
     maps += [("mix", coefs.mix, -1), ("mix", coefs.mix, -2)]
@@ -156,7 +166,7 @@ def write(
       "a branch must return floating point (any: float32 into bfloat16 streams is rounded once)"
     )
   y = branch_output.reshape(*lead, v, w)
-  return _constrain(combine.write(coefs.mix, coefs.write, streams, y, implementation))
+  return _constrain(combine.write(coefs.mix, coefs.write, streams, y, derivatives))
 
 
 def _check_fit(what: str, streams: jax.Array, maps: Sequence[tuple[str, jax.Array, int]]) -> None:

@@ -18,7 +18,7 @@ from hc_jax.connections import Connection, ConnectionLike, Residual, connection_
 from hc_jax.models import TransformerLM, unstack_layers
 from hc_jax.testing import subject, transformer
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.references import REFERENCES, matrices_of
+from hc_jax.testing.references import has_reference, matrices_of
 
 PyTree = Any
 WIDTH, EPS, KICK = 16, 1e-6, 0.1
@@ -52,10 +52,8 @@ class Candidate:
 
   @property
   def has_reference(self) -> bool:
-    """Whether its class, or one it inherits from without changing `coefs`, has a reference."""
-    mro = type(self.module).__mro__
-    found = next((cls for cls in mro if cls in REFERENCES), None)
-    return found is not None and (self.like_reference or mro[0].coefs is found.coefs)
+    """Whether a float64 reference follows its class, or it claims one of a parent's."""
+    return self.like_reference or has_reference(self.module)
 
   @property
   def num_streams(self) -> int:
@@ -69,10 +67,10 @@ class Candidate:
 
 
 def network(candidate: Candidate, **options: Any) -> TransformerLM:
-  """The tiny network of a candidate; `implementation` is the connection's, the rest the model's."""
+  """The tiny network of a candidate; `derivatives` is the connection's, the rest the model's."""
   connection = connection_factory(candidate.connection)
-  if "implementation" in options:
-    connection = functools.partial(connection, implementation=options.pop("implementation"))
+  if "derivatives" in options:
+    connection = functools.partial(connection, derivatives=options.pop("derivatives"))
   return TransformerLM(**{**TINY, "connection": connection, **options})
 
 

@@ -8,6 +8,7 @@ Every variant in the table `CONNECTIONS` goes through it in this package's own t
 from collections.abc import Callable
 
 from hc_jax.connections import ConnectionLike, connection_factory
+from hc_jax.testing import everywhere_checks as everywhere
 from hc_jax.testing import network_checks as network
 from hc_jax.testing import site_checks as site
 from hc_jax.testing.candidate import Candidate
@@ -23,6 +24,14 @@ _CHECKS = (
   ("bf16", "bf16 streams, float32 coefficients", site.bfloat16),
   ("grads", "derivatives are the reference's, of coefficients too", site.derivatives),
   ("vjp", "hand-written derivatives are autodiff's", site.implementations),
+  ("value", "finish is a value, and ops.boundary bitwise its parts", everywhere.is_a_value),
+  ("whole", "an index that is not a whole number is refused", everywhere.whole_index),
+  ("empty", "no tokens come out as no tokens", everywhere.empty),
+  ("x64", "jax_enable_x64 changes no parameter and no map", everywhere.x64),
+  ("jvp", "forward mode works with autodiff, and its refusal says so", everywhere.forward_mode),
+  ("second", "derivatives of gradients are autodiff's", everywhere.second_derivatives),
+  ("shard", "jax.shard_map with its defaults agrees", everywhere.shard_map),
+  ("explicit", "a mesh with explicit axes agrees", everywhere.explicit_mesh),
   ("init", "starts as the residual network, or says that it does not", network.starts_as_claimed),
   ("index", "the index counts sublayers", network.index_counts),
   ("causal", "no token sees its future or another row", network.causality),
@@ -58,7 +67,7 @@ def check_connection(
   failures = []
   for check in CONFORMANCE:
     state, why = examine(check, candidate)
-    log(f"{check.name:<7}{state}  {check.title}{why and f': {why}'}")
+    log(f"{check.name:<9}{state}  {check.title}{why and f': {why}'}")
     if state == "FAIL":
       failures.append(f"{check.name}: {why}")
   if failures:

@@ -101,7 +101,7 @@ def every_way_agrees(candidate: Candidate) -> None:
   for way in (
     {"scan": False, "remat": "none"},
     {"scan": True, "remat": "branches"},
-    {"scan": True, "remat": "full", "implementation": "autodiff"},
+    {"scan": True, "remat": "full", "derivatives": "autodiff"},
   ):
     params = kicked(candidate, scan=way["scan"])
     (_, found), found_grads = cd.value_and_grad(candidate, **way)(params, TOKENS)

@@ -34,7 +34,7 @@ def all_paths_agree(subject: Subject) -> None:
   params, streams = site_params(), site_streams()
   H = streams.astype(np.float64)
   connection = subject.connection(num_streams=STREAMS)
-  h, coefs = connection.apply({"params": params}, streams)
+  h, coefs = connection.apply({"params": params}, streams, 0)
   out = connection.apply({"params": params}, streams, Y, coefs, method="write")
   m = reference.from_params(params)(H)
   check(
@@ -65,8 +65,8 @@ def all_paths_agree(subject: Subject) -> None:
 
 GRADIENT_PATHS = (
   SCANNED,
-  {"scan": True, "remat": "branches", "implementation": "auto"},
-  {"scan": False, "remat": "full", "implementation": "autodiff"},
+  {"scan": True, "remat": "branches", "derivatives": "custom"},
+  {"scan": False, "remat": "full", "derivatives": "autodiff"},
 )
 
 

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 
 from hc_jax.connections import (
+  MHC,
   AltUp,
   Connection,
+  FracConnection,
   GatedConnection,
   GeneralizedHyperConnection,
+  HyperConnection,
+  IdentityHC,
+  KromHC,
+  MHCLite,
+  OrthogonalHC,
   PerStreamMHC,
   Residual,
 )
@@ -100,6 +107,22 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
 }
+
+
+# Classes that the references above follow in every field, and what of a class makes its maps.
+_FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
+_FOLLOWED += (MHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
+_MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
+_MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps")
+
+
+def has_reference(connection: Connection) -> bool:
+  """Returns whether a reference follows it: its class, or a parent whose maps it leaves alone."""
+  cls = type(connection)
+  parent = next((base for base in cls.__mro__ if base in _FOLLOWED), None)
+  return parent is not None and all(
+    getattr(cls, name, None) is getattr(parent, name, None) for name in _MAKERS
+  )
 
 
 def matrices_of(connection: Connection, params: Params, index: int = 0) -> Site:

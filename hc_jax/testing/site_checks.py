@@ -56,11 +56,13 @@ def counts(candidate: Candidate) -> None:
   """As many parameters as the formula says."""
   module = candidate.module
   claimed = module.facts(cd.WIDTH).num_params
+  if claimed is None:
+    claimed = module.num_params(cd.WIDTH)
   leaves = dict(hc_params.named_leaves(dict(site_params(candidate))))
   if claimed is None:
-    raise NotApplicable("it states no formula for its parameters (Facts.num_params)")
+    raise NotApplicable("it declares no parameters and claims no number (Facts.num_params)")
   found = sum(leaf.size for leaf in leaves.values())
-  check(found == claimed, f"{found} parameters, {claimed} by the formula of its facts")
+  check(found == claimed, f"{found} parameters, {claimed} by its declaration or facts")
 
 
 def orientation(candidate: Candidate) -> None:
@@ -127,22 +129,22 @@ def implementations(candidate: Candidate) -> None:
   streams, y = candidate.streams(), output()
   weights, params = normal("weights", *streams.shape), site_params(candidate)
 
-  def gradients(implementation):
-    module = candidate.module.clone(implementation=implementation)
+  def gradients(derivatives):
+    module = candidate.module.clone(derivatives=derivatives)
 
     def loss(params, streams, y):
       h, coefs = module.apply({"params": params}, streams, 1)
       out = module.apply({"params": params}, streams, y, coefs, method="write")
       return jnp.sum(out * weights) + jnp.sum(jnp.sin(h)) + jnp.sum(jnp.square(coefs.write))
 
-    if implementation == "autodiff":
+    if derivatives == "autodiff":
       jax.eval_shape(lambda *a: jax.jvp(loss, a, a), params, streams, y)  # forward mode goes too
     return jit(jax.grad(loss, argnums=(0, 1, 2)))(params, streams, y)
 
-  auto, plain = gradients("auto"), gradients("autodiff")
+  custom, plain = gradients("custom"), gradients("autodiff")
   check(
-    distance(auto, plain) < GRADIENT,
-    f"hand-written derivatives are {distance(auto, plain):.1e} from those of autodiff",
+    distance(custom, plain) < GRADIENT,
+    f"hand-written derivatives are {distance(custom, plain):.1e} from those of autodiff",
   )
 
 

@@ -22,7 +22,7 @@ STREAMS, WIDTH, LAYERS, VOCAB, EPS = 3, 8, 2, 11, 1e-5
 SITES = 2 * LAYERS
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 6)).astype(np.int32)
 WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
-SCANNED = {"scan": True, "remat": "none", "implementation": "auto"}  # the plainest way to run
+SCANNED = {"scan": True, "remat": "none", "derivatives": "custom"}  # the plainest way to run
 # A final norm without eps: n equal streams and one then end in the same logits.
 TINY = {
   "vocab_size": VOCAB,
@@ -70,14 +70,14 @@ def network(
   *,
   n: int = STREAMS,
   dynamic: bool = True,
-  implementation: str = "auto",
+  derivatives: str = "custom",
   **fields: Any,
 ) -> nn.Module:
   """The tiny model with n streams; with n = 0 the Pre-Norm residual network of its branches."""
   connection = Residual
   if n:
     connection = functools.partial(
-      subject.connection, num_streams=n, dynamic=dynamic, implementation=implementation
+      subject.connection, num_streams=n, dynamic=dynamic, derivatives=derivatives
     )
   return subject.model(**{**TINY, "connection": connection, **fields})
 
@@ -215,7 +215,7 @@ def site(subject: Subject, **fields: Any) -> Callable:
 
   @jit
   def run(params, streams, y):
-    h, coefs = connection.apply({"params": params}, streams)
+    h, coefs = connection.apply({"params": params}, streams, 0)
     return h, coefs, connection.apply({"params": params}, streams, y, coefs, method="write")
 
   return run

@@ -18,11 +18,10 @@ import numpy as np
 from hc_jax import axes, ops
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
-from hc_jax.connections import Connection
+from hc_jax.connections import Call, Connection, observing
 from hc_jax.testing.compiled import jit, normal
 
 PyTree = Any
-METHODS = ("__call__", "write")
 KICK = 0.1
 
 
@@ -122,8 +121,8 @@ class Watched:
     """
     return dict(hc_params.named_leaves(self._grad(self.kicked, self.first)))
 
-  def _apply(self, params: PyTree, first: Any, interceptor: Callable) -> PyTree:
-    with nn.intercept_methods(_connections_only(interceptor)):
+  def _apply(self, params: PyTree, first: Any, handler: Callable) -> PyTree:
+    with observing(handler):
       outputs, _ = self._model.apply(
         {**self._others, "params": params},
         first,
@@ -137,24 +136,25 @@ class Watched:
   def _watched(self, params: PyTree, first: Any) -> PyTree:
     return self._apply(params, first, self._record)
 
-  def _record(
-    self, method: str, call: Callable, args: list, kwargs: dict, connection: Connection
-  ) -> jax.Array | tuple[jax.Array, Coefs]:
-    site = self._site(connection, args[0])
-    if method == "write":
-      streams, _, coefs = args
-      out = call(*args, **kwargs)
+  def _record(self, call: Call, run: Callable) -> jax.Array | tuple[jax.Array, Coefs]:
+    site, streams = self._site(call.connection, call.streams), call.streams
+    if call.kind == "write":
+      out = run(streams)
       see = functools.partial(self._see, "write", site, np.int32(-1))
       return jax.pure_callback(
-        lambda s, c, o: see(s, c, o)[1], _shapes(out), streams, coefs, out, vmap_method="sequential"
+        lambda s, c, o: see(s, c, o)[1],
+        _shapes(out),
+        streams,
+        call.coefs,
+        out,
+        vmap_method="sequential",
       )
-    index = args[1] if len(args) > 1 else kwargs.get("index", 0)
-    out, coefs = call(*args, **kwargs)
+    out, coefs = run(streams)
     coefs, out = jax.pure_callback(
       lambda i, s, c, o: self._see("read", site, i, s, c, o),
       (_shapes(coefs), _shapes(out)),
-      jnp.asarray(index),
-      args[0],
+      jnp.asarray(call.index),
+      streams,
       coefs,
       out,
       vmap_method="sequential",
@@ -194,40 +194,16 @@ class Watched:
     )
 
 
-def _apart(
-  method: str, call: Callable, args: list, kwargs: dict, connection: Connection
-) -> jax.Array | tuple[jax.Array, Coefs]:
+def _apart(call: Call, run: Callable) -> jax.Array | tuple[jax.Array, Coefs]:
   """Gives a connection streams that differ, and writes to them with different weights."""
-  streams = args[0]
+  streams = call.streams
   lead = (1,) * (streams.ndim - 2)
-  noise = normal("/".join(connection.path), *streams.shape[-2:])
+  noise = normal("/".join(call.connection.path), *streams.shape[-2:])
   weights = 1 + 0.3 * normal("weights", streams.shape[-2], 1)
-  args[0] = streams + noise.reshape(lead + noise.shape).astype(streams.dtype)
-  out = call(*args, **kwargs)
-  if method == "write":
+  out = run(streams + noise.reshape(lead + noise.shape).astype(streams.dtype))
+  if call.kind == "write":
     return out * weights.reshape(lead + weights.shape).astype(out.dtype)
   return out
-
-
-def _connections_only(interceptor: Callable) -> Callable:
-  """As an interceptor of Flax; sees the outermost calls of connections, with streams first."""
-  inside = False
-
-  def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    nonlocal inside
-    module, method = context.module, context.method_name
-    if inside or method not in METHODS or not isinstance(module, Connection):
-      return call(*args, **kwargs)
-    order = ("streams", "branch_output", "coefs") if method == "write" else ("streams",)
-    kwargs = dict(kwargs)
-    inside = True
-    try:
-      args = [*args, *(kwargs.pop(name) for name in order[len(args) :])]
-      return interceptor(method, call, args, kwargs, module)
-    finally:
-      inside = False
-
-  return intercept
 
 
 def _shapes(tree: PyTree) -> PyTree:

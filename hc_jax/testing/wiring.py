@@ -174,7 +174,7 @@ def options_are_heard(subject: Subject) -> None:
   ):
     connection = subject.connection(**{"num_streams": STREAMS, **fields})
     streams = site_streams(connection.num_streams)
-    found = jax.eval_shape(connection.init, jax.random.key(0), streams)["params"]
+    found = jax.eval_shape(connection.init, jax.random.key(0), streams, 0)["params"]
     heard = len(found) == count and (name in found) == (name != "dynamic_kernel")
     check(heard, f"the option {_show(fields)} is ignored: parameters are {', '.join(found)}")
   scale = {"num_streams": STREAMS, "dynamic_scale_init": 0.5}
@@ -206,7 +206,7 @@ def options_are_heard(subject: Subject) -> None:
       )
 
 
-CONNECTION_OPTIONS = ({"dynamic": False}, {"implementation": "autodiff"}, {"norm": "rmsnorm"})
+CONNECTION_OPTIONS = ({"dynamic": False}, {"derivatives": "autodiff"}, {"norm": "rmsnorm"})
 MODEL_OPTIONS = (
   {"norm_position": "post"},
   {"positions": "learned"},

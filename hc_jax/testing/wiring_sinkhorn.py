@@ -19,7 +19,7 @@ def sinkhorn_is_per_token(subject: Subject) -> None:
     raise NotApplicable("it has no variant with Sinkhorn")
   connection = subject.mhc(num_streams=STREAMS)
   streams = site_streams()
-  shapes = axes.unboxed(jax.eval_shape(connection.init, jax.random.key(0), streams))["params"]
+  shapes = axes.unboxed(jax.eval_shape(connection.init, jax.random.key(0), streams, 0))["params"]
   params = {name: 0.3 * normal(name, *leaf.shape) for name, leaf in shapes.items()}
   params["mix_scale"] = np.float32([1.0])
   weights = normal("mix", *streams.shape[:-1], STREAMS)
@@ -27,7 +27,7 @@ def sinkhorn_is_per_token(subject: Subject) -> None:
   @jit
   def run(params):
     def loss(params):
-      mix = connection.apply({"params": params}, streams)[1].mix
+      mix = connection.apply({"params": params}, streams, 0)[1].mix
       return jnp.sum(weights * mix), mix
 
     return jax.value_and_grad(loss, has_aux=True)(params)

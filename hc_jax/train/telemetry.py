@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax import sharding
-from hc_jax.connections import Connection
+from hc_jax.connections import Call, observing
 from hc_jax.train.compilation import compiler_options
 from hc_jax.train.feed import to_devices
 from hc_jax.train.task import Task
@@ -80,7 +80,7 @@ def telemetry(params: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> 
     batch: `inputs` `[B, L]` and perhaps `segment_ids`.
     model: a `TransformerLM`.
   """
-  with nn.intercept_methods(_record):
+  with observing(_record):
     _, state = model.apply(
       {"params": params},
       batch["inputs"],
@@ -96,17 +96,15 @@ def telemetry(params: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> 
   return found | _dynamic(sites)
 
 
-def _record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+def _record(call: Call, run: Callable) -> Any:
   """Sows, at each read, the maps and the energy of every stream."""
-  out = call(*args, **kwargs)
-  if context.method_name == "__call__" and isinstance(context.module, Connection):
-    streams = args[0] if args else kwargs["streams"]
-    index = args[1] if len(args) > 1 else kwargs.get("index", 0)
+  out = run(call.streams)
+  if call.kind == "read":
     maps = {name: x for name, x in vars(out[1]).items() if x is not None}
-    energy = jnp.square(streams.astype(jnp.float32))
+    energy = jnp.square(call.streams.astype(jnp.float32))
     energy = jnp.mean(energy, axis=(*range(energy.ndim - 2), energy.ndim - 1))
-    site = {"index": jnp.asarray(index, jnp.int32), "energy": energy, **maps}
-    context.module.sow("intermediates", _SOWN, site)
+    site = {"index": jnp.asarray(call.index, jnp.int32), "energy": energy, **maps}
+    call.connection.sow("intermediates", _SOWN, site)
   return out
 
 

@@ -153,7 +153,7 @@ def test_streams_from_elsewhere_are_refused():
   streams = hc.expand(X, 4)
   with hc.plain_residual():
     with pytest.raises(ValueError, match="expand within it too"):
-      hc.HyperConnection(num_streams=4).init(jax.random.key(0), streams)
+      hc.HyperConnection(num_streams=4).init(jax.random.key(0), streams, 0)
     with pytest.raises(ValueError, match="expand within it too"):
       hc.reduce(streams)
   with pytest.raises(TypeError, match=r"Linen module, not function.*plain_residual"):

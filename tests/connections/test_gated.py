@@ -29,7 +29,7 @@ every = pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
 
 def shapes(connection, w=8):
   streams = normal("streams", 2, 3, connection.num_streams, w)
-  return nn.unbox(jax.eval_shape(connection.init, KEY, streams))["params"]
+  return nn.unbox(jax.eval_shape(connection.init, KEY, streams, 0))["params"]
 
 
 def kicked(connection, w=8):
@@ -47,7 +47,7 @@ def at_init(connection, streams, index=0):
 def ours(connection, weights):
   def loss(inputs):
     variables = {"params": inputs["params"]}
-    h, coefs = connection.apply(variables, inputs["streams"])
+    h, coefs = connection.apply(variables, inputs["streams"], 0)
     y = jnp.sin(h).reshape(*h.shape[:2], connection.num_views, -1).sum(-2)
     out = connection.apply(variables, inputs["streams"], y, coefs, method="write")
     # The coefficients are used a second time, and the streams too.
@@ -73,7 +73,7 @@ def theirs(connection, inputs, weights):
   "fields",
   [
     {"num_streams": 4, "norm_params": True},
-    {"num_streams": 4, "implementation": "autodiff"},
+    {"num_streams": 4, "derivatives": "autodiff"},
     {"num_streams": 1},
     {"num_streams": 2, "num_views": 3},
   ],
@@ -114,7 +114,7 @@ def test_forward_and_gradient_are_the_references(make, fields):
   ],
 )
 def test_parameter_counts_are_the_published_ones(connection, d, sites, count):
-  assert sites * connection.facts(d).num_params == count
+  assert sites * connection.num_params(d) == count
   assert sites * hc.param_count(shapes(connection, d)).total == count
 
 
@@ -173,7 +173,7 @@ def test_the_norm_sees_all_streams_as_one():
   params = jax.tree.map(np.zeros_like, kicked(connection, 2))
   params["write_scale"] = np.float32([1.0])
   params["write_kernel"][1, 0, 0] = 1.0  # the write of stream 0 listens to stream 1
-  write = jit(lambda s: connection.apply({"params": params}, s)[1].write[:, 0])
+  write = jit(lambda s: connection.apply({"params": params}, s, 0)[1].write[:, 0])
   got = write(np.float32([[3.0, 0.0], [4.0, 0.0]]))  # mean square 25/4
   np.testing.assert_allclose(got, [2 / (1 + np.exp(-1.6)), 1.0], rtol=1e-6)
   got = write(np.float32([[3.0, -3.0], [3.0, -3.0]]))
@@ -187,7 +187,7 @@ def test_the_sum_of_streams_takes_up_the_branch_and_keeps_the_rest(make):
 
   @jit
   def run(params):
-    _, coefs = connection.apply({"params": params}, streams)
+    _, coefs = connection.apply({"params": params}, streams, 0)
     return coefs, connection.apply({"params": params}, streams, y, coefs, method="write")
 
   coefs, out = run(kicked(connection))
@@ -243,15 +243,15 @@ def test_equal_streams_stay_equal_without_kernels_and_part_with_them():
     streams = jnp.broadcast_to(normal("x", 2, 3, 1, 8), (2, 3, 4, 8))
 
     def loss(variables):
-      _, coefs = connection.apply(variables, streams)
+      _, coefs = connection.apply(variables, streams, 0)
       out = connection.apply(variables, streams, y, coefs, method="write")
       return jnp.sum(jnp.sin(out))
 
     @jit
     def write_after_a_step():
-      variables = nn.unbox(connection.init(KEY, streams))
+      variables = nn.unbox(connection.init(KEY, streams, 0))
       moved = jax.tree.map(lambda p, g: p - g, variables, jax.grad(loss)(variables))
-      return connection.apply(moved, streams)[1].write
+      return connection.apply(moved, streams, 0)[1].write
 
     return np.ptp(write_after_a_step(), axis=-2).max()
 
@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_refused(call, words):
 def test_the_note_on_uniform_is_true(connection):
   n, note = connection.num_streams, connection.facts(8).note
   streams = normal("streams", 2, n, 8)
-  coefs = connection.clone(gate_scale_init=0.0).init_with_output(KEY, streams)[0][1]
+  coefs = connection.clone(gate_scale_init=0.0).init_with_output(KEY, streams, 0)[0][1]
   if coefs.mix is None or not connection.num_mix_logits():
     assert "nothing is mixed" in note and "zero logits" not in note
     return

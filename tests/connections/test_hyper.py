@@ -21,7 +21,7 @@ def streams_of(connection, w=8):
 
 def shapes(connection):
   """The parameters of a connection, as shapes: nothing compiles."""
-  variables = jax.eval_shape(connection.init, KEY, streams_of(connection))
+  variables = jax.eval_shape(connection.init, KEY, streams_of(connection), 0)
   assert set(variables) <= {"params", "intermediates"}
   return nn.unbox(variables)["params"]
 
@@ -35,7 +35,7 @@ def site(connection):
   """One site as a function of parameters and streams: branch input, coefs, next streams."""
 
   def run(params, streams):
-    h, coefs = connection.apply({"params": params}, streams)
+    h, coefs = connection.apply({"params": params}, streams, 0)
     return (
       h,
       coefs,
@@ -83,7 +83,7 @@ def test_dynamic_part_by_hand():
     "dynamic_kernel": np.float32([[1.0, 2, 3, 4], [10.0, 20, 30, 40]]),  # read | mix | write
     "dynamic_scale": np.float32([1.0, 100.0]),
   }
-  _, coefs = jit(connection.apply)({"params": params}, streams)
+  _, coefs = jit(connection.apply)({"params": params}, streams, 0)
   # stream 0 gives 11 | 22 33 | 44, stream 1 gives -9 | -18 -27 | -36
   np.testing.assert_allclose(coefs.read, [[11.5, -8.75]], rtol=1e-6)
   np.testing.assert_allclose(coefs.write, [[4401.0], [-3598.0]], rtol=1e-6)
@@ -173,7 +173,7 @@ def test_coefs_are_float32_and_what_is_sown(stream_dtype):
   @jit
   def run(params):
     return connection.apply(
-      {"params": params}, streams, dtype=jnp.bfloat16, mutable=["intermediates"]
+      {"params": params}, streams, 0, dtype=jnp.bfloat16, mutable=["intermediates"]
     )
 
   (h, coefs), sown = run(kicked(connection))
@@ -221,11 +221,15 @@ def test_a_model_fills_in_only_what_is_left_open():
     (lambda: shapes(hc.HyperConnection(fractions=2)), ValueError, "one fraction"),
     (lambda: shapes(hc.HyperConnection(norm="batch")), ValueError, "layernorm"),
     (
-      lambda: hc.HyperConnection(num_streams=4).init(KEY, np.ones((2, 3, 8))),
+      lambda: hc.HyperConnection(num_streams=4).init(KEY, np.ones((2, 3, 8)), 0),
       ValueError,
       "expand",
     ),
-    (lambda: hc.Residual(num_streams=2).init(KEY, np.ones((2, 8))), ValueError, "HyperConnection"),
+    (
+      lambda: hc.Residual(num_streams=2).init(KEY, np.ones((2, 8)), 0),
+      ValueError,
+      "HyperConnection",
+    ),
     (lambda: connection_factory(nn.Dense), TypeError, "no connection"),
     (lambda: hc.make_connection("hcc"), hc.UserError, "residual, hc"),
     (lambda: hc.make_connection("residual", {"tanh": True}), hc.UserError, "no field 'tanh'"),
@@ -250,4 +254,4 @@ def test_numpys_whole_numbers_count():
 
 def test_streams_of_whole_numbers_are_refused():
   with pytest.raises(ValueError, match=r"are int32.*astype\(jnp.float32\)"):
-    hc.HyperConnection(num_streams=2).init(jax.random.key(0), np.ones((3, 2, 4), np.int32))
+    hc.HyperConnection(num_streams=2).init(jax.random.key(0), np.ones((3, 2, 4), np.int32), 0)

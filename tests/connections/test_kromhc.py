@@ -45,7 +45,7 @@ def test_two_streams_are_those_of_mhc_lite():
   )
   krom, lite = hc.KromHC(num_streams=2), hc.MHCLite(num_streams=2)
   np.testing.assert_array_equal(krom.mix_bias(), lite.mix_bias())
-  assert krom.facts(8).num_params == lite.facts(8).num_params
+  assert krom.num_params(8) == lite.num_params(8)
 
 
 def test_no_power_of_two_is_refused():

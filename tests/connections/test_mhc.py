@@ -17,7 +17,7 @@ Z = np.float32([[2 * np.sin(4 * i + j) for j in range(4)] for i in range(4)])
 
 def parameters(connection, streams, **values):
   """Kicked parameters with some of them set; biases broadcast."""
-  shapes = nn.unbox(jax.eval_shape(connection.init, KEY, streams))["params"]
+  shapes = nn.unbox(jax.eval_shape(connection.init, KEY, streams, 0))["params"]
   return {
     name: np.broadcast_to(np.float32(values.get(name, 0.4 * normal(name, *a.shape))), a.shape)
     for name, a in shapes.items()
@@ -85,7 +85,7 @@ def test_logits_far_from_the_diagonal_are_identity_hc():
 
 def test_identity_starts_near_the_identity_for_many_sites():
   connection, streams = hc.MHC(kernel_init_std=0.0), normal("streams", 4, 8)
-  (_, coefs), _ = jit(lambda: connection.init_with_output(KEY, streams))()
+  (_, coefs), _ = jit(lambda: connection.init_with_output(KEY, streams, 0))()
   mix = np.asarray(coefs.mix, np.float64)
   np.testing.assert_allclose(mix, 0.998995 * np.eye(4) + 0.000335 * (1 - np.eye(4)), atol=1e-6)
   assert np.linalg.norm(mix - np.eye(4), 2) == pytest.approx(1.34e-3, rel=1e-2)
@@ -99,7 +99,7 @@ def test_the_two_gradients_agree_where_sinkhorn_has_converged():
 
   def gradient(kind):
     connection = hc.MHC(sinkhorn_gradient=kind, sinkhorn_steps=60)
-    loss = lambda p: (weights * connection.apply({"params": p}, streams)[1].mix).sum()  # noqa: E731
+    loss = lambda p: (weights * connection.apply({"params": p}, streams, 0)[1].mix).sum()  # noqa: E731
     return {k: v for k, v in jit(jax.grad(loss))(params).items() if k.startswith("mix")}
 
   exact = gradient("exact")

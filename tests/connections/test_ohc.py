@@ -52,16 +52,16 @@ def test_the_quaternion_zero_is_finite():
 def test_the_scale_of_the_mix_is_frozen_unless_asked_for(trained):
   connection = hc.OrthogonalHC(train_mix_scale=trained, gate_scale_init=0.5)
   streams = normal("streams", 3, 4, 8)
-  params = nn.unbox(jit(connection.init)(jax.random.key(0), streams))["params"]
+  params = nn.unbox(jit(connection.init)(jax.random.key(0), streams, 0))["params"]
   assert ("mix_scale" in params) == trained
   assert params["mix_bias"].shape == (8,)  # the paper's other eight are unused
-  half = jit(lambda p: connection.apply({"params": p}, streams)[1].mix)(params)
+  half = jit(lambda p: connection.apply({"params": p}, streams, 0)[1].mix)(params)
   other = hc.OrthogonalHC(train_mix_scale=True)
   params = {**params, "mix_scale": np.float32([0.5])}
-  same = jit(lambda p: other.apply({"params": p}, streams)[1].mix)(params)
+  same = jit(lambda p: other.apply({"params": p}, streams, 0)[1].mix)(params)
   np.testing.assert_allclose(half, same, atol=1e-7)
   params = {**params, "mix_scale": np.float32([0.25])}
-  less = jit(lambda p: other.apply({"params": p}, streams)[1].mix)(params)
+  less = jit(lambda p: other.apply({"params": p}, streams, 0)[1].mix)(params)
   assert np.abs(np.asarray(less - half)).max() > 1e-3
 
 

@@ -33,7 +33,9 @@ def run(connection, params, streams, index=1, branch=np.sin):
 
 def total_params(connection, sites):
   shape = (1, connection.num_streams, 2048 // connection.fractions)
-  tree = jax.eval_shape(connection.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, "float32"))
+  tree = jax.eval_shape(
+    connection.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, "float32"), 0
+  )
   return sites * hc.param_count(tree["params"]).total
 
 

@@ -39,7 +39,7 @@ def _hyper_connection(n, dynamic, tanh, constrained, norm_eps=0.0):
   )
 
   def loss(params, streams, weights):
-    h, coefs = connection.apply({"params": params}, streams)
+    h, coefs = connection.apply({"params": params}, streams, 0)
     out = connection.apply({"params": params}, streams, jnp.sin(h), coefs, method="write")
     return jnp.sum(out * weights), (h, out)
 

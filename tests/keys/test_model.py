@@ -81,7 +81,7 @@ CONNECTION = {
   "name": Row("altup", of("hc", num_streams=2)),
   "num_streams": Row(3, HC),
   "fractions": Row(2, of("frac")),
-  "implementation": Row("autodiff", HC),
+  "derivatives": Row("autodiff", HC),
   "dynamic": Row(False, HC),
   "tanh": Row(False, HC),
   "norm": Row("rmsnorm", HC),
@@ -98,8 +98,9 @@ CONNECTION = {
   "sinkhorn_gradient": Row("implicit", MHC),
   "train_mix_scale": Row(True, of("ohc")),
 }
-# A branch says itself how many views it takes, so that another number is refused.
-REFUSED = {"num_views": Row(3, HC)}
+# A branch says itself how many views it takes, and XLA is the one backend there is: other values
+# are refused.
+REFUSED = {"num_views": Row(3, HC), "implementation": Row("pallas", HC)}
 
 
 @once

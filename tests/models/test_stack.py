@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import hc_jax as hc
-from hc_jax.models import Block, Norm, TokenContext, stack_layers, unstack_layers
+from hc_jax.models import Block, Norm, Stack, TokenContext, stack_layers, unstack_layers
 from hc_jax.testing.compiled import jit, normal
 from tests.models import tiny
 
@@ -216,3 +216,27 @@ def test_dropout_needs_a_key(scan):
     jax.eval_shape(functools.partial(shape, deterministic=False), params)
   jax.eval_shape(shape, params)
   jax.eval_shape(functools.partial(shape, deterministic=False), params, jax.random.key(0))
+
+
+class Sowing(nn.Module):
+  """A feed-forward that sows a loss of its own, as a mixture of experts does."""
+
+  @nn.compact
+  def __call__(self, x, context):
+    self.sow("losses", "balance", jnp.sum(x))
+    return x
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_what_a_branch_sows_comes_out_of_the_stack(scan):
+  block = functools.partial(Block, Sowing, Sowing, nn.LayerNorm, functools.partial(hc.Residual))
+  stack = Stack(block, 3, scan=scan)
+  context = TokenContext(jnp.arange(2)[None], None, True, False)
+  streams = jnp.ones((1, 2, 1, 4))
+  variables = stack.init(jax.random.key(0), streams, context)
+  _, state = jax.eval_shape(
+    lambda s: stack.apply({"params": variables.get("params", {})}, s, context, mutable=["losses"]),
+    streams,
+  )
+  sizes = [leaf.size for leaf in jax.tree.leaves(state["losses"])]
+  assert sum(sizes) == 2 * 3

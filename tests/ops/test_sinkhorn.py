@@ -78,22 +78,22 @@ def test_eps_is_added_wherever_deepseek_v4_adds_it():
     np.testing.assert_allclose(got, reference_gated.comb(Z.T, steps, 0.1).T, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
+@pytest.mark.parametrize("derivatives", ops.DERIVATIVES)
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("steps", [1, 2, 20])
-def test_the_exact_gradient_is_that_of_the_steps(implementation, eps, steps):
-  got = gradient(eps=eps, steps=steps, implementation=implementation)
+def test_the_exact_gradient_is_that_of_the_steps(derivatives, eps, steps):
+  got = gradient(eps=eps, steps=steps, derivatives=derivatives)
   assert relative(got, exact_gradient(eps, steps)) < 1e-5
 
 
-@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
-def test_the_implicit_gradient_is_that_of_the_limit(implementation):
+@pytest.mark.parametrize("derivatives", ops.DERIVATIVES)
+def test_the_implicit_gradient_is_that_of_the_limit(derivatives):
   limit = exact_gradient(steps=400)
-  got = gradient(gradient="implicit", steps=400, implementation=implementation)
+  got = gradient(gradient="implicit", steps=400, derivatives=derivatives)
   assert relative(got, limit) < 1e-5
   # Where few steps have not converged, only the exact one is theirs.
   assert relative(gradient(steps=2), limit) > 1e-2
-  few = gradient(gradient="implicit", steps=2, implementation=implementation)
+  few = gradient(gradient="implicit", steps=2, derivatives=derivatives)
   assert relative(few, exact_gradient(steps=2)) > 1e-2
 
 
@@ -124,7 +124,7 @@ def test_forward_mode(gradient_kind):
   """Of autodiff; by the symmetry of the limit's derivative and by a difference of the steps."""
 
   def run(z):
-    return ops.sinkhorn(z, gradient=gradient_kind, steps=400, implementation="autodiff")
+    return ops.sinkhorn(z, gradient=gradient_kind, steps=400, derivatives="autodiff")
 
   _, change = jit(lambda z, dz: jax.jvp(run, (z,), (dz,)))(LOGITS, WEIGHTS)
   z, step = LOGITS.astype(np.float64), 1e-30
@@ -156,11 +156,10 @@ def program(steps, **options):
 
 
 @pytest.mark.parametrize("kind", ops.SINKHORN_GRADIENTS)
-@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
-def test_the_loop_is_not_unrolled(kind, implementation):
+@pytest.mark.parametrize("derivatives", ops.DERIVATIVES)
+def test_the_loop_is_not_unrolled(kind, derivatives):
   few, many = (
-    re.sub(r"length=\d+", "", program(s, gradient=kind, implementation=implementation))
-    for s in (5, 50)
+    re.sub(r"length=\d+", "", program(s, gradient=kind, derivatives=derivatives)) for s in (5, 50)
   )
   assert len(few.splitlines()) == len(many.splitlines())
 
@@ -180,4 +179,4 @@ def test_refusals():
   with pytest.raises(ValueError, match="'exact', 'implicit'"):
     ops.sinkhorn(Z, gradient="unrolled")
   with pytest.raises(ValueError, match="autodiff"):
-    ops.sinkhorn(Z, implementation="fast")
+    ops.sinkhorn(Z, derivatives="fast")

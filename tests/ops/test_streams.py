@@ -116,15 +116,15 @@ def test_derivatives_are_autodiffs(lead, n, v, with_mix, static):
   coefs = random_coefs(n, v, () if static else lead, with_mix)
   streams = normal("streams", *lead, n, 6)
 
-  def loss(streams, coefs, implementation):
-    h = hc.read(streams, coefs, implementation=implementation)
-    out = hc.write(streams, jnp.sin(h), coefs, implementation=implementation)
+  def loss(streams, coefs, derivatives):
+    h = hc.read(streams, coefs, derivatives=derivatives)
+    out = hc.write(streams, jnp.sin(h), coefs, derivatives=derivatives)
     extra = jnp.sum(jnp.square(coefs.read)) + jnp.sum(jnp.cos(streams))
     return jnp.sum(jnp.sin(out)) + extra
 
   @jit
   def grads(streams, coefs):
-    return [jax.grad(loss, (0, 1))(streams, coefs, i) for i in ops.IMPLEMENTATIONS]
+    return [jax.grad(loss, (0, 1))(streams, coefs, i) for i in ops.DERIVATIVES]
 
   auto, autodiff = grads(streams, coefs)
   chex.assert_trees_all_close(auto, autodiff, rtol=1e-5, atol=1e-5)
@@ -152,14 +152,12 @@ def test_project_is_norm_then_product(lead, n, w, norm, affine):
     x = x + (0.0 if bias is None else bias.reshape((1,) * (x.ndim - 1) + (w,)))
     return x @ kernel
 
-  def folded(implementation, streams, kernel):
-    return ops.project(
-      streams, kernel, norm=norm, scale=scale, bias=bias, implementation=implementation
-    )
+  def folded(derivatives, streams, kernel):
+    return ops.project(streams, kernel, norm=norm, scale=scale, bias=bias, derivatives=derivatives)
 
   @jit
   def values_and_grads(*operands):
-    forms = [plain, *(functools.partial(folded, i) for i in ops.IMPLEMENTATIONS)]
+    forms = [plain, *(functools.partial(folded, i) for i in ops.DERIVATIVES)]
     grads = [jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), (0, 1)) for f in forms]
     return [(f(*operands), grad(*operands)) for f, grad in zip(forms, grads, strict=True)]
 
@@ -168,9 +166,9 @@ def test_project_is_norm_then_product(lead, n, w, norm, affine):
     chex.assert_trees_all_close(one, expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
+@pytest.mark.parametrize("derivatives", ops.DERIVATIVES)
 @pytest.mark.parametrize("over_all", [False, True], ids=["stream", "all"])
-def test_without_eps_zeros_stay_zero(over_all, implementation):
+def test_without_eps_zeros_stay_zero(over_all, derivatives):
   """As torch.nn.functional.normalize has it: x / max(|x|, 1e-12), its derivative included."""
   n, w, axes = 2, 128, (-2, -1) if over_all else (-1,)
   streams = normal("streams", 4, n, w)
@@ -179,7 +177,7 @@ def test_without_eps_zeros_stay_zero(over_all, implementation):
   weights = normal("out", 4, 3) if over_all else normal("out", 4, n, 3)
 
   def loss(streams, kernel, norm):
-    out = ops.project(streams, kernel, norm=norm, eps=0.0, implementation=implementation)
+    out = ops.project(streams, kernel, norm=norm, eps=0.0, derivatives=derivatives)
     return jnp.sum(out * weights), out
 
   @jit
@@ -224,7 +222,7 @@ def test_forward_mode_works_without_hand_written_derivatives():
 
   @jit
   def tangent(s):
-    return jax.jvp(lambda s: hc.read(s, coefs, implementation="autodiff"), (s,), (s,))[1]
+    return jax.jvp(lambda s: hc.read(s, coefs, derivatives="autodiff"), (s,), (s,))[1]
 
   np.testing.assert_allclose(tangent(streams), read(streams, coefs), rtol=1e-6)
 
@@ -274,7 +272,7 @@ def ones(shape):
       "shape of its input",
     ),
     (
-      lambda: hc.read(ones((4, 8)), random_coefs(4), implementation="xla"),
+      lambda: hc.read(ones((4, 8)), random_coefs(4), derivatives="xla"),
       "autodiff",
     ),
   ],

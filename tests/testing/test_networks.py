@@ -33,15 +33,15 @@ NETWORKS = st.fixed_dictionaries(
       }
     ),
     "dynamic": st.booleans(),
-    "implementation": st.sampled_from(["auto", "autodiff"]),
+    "derivatives": st.sampled_from(["custom", "autodiff"]),
   }
 )
 
 
-def network_distances(n, shape, d_model, options, dynamic, implementation, change=lambda c: c):
+def network_distances(n, shape, d_model, options, dynamic, derivatives, change=lambda c: c):
   """How far a random network is from float64: (logits, derivatives along random directions)."""
   connection = functools.partial(
-    hc.HyperConnection, num_streams=n, dynamic=dynamic, implementation=implementation
+    hc.HyperConnection, num_streams=n, dynamic=dynamic, derivatives=derivatives
   )
   model = hc.models.TransformerLM(
     vocab_size=7, d_model=d_model, num_layers=2, num_heads=1, d_ff=3, max_length=8, init_std=0.3,
@@ -78,7 +78,7 @@ def test_networks_of_any_shape_in_float32(case):
 @pytest.mark.slow
 def test_a_network_of_other_parameters_is_not_that():
   options = {"scan": False}
-  case = {"n": 2, "shape": (1, 3), "d_model": 6, "dynamic": True, "implementation": "auto"}
+  case = {"n": 2, "shape": (1, 3), "d_model": 6, "dynamic": True, "derivatives": "custom"}
   nudge = functools.partial(jax.tree.map, lambda a: a * 1.001)
   forward, grads = network_distances(**case, options=options, change=nudge)
   assert forward > 10 * FORWARD and grads > 10 * GRADIENT

@@ -53,7 +53,7 @@ def both(streams, params, weights, stream_dtype=jnp.float32, **fields):
 
   def ours(inputs):
     variables = {"params": inputs["params"]}
-    h, coefs = connection.apply(variables, inputs["streams"])
+    h, coefs = connection.apply(variables, inputs["streams"], 0)
     out = connection.apply(variables, inputs["streams"], jnp.sin(h), coefs, method="write")
     # The coefficients are used a second time, and the streams too.
     loss = jnp.sum(out.astype(jnp.float32) * weights) + jnp.sum(jnp.square(coefs.write))
@@ -266,11 +266,11 @@ CASES = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@given(case=CASES, tanh=st.booleans(), implementation=st.sampled_from(["auto", "autodiff"]))
+@given(case=CASES, tanh=st.booleans(), derivatives=st.sampled_from(["custom", "autodiff"]))
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_one_connection_in_float32(case, tanh, implementation):
+def test_one_connection_in_float32(case, tanh, derivatives):
   streams, params, weights = random_case(**case)
-  fields = {"norm": case["norm"], "tanh": tanh, "implementation": implementation}
+  fields = {"norm": case["norm"], "tanh": tanh, "derivatives": derivatives}
   forward, grads = both(streams, params, weights, **fields)
   assert distance(*forward) < FORWARD
   assert distance(*grads) < GRADIENT

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import axes, ops
+from hc_jax.connections.declare import Param, bind
 
 EXPAND = ("copy", "scaling", "embedding")
 REDUCE = ("sum", "mean", "head")
@@ -31,13 +32,16 @@ class Expand(nn.Module):
     num_streams: n.
     fractions: m, as in `hc_jax.expand`.
     kind: "copy" has no parameters and is `hc_jax.expand`.
-    init_std: of the initial noise.
+    init_std: standard deviation of the initial noise.
+    partitioned: whether parameters carry the logical names of their axes
+      (`flax.linen.LogicallyPartitioned`).
   """
 
   num_streams: int
   fractions: int = 1
   kind: str = "copy"
   init_std: float = 0.02
+  partitioned: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -53,12 +57,12 @@ class Expand(nn.Module):
     noise = nn.initializers.normal(self.init_std)
     shape, lead = streams.shape[-2:], (1,) * (streams.ndim - 2)
     out = streams.astype(jnp.float32)
+    name, init = "bias", noise
     if self.kind == "scaling":
-      init = axes.partitioned(lambda key, shape: 1 + noise(key, shape), None, "embed")
-      out = out * self.param("scale", init, shape).reshape(*lead, *shape)
-    else:
-      init = axes.partitioned(noise, None, "embed")
-      out = out + self.param("bias", init, shape).reshape(*lead, *shape)
+      name, init = "scale", lambda key, shape, dtype: 1 + noise(key, shape, dtype)
+    declared = {name: Param(shape, init, axes=(None, "embed"))}
+    parameter = bind(self, declared, self.partitioned)[name].reshape(*lead, *shape)
+    out = out * parameter if self.kind == "scaling" else out + parameter
     return axes.constrain(out.astype(x.dtype), axes.stream_axes(out.ndim))
 
 
@@ -83,11 +87,13 @@ class Reduce(nn.Module):
     fractions: m, as in `hc_jax.reduce`.
     kind: one of the three.
     norm_eps: added to the mean square of the head's norm.
+    partitioned: as in `Expand`.
   """
 
   fractions: int = 1
   kind: str = "sum"
   norm_eps: float = 1e-6
+  partitioned: bool = False
 
   @nn.compact
   def __call__(self, streams: jax.Array) -> jax.Array:
@@ -106,17 +112,21 @@ class Reduce(nn.Module):
     return out * (self.fractions / streams.shape[-2]) if self.kind == "mean" else out
 
   def _weights(self, streams: jax.Array) -> jax.Array:
-    """Of every stream, float32 `[..., n]`. (n and w are not merged, so that w keeps its name.)"""
+    """Computes a weight for every stream, float32 `[..., n]`."""
     n, w = streams.shape[-2:]
     lead = (1,) * (streams.ndim - 2)
-    kernel_init = axes.partitioned(nn.initializers.normal((n * w) ** -0.5), None, "embed", None)
-    kernel = self.param("kernel", kernel_init, (n, w, n))
-    bias = self.param("bias", axes.partitioned(nn.initializers.zeros, None), (n,))
-    scale = self.param("scale", axes.partitioned(nn.initializers.constant(0.01), None), (1,))
+    normal = nn.initializers.normal((n * w) ** -0.5)
+    declared = {
+      "kernel": Param((n, w, n), normal, axes=(None, "embed", None)),
+      "bias": Param((n,), nn.initializers.zeros),
+      "scale": Param((1,), nn.initializers.constant(0.01)),
+    }
+    made = bind(self, declared, self.partitioned)
     logits = ops.project(
-      streams, kernel, norm="rmsnorm", eps=self.norm_eps, implementation="autodiff"
+      streams, made["kernel"], norm="rmsnorm", eps=self.norm_eps, derivatives="autodiff"
     )
-    return nn.sigmoid(scale.reshape(*lead, 1) * logits + bias.reshape(*lead, n)) + 1e-6
+    logits = made["scale"].reshape(*lead, 1) * logits + made["bias"].reshape(*lead, n)
+    return nn.sigmoid(logits) + 1e-6
 
 
 def check_kind(field: str, kind: str, kinds: Sequence[str]) -> None:

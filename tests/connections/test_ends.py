@@ -144,7 +144,7 @@ def test_only_unequal_streams_come_apart(kind, apart):
   def loss(maps, ends):
     streams = expand.apply({"params": ends}, x)
     for connection, p in zip(connections, maps, strict=True):
-      h, coefs = connection.apply({"params": p}, streams)
+      h, coefs = connection.apply({"params": p}, streams, 0)
       streams = connection.apply({"params": p}, streams, jnp.tanh(h) @ W, coefs, method="write")
     return jnp.sum(normal("weights", 4, 8) * jnp.sin(hc.reduce(streams)))
 

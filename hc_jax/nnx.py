@@ -1,0 +1,88 @@
+"""Connections as Flax NNX modules: `hc_jax.nnx.HyperConnection(d, index, rngs=rngs)`.
+
+Every class of `hc_jax.CONNECTIONS` has one of the same name here, made of the Linen one: the same
+fields, parameters as `nnx.Param`s under the same names, and bitwise the same numbers.
+"""
+
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hc_jax import connections, ops
+from hc_jax.coefs import Coefs
+
+
+class Connection(nnx.Module):
+  """A residual site of an NNX model, over the Linen connection of the same name.
+
+      connection = hc_jax.nnx.HyperConnection(d, index, num_streams=4, rngs=rngs)
+      h, coefs = connection(streams)
+      streams = connection.write(streams, branch(h), coefs)
+
+  Attributes:
+    linen: the Linen class.
+    module: the Linen connection, which holds the fields and no parameters.
+    index: number of the site in the network, from 0.
+  """
+
+  linen: ClassVar[type[connections.Connection]]
+
+  def __init__(
+    self, d_model: int, index: int | jax.Array, *, rngs: nnx.Rngs, **fields: Any
+  ) -> None:
+    """Initialises the parameters of one site.
+
+    Args:
+      d_model: width of the branch input, d = m * w.
+      index: number of the site in the network, from 0; may be traced, as under `nnx.vmap`.
+      rngs: the stream `params` makes the initial values.
+      **fields: fields of the Linen connection, `num_streams=4` say.
+
+    Raises:
+      ValueError: if the fields do not go together, or the fractions do not divide the width.
+    """
+    self.module = module = self.linen(**fields, parent=None)
+    module.check()
+    if d_model % module.fractions:
+      raise ValueError(
+        f"d_model={d_model} cannot be cut into fractions={module.fractions}; choose a width that "
+        f"{module.fractions} divides"
+      )
+    # Under nnx.vmap each layer has a number of its own, which is then part of its state.
+    self.index = nnx.Variable(index) if isinstance(index, jax.Array) else index
+    plain = (1, d_model)  # within hc_jax.plain_residual there is one stream, and no parameters
+    site = plain if ops.is_plain() else (module.num_streams, d_model // module.fractions)
+    streams = jnp.zeros((1, *site), jnp.float32)
+    params = module.init(rngs.params(), streams, index).get("params", {})
+    self.names = tuple(params)
+    for name, value in params.items():
+      setattr(self, name, nnx.Param(value))
+
+  def __call__(
+    self, streams: jax.Array, *, dtype: jax.typing.DTypeLike | None = None
+  ) -> tuple[jax.Array, Coefs]:
+    """Reads the branch input; see `hc_jax.Connection.__call__`."""
+    index = self.index[...] if isinstance(self.index, nnx.Variable) else self.index
+    params = {name: getattr(self, name)[...] for name in self.names}
+    return self.module.apply({"params": params}, streams, index, dtype=dtype)
+
+  def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
+    """Writes the branch output and mixes; see `hc_jax.Connection.write`."""
+    return self.module.apply({}, streams, branch_output, coefs, method="write")
+
+
+@functools.cache
+def of(linen: type[connections.Connection]) -> type[Connection]:
+  """Returns the NNX class of a Linen connection, of a variant of your own too."""
+  body = {"linen": linen, "__doc__": linen.__doc__, "__module__": __name__}
+  return type(Connection)(linen.__name__, (Connection,), body)
+
+
+def __getattr__(name: str) -> type[Connection]:
+  classes = {cls.__name__: cls for cls in connections.CONNECTIONS.values()}
+  if name not in classes:
+    raise AttributeError(f"hc_jax.nnx has no {name!r}; it has {', '.join(classes)}")
+  return of(classes[name])

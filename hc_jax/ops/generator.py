@@ -1,0 +1,114 @@
+"""Coefficients as one projection of the streams and arithmetic on the few numbers it gives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+
+from hc_jax.coefs import Coefs
+from hc_jax.ops.project import project
+from hc_jax.ops.streams import read, write
+
+
+@flax.struct.dataclass
+class Generator:
+  """The weights of one site, and how they make its maps; the streams are not in it.
+
+  Only the projection touches the width. All else works on its k results and on `small`, so that a
+  kernel, another framework or a count needs nothing of the variant but this value.
+
+  Attributes:
+    kernel: float32 `[w, k]`, which projects each stream by itself, or `[n, w, k]`, which projects
+      all of them as one vector; None where the maps are static.
+    scale: scale of the norm before it, `[w]` or `[n, w]`, or None.
+    bias: bias of that norm, or None.
+    small: any tree of arrays without an axis of the width: static maps, scales, biases, and numbers
+      made from the index.
+    finish: `finish(logits, small) -> Coefs`, per token, where logits are `[..., n, k]`, `[..., k]`
+      or None. It is hashable, equal for equal variants, and captures no arrays.
+    norm: "layernorm" or "rmsnorm", before the projection.
+    eps: what that norm adds to the variance (to the mean square for rmsnorm).
+  """
+
+  kernel: jax.Array | None
+  scale: jax.Array | None
+  bias: jax.Array | None
+  small: Any
+  finish: Callable[[jax.Array | None, Any], Coefs] = flax.struct.field(pytree_node=False)
+  norm: str = flax.struct.field(pytree_node=False, default="layernorm")
+  eps: float = flax.struct.field(pytree_node=False, default=1e-5)
+
+
+def coefs(
+  streams: jax.Array,
+  generator: Generator,
+  *,
+  implementation: str = "auto",
+  derivatives: str = "custom",
+) -> Coefs:
+  """Computes the maps of a site from its streams.
+
+  Args:
+    streams: `[..., n, w]`.
+    generator: weights of the site.
+    implementation: the backend, "auto" or "xla".
+    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
+
+  Returns:
+    `read` `[..., v, n]`, `write` `[..., n, m]` and `mix` `[..., n, n]` or None, float32; static
+    ones have no axes of tokens.
+
+  Raises:
+    ValueError: if an option or the norm is unknown.
+  """
+  logits = None
+  if generator.kernel is not None:
+    logits = project(
+      streams,
+      generator.kernel,
+      norm=generator.norm,
+      scale=generator.scale,
+      bias=generator.bias,
+      eps=generator.eps,
+      implementation=implementation,
+      derivatives=derivatives,
+    )
+  return generator.finish(logits, generator.small)
+
+
+def boundary(
+  streams: jax.Array,
+  branch_output: jax.Array,
+  written: Coefs,
+  generator: Generator,
+  dtype: jax.typing.DTypeLike | None = None,
+  *,
+  implementation: str = "auto",
+  derivatives: str = "custom",
+) -> tuple[jax.Array, jax.Array, Coefs]:
+  """Writes one site's branch output and reads the next site's branch input.
+
+  It is bitwise `write`, then `coefs`, then `read`, and is differentiable in every argument. A
+  kernel that keeps the streams on the chip between the three belongs here.
+
+  Args:
+    streams: `[..., n, w]`, those that the first site read.
+    branch_output: `[..., m * w]`, output of the first site's branch.
+    written: maps of the first site.
+    generator: weights of the second site.
+    dtype: of the branch input; the streams' own by default.
+    implementation: as in `coefs`.
+    derivatives: as in `coefs`.
+
+  Returns:
+    The streams between the sites `[..., n, w]`, the second branch input `[..., v * w]`, and the
+    second site's maps.
+
+  Raises:
+    ValueError: as `write`, `coefs` and `read` do.
+  """
+  options = {"implementation": implementation, "derivatives": derivatives}
+  streams = write(streams, branch_output, written, **options)
+  made = coefs(streams, generator, **options)
+  return streams, read(streams, made, dtype, **options), made
