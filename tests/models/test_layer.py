@@ -45,7 +45,7 @@ def test_layers_by_hand_are_the_language_models():
 
 def test_what_does_not_fit_is_refused():
   layer = TransformerLayer(2, 16)
-  with pytest.raises(ValueError, match="takes .B, L, n, w.; make them"):
+  with pytest.raises(ValueError, match=r"takes \[B, L, n, w\]; make them"):
     layer.init(jax.random.key(0), X, 0)
   with pytest.raises(ValueError, match="mask has the shape"):
     layer.init(jax.random.key(0), hc.expand(X, 4), 0, MASK[0])
