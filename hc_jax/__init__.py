@@ -22,8 +22,10 @@ from hc_jax.connections import Reduce as Reduce
 from hc_jax.connections import Residual as Residual
 from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected
+from hc_jax.connections import init_site as init_site
 from hc_jax.connections import make_connection as make_connection
 from hc_jax.connections import register as register
+from hc_jax.connections import site_maps as site_maps
 from hc_jax.connections import stream_functions as stream_functions
 from hc_jax.connections import wrap as wrap
 from hc_jax.errors import UserError as UserError

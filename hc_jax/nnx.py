@@ -8,7 +8,6 @@ import functools
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from hc_jax import connections, ops
@@ -45,18 +44,12 @@ class Connection(nnx.Module):
       ValueError: if the fields do not go together, or the fractions do not divide the width.
     """
     self.module = module = self.linen(**fields, parent=None)
-    module.check()
-    if d_model % module.fractions:
-      raise ValueError(
-        f"d_model={d_model} cannot be cut into fractions={module.fractions}; choose a width that "
-        f"{module.fractions} divides"
-      )
+    # Within hc_jax.plain_residual a site has no parameters.
+    params = {}
+    if not ops.is_plain():
+      params = connections.init_site(module, rngs.params(), d_model, index)
     # Under nnx.vmap each layer has a number of its own, which is then part of its state.
     self.index = nnx.Variable(index) if isinstance(index, jax.Array) else index
-    plain = (1, d_model)  # within hc_jax.plain_residual there is one stream, and no parameters
-    site = plain if ops.is_plain() else (module.num_streams, d_model // module.fractions)
-    streams = jnp.zeros((1, *site), jnp.float32)
-    params = module.init(rngs.params(), streams, index).get("params", {})
     self.names = tuple(params)
     for name, value in params.items():
       setattr(self, name, nnx.Param(value))

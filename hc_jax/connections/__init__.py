@@ -35,6 +35,8 @@ from hc_jax.connections.observe import Call as Call
 from hc_jax.connections.observe import observing as observing
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
+from hc_jax.connections.site import init_site as init_site
+from hc_jax.connections.site import site_maps as site_maps
 from hc_jax.connections.table import declared_decays as declared_decays
 from hc_jax.connections.wrap import Wrapped as Wrapped
 from hc_jax.connections.wrap import connected as connected

@@ -214,3 +214,22 @@ def test_a_bare_tree_goes_by_the_names_that_variants_declare():
   assert {"static_predict", "static_gate", "mix_scale", "dynamic_scale"} <= set(names)
   mask = hc.decay_mask({"a": {"static_predict": np.zeros((2, 2)), "dynamic_kernel": np.zeros(3)}})
   assert mask == {"a": {"static_predict": False, "dynamic_kernel": True}}
+
+
+@pytest.mark.parametrize(
+  "module", [hc.MHC(), hc.AltUp(num_streams=4), Free()], ids=lambda m: type(m).__name__
+)
+def test_a_site_without_flax_is_the_modules(module):
+  (h, coefs), variables = module.init_with_output(KEY, STREAMS, 1)
+  params = hc.init_site(module, KEY, 8, 1)
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), params, dict(variables["params"]))
+  assert jax.tree.all(same)
+  found = hc.site_maps(module, params, STREAMS, 1)
+  np.testing.assert_allclose(hc.read(STREAMS, found), h, rtol=1e-6)
+  np.testing.assert_allclose(found.write, coefs.write, rtol=1e-6)
+
+
+def test_a_site_that_does_not_fit_is_refused():
+  with pytest.raises(ValueError, match="d_model=9 cannot be cut into fractions=4"):
+    hc.init_site(hc.FracConnection(), KEY, 9, 0)
+  assert hc.init_site(hc.Residual(), KEY, 8, 0) == {}

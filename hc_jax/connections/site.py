@@ -1,0 +1,70 @@
+"""A site for models that are no Flax modules: its parameters and its maps, as two functions."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection
+
+
+def init_site(
+  connection: Connection, key: jax.Array, d_model: int, index: int | jax.Array
+) -> dict[str, jax.Array]:
+  """Returns the initial parameters of one site, float32 by name; {} where there are none.
+
+      connection = hc_jax.HyperConnection(num_streams=4)
+      params = hc_jax.init_site(connection, key, d_model, index)
+      coefs = hc_jax.site_maps(connection, params, streams, index)
+      h = hc_jax.read(streams, coefs)
+      streams = hc_jax.write(streams, branch(h), coefs)
+
+  They are those that `connection.init(key, streams, index)` gives.
+
+  Args:
+    connection: unbound, with its fields.
+    key: a random key.
+    d_model: width of the branch input, d = m * w.
+    index: number of the site in the network, from 0; may be traced.
+
+  Raises:
+    ValueError: if the fields do not go together, or the fractions do not divide the width.
+  """
+  connection.check()
+  n, m = connection.num_streams, connection.fractions
+  if d_model % m:
+    raise ValueError(
+      f"d_model={d_model} cannot be cut into fractions={m}; choose a width that {m} divides"
+    )
+  if connection.is_declared:
+    made = connection.init(key, d_model // m, index, method="generator")
+  else:
+    made = connection.init(key, jnp.zeros((n, d_model // m), jnp.float32), index)
+  return dict(nn.unbox(made.get("params", {})))
+
+
+def site_maps(
+  connection: Connection,
+  params: Mapping[str, jax.Array],
+  streams: jax.Array,
+  index: int | jax.Array,
+) -> Coefs:
+  """Computes the maps of one site from its streams, for `hc_jax.read` and `hc_jax.write`.
+
+  Args:
+    connection: unbound, as for `init_site`.
+    params: parameters of the site.
+    streams: `[..., n, w]`.
+    index: number of the site in the network, from 0; may be traced.
+  """
+  if not connection.is_declared:
+    return connection.apply({"params": params}, streams, index)[1]
+  return ops.coefs(
+    streams,
+    connection.generate(params, index),
+    implementation=connection.implementation,
+    derivatives=connection.derivatives,
+  )
