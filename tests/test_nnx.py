@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -141,3 +143,39 @@ def test_what_does_not_fit_is_refused():
   with hc.plain_residual():
     plain = hc.nnx.HyperConnection(8, 0, rngs=nnx.Rngs(0))
   assert not jax.tree.leaves(nnx.state(plain))
+
+
+@pytest.mark.slow
+def test_nnx_takes_it_as_any_other_module(tmp_path):
+  """Optimizer, remat, split and merge, a restored checkpoint, and seeds under vmap."""
+  streams = normal("streams", 2, 3, 4, 8)
+  cost = lambda module: jnp.mean((module(streams)[0] - 1) ** 2)  # noqa: E731
+  module = hc.nnx.HyperConnection(8, 0, rngs=nnx.Rngs(0))
+  optimizer = nnx.Optimizer(module, optax.adam(1e-2), wrt=nnx.Param)
+
+  @nnx.jit
+  def step(module, optimizer):
+    value, grads = nnx.value_and_grad(cost)(module)
+    optimizer.update(module, grads)
+    return value
+
+  values = [float(step(module, optimizer)) for _ in range(5)]
+  assert values[-1] < values[0]
+
+  plain, again = (nnx.grad(f)(module) for f in (cost, nnx.remat(cost)))
+  assert distance(jax.tree.leaves(plain), jax.tree.leaves(again)) < 1e-6
+
+  graph, state = nnx.split(module)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "site", nnx.to_pure_dict(state))
+    checkpointer.wait_until_finished()
+    restored = checkpointer.restore(tmp_path / "site")
+  nnx.replace_by_pure_dict(state, restored)
+  np.testing.assert_array_equal(nnx.merge(graph, state)(streams)[0], module(streams)[0])
+
+  make = nnx.vmap(lambda key: hc.nnx.HyperConnection(8, 0, rngs=nnx.Rngs(params=key)))
+  seeds = make(jax.random.split(jax.random.key(0), 3))
+  out = nnx.vmap(lambda module, x: module(x)[0], in_axes=(0, None))(seeds, streams)
+  assert out.shape == (3, 2, 3, 8)
+  mask = hc.decay_mask(nnx.state(module, nnx.Param))
+  assert sum(jax.tree.leaves(mask)) == 1  # the kernel alone

@@ -44,7 +44,7 @@ def step(net, optimizer, axis, params, state, x):
 def test_pmap_with_an_optax_state_is_jit(connection):
   assert jax.local_device_count() >= DEVICES
   # Momentum, because Adam divides by the gradient's size and so makes much of its rounding.
-  net, optimizer = Net(connection), optax.sgd(0.1, momentum=0.9)
+  net, optimizer = Net(connection), optax.sgd(1e-3, momentum=0.9)
   params = net.init(jax.random.key(0), BATCHES[0, 0])["params"]
   start = (params, optimizer.init(params))
   spread = jax.tree.map(lambda a: np.stack([np.asarray(a)] * DEVICES), start)
