@@ -69,7 +69,7 @@ def register(name: str, cls: type[Connection]) -> None:
   The same class may register again, as when a cell of a notebook runs twice.
 
   Raises:
-    TypeError: if it is no class of `Connection` that defines `coefs`.
+    TypeError: if it is not a class of `Connection` that defines `coefs`, or `declare` and the rest.
     ValueError: if the name is taken, or a field has another type than the same field elsewhere.
   """
   if not (isinstance(cls, type) and issubclass(cls, Connection)):
@@ -77,8 +77,11 @@ def register(name: str, cls: type[Connection]) -> None:
       f"register({name!r}, {cls!r}): a variant is a subclass of hc_jax.Connection with a method "
       "coefs(self, streams, index)"
     )
-  if cls.coefs is Connection.coefs:
-    raise TypeError(f"register({name!r}, {cls.__name__}): it must define coefs(streams, index)")
+  if cls.coefs is Connection.coefs and cls.declare is Connection.declare:
+    raise TypeError(
+      f"register({name!r}, {cls.__name__}): it must define coefs(streams, index), or declare, "
+      "generate and finish"
+    )
   taken = CONNECTIONS.get(name, cls)
   if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
     raise ValueError(

@@ -149,7 +149,9 @@ def init_is_finite_and_stable(subject: Subject) -> None:
       bool(np.all(np.isfinite(leaf))), f"{path} is initialised with numbers that are not finite"
     )
   connection = subject.connection(num_streams=STREAMS)
-  first, second = (_traced_anew(connection.init, jax.random.key(1), site_streams()) for _ in "12")
+  first, second = (
+    _traced_anew(connection.init, jax.random.key(1), site_streams(), 0) for _ in "12"
+  )
   for path, leaf in first.items():
     check(
       np.array_equal(leaf, second[path]),

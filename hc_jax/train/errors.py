@@ -76,7 +76,7 @@ def writing(what: str) -> Iterator[None]:
   """
   try:
     yield
-  except (Stopped, NonFiniteError, StorageError):
+  except (Stopped, NonFiniteError, StorageError, UserError):
     raise
   except Exception as error:
     reason = storage_cause(error)

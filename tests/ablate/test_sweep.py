@@ -32,7 +32,7 @@ def test_the_arms_of_the_papers_tables_are_there():
   assert arms["expansion_rate"] == ["residual", *streams, *(f"{n}-no-tanh" for n in streams)]
   assert set(arms["static_vs_dynamic"]) == {"residual", "shc2", "shc4", "dhc2", "dhc4"}
   assert len(arms["trainable_parts"]) == 7
-  assert {"residual-dual", "altup2"} <= set(arms["related_work"])
+  assert {"residual", "altup2"} <= set(arms["related_work"])
   family = load_sweep(str(CONFIGS / "ablations" / "family.py"))
   names = {delta["model.connection.name"] for delta in family.arms.values()}
   assert names == set(CONNECTIONS) and {"shc4", "mhc-uniform"} <= set(family.arms)

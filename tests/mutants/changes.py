@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -50,8 +51,9 @@ def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
       return HyperConnection.param(self, key, init, *args, **kwargs)
 
     def changed(*args):
-      box = init(*args)
-      return box.replace_boxed(jnp.asarray(change(box.unbox()), jnp.float32))
+      made = init(*args)
+      value = jnp.asarray(change(nn.unbox(made)), jnp.float32)
+      return made.replace_boxed(value) if isinstance(made, nn.Partitioned) else value
 
     return HyperConnection.param(self, key, changed, *args, **kwargs)
 
@@ -61,8 +63,8 @@ def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
 def changed_part(change: Callable) -> type:
   """A connection whose dynamic part is `change(read, mix, write)`."""
 
-  def _dynamic(self, streams):
-    return change(*HyperConnection._dynamic(self, streams))
+  def _dynamic(self, logits, small):
+    return change(*HyperConnection._dynamic(self, logits, small))
 
   return type("Dynamic", (HyperConnection,), {"_dynamic": _dynamic})
 

@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Connection, HyperConnection
@@ -56,12 +57,12 @@ class _Bfloat16(Connection):
 
 
 class _OneMore(HyperConnection):
-  """Has a parameter that its formula does not know."""
+  """Has a parameter that it does not declare."""
 
   @nn.compact
-  def coefs(self, streams, index):
+  def generator(self, width, index):
     self.param("static_more", nn.initializers.ones, (1,))
-    return HyperConnection.coefs(self, streams, index)
+    return HyperConnection.generator(self, width, index)
 
 
 class _Boasts(HyperConnection):
@@ -122,6 +123,74 @@ class _NeedsNumber(HyperConnection):
     return HyperConnection.coefs(self, streams, int(index))
 
 
+class _Captures(HyperConnection):
+  """Its finish holds an array."""
+
+  def finish(self, logits, small):
+    found = HyperConnection.finish(self, logits, small)
+    return found.replace(write=found.write * jnp.asarray(np.ones((1, 1, 4, 1), np.float32)))
+
+
+class _AnyIndex(HyperConnection):
+  """Makes a whole number of any index."""
+
+  def __call__(self, streams, index, *, dtype=None):
+    return HyperConnection.__call__(self, streams, int(np.ravel(index)[0]), dtype=dtype)
+
+
+class _DividesByTokens(HyperConnection):
+  """Cannot do without tokens."""
+
+  def coefs(self, streams, index):
+    found = HyperConnection.coefs(self, streams, index)
+    return found.replace(write=found.write * (streams.size // streams.size))
+
+
+class _AnyFloat(HyperConnection):
+  """Has a parameter without a dtype of its own."""
+
+  @nn.compact
+  def coefs(self, streams, index):
+    gain = self.param("static_gain", nn.initializers.ones, ())
+    found = HyperConnection.coefs(self, streams, index)
+    return found.replace(write=found.write * gain.astype(jnp.float32))
+
+
+class _OwnDerivative(HyperConnection):
+  """Multiplies by a parameter with a derivative of its own, which knows of no mesh."""
+
+  @nn.compact
+  def coefs(self, streams, index):
+    gain = self.param("static_gain", nn.initializers.ones, (), jnp.float32)
+    found = HyperConnection.coefs(self, streams, index)
+    return found.replace(write=_times(gain, found.write))
+
+
+@jax.custom_vjp
+def _times(gain, write):
+  return gain * write
+
+
+_times.defvjp(
+  lambda gain, write: (gain * write, (gain, write)),
+  lambda saved, grad: (jnp.einsum("...ij,...ij->", grad, saved[1]), saved[0] * grad),
+)
+
+
+@jax.custom_vjp
+def _square(x):
+  return x * x
+
+
+# Its derivative is right, and takes no part in the derivative of a derivative.
+_square.defvjp(lambda x: (x * x, x), lambda x, grad: (2 * jax.lax.stop_gradient(x) * grad,))
+
+
+def _once_differentiable(connection, coefs):
+  square = _square if connection.derivatives == "custom" else jnp.square
+  return coefs.replace(write=square(coefs.write))
+
+
 def _waves(kernel):
   return kernel + jnp.cos(jnp.arange(kernel.size)).reshape(kernel.shape)
 
@@ -166,6 +235,14 @@ _WRONG = (
   ("bf16", "coefficients rounded to bf16", changed_coefs(rounded)),
   ("grads", "mix detached", changed_coefs(_detached)),
   ("vjp", "a wrong hand-written derivative", changed_coefs(_wrong_backward)),
+  ("value", "finish holds an array", _Captures),
+  ("whole", "any index is taken", _AnyIndex),
+  ("empty", "divides by the tokens", _DividesByTokens),
+  ("x64", "a parameter of any dtype", _AnyFloat),
+  ("jvp", "reverse mode whatever it is told", _OwnDerivative),
+  ("second", "differentiable once", changed_coefs(_once_differentiable)),
+  ("shard", "a derivative that knows of no mesh", _OwnDerivative),
+  ("explicit", "a derivative that knows of no sharding", _OwnDerivative),
   ("init", "random dynamic kernel", changed_param("dynamic_kernel", _waves)),
   ("init", "says nothing of how it starts", _Silent),
   ("index", "index forgotten under scan", _ForgetsIndex),

@@ -231,10 +231,10 @@ def test_float32_contractions_say_so():
   """An accelerator would round the operands of a float32 product to bf16 or TF32."""
   model = hc.HyperConnection(num_streams=4)
   streams = np.ones((2, 3, 4, 8), np.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), streams)
+  variables = jax.eval_shape(model.init, jax.random.key(0), streams, 0)
 
   def loss(variables):
-    h, coefs = model.apply(variables, streams)
+    h, coefs = model.apply(variables, streams, 0)
     return jnp.sum(model.apply(variables, streams, h, coefs, method="write"))
 
   dots = [e for e in equations(jax.make_jaxpr(jax.grad(loss))(variables).jaxpr) if is_dot(e)]

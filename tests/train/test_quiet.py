@@ -28,6 +28,7 @@ def test_asyncio_is_silent_of_a_storage_error_even_afterwards(caplog):
 def test_of_orbax_only_other_errors_are_left_while_it_is_quiet(caplog):
   from absl import logging as absl_logging  # makes absl's own logger
 
+  caplog.set_level(logging.WARNING, "absl")  # which another test may have raised
   hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
   with Quiet():
     assert hooks == (sys.excepthook, sys.unraisablehook, threading.excepthook)  # a library's user
