@@ -149,9 +149,8 @@ def init_is_finite_and_stable(subject: Subject) -> None:
       bool(np.all(np.isfinite(leaf))), f"{path} is initialised with numbers that are not finite"
     )
   connection = subject.connection(num_streams=STREAMS)
-  first, second = (
-    _traced_anew(connection.init, jax.random.key(1), site_streams(), 0) for _ in "12"
-  )
+  args = (connection.init, jax.random.key(1), site_streams(), 0)
+  first, second = (_traced_anew(*args) for _ in "12")
   for path, leaf in first.items():
     check(
       np.array_equal(leaf, second[path]),
@@ -180,7 +179,7 @@ def options_are_heard(subject: Subject) -> None:
     heard = len(found) == count and (name in found) == (name != "dynamic_kernel")
     check(heard, f"the option {_show(fields)} is ignored: parameters are {', '.join(found)}")
   scale = {"num_streams": STREAMS, "dynamic_scale_init": 0.5}
-  found = subject.connection(**scale).init(jax.random.key(0), site_streams())["params"]
+  found = subject.connection(**scale).init(jax.random.key(0), site_streams(), 0)["params"]
   found = dict(hc_params.named_leaves(found))["dynamic_scale"]
   check(np.array_equal(found, [0.5, 0.5]), "the option dynamic_scale_init=0.5 is ignored")
   for fields, names in (
@@ -227,9 +226,9 @@ def _site_gradients(subject: Subject, **fields) -> dict:
   connection = subject.connection(num_streams=STREAMS, **fields)
 
   def loss(params):
-    _, coefs = connection.apply({"params": params}, site_streams())
+    _, coefs = connection.apply({"params": params}, site_streams(), 0)
     out = connection.apply({"params": params}, site_streams(), Y, coefs, method="write")
-    h, _ = connection.apply({"params": params}, out)
+    h, _ = connection.apply({"params": params}, out, 0)
     return jnp.sum(jnp.sin(h))
 
   return jit(jax.grad(loss))(site_params())

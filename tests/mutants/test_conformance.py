@@ -7,17 +7,8 @@ from hc_jax.testing.selftest import examine
 from tests.mutants.conformance import WRONG_CONNECTIONS
 
 CHECKS = {check.name: check for check in CONFORMANCE}
-CANARIES = {
-  "counts",
-  "maps",
-  "claims",
-  "bf16",
-  "value",
-  "whole",
-  "empty",
-  "x64",
-  "jvp",
-}  # checks of a site that are quick to fail
+# Checks of a site that are quick to fail.
+CANARIES = {"counts", "maps", "claims", "bf16", "value", "whole", "empty", "x64", "jvp"}
 
 
 def case(wrong):
