@@ -66,4 +66,8 @@ def test_goldens_are_what_the_peer_computes(name):
   fresh = make.hyper_connections(**{**make.STREAMS, **make.CONSTRAINED, **make.ZERO}[name])
   assert set(fresh) == set(golden[name])
   for key, value in fresh.items():
-    assert ours.distance(golden[name][key], value) < ours.FORWARD, (name, key, versions)
+    # A gradient of one number nearly cancels, and its rounding differs between processors.
+    limit = ours.ONE_GRADIENT if key.startswith("grad/") else ours.FORWARD
+    assert ours.distance(golden[name][key], value) < limit, (name, key, versions)
+  all_of = lambda case: np.concatenate([np.ravel(v) for v in ours.below(case, "grad/").values()])  # noqa: E731
+  assert ours.distance(all_of(golden[name]), all_of(fresh)) < ours.GRADIENT, (name, versions)
