@@ -37,6 +37,7 @@ def silent(line):
 def loop_of(sweep, folder, log=silent, arm=1):
   configs = [sweep.config(sweep.groups()[arm], seed) for seed in SEEDS]
   task = make_task(configs[0], silent, jax.devices()[:1])
+  folder.mkdir(exist_ok=True)  # as the runner makes it
   return SeedLoop(configs, task, str(folder), log)
 
 
@@ -144,6 +145,7 @@ def test_a_seed_that_diverges_is_recorded_and_the_other_goes_on(sweep, tmp_path,
 
 @pytest.mark.slow
 def test_an_arm_from_configs_to_result(sweep, tmp_path):
+  (tmp_path / "arms" / "dhc2").mkdir(parents=True)  # as the runner makes it
   result = train_arm(sweep, sweep.groups()[1], str(tmp_path), silent)
   costs = result.costs
   assert result.seeds == list(SEEDS) and len(set(result.first_batch)) == 2
