@@ -122,3 +122,20 @@ def test_written_streams_are_stored_in_their_own_dtype():
   text = lowered(hc.write, "cuda", streams, y, coefs)
   barrier = next(line for line in text.splitlines() if "optimization_barrier" in line)
   assert "7x4x16xbf16" in barrier
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connection", [hc.HyperConnection(), hc.MHC()])
+def test_a_gradient_is_exported_for_several_platforms(connection):
+  streams = normal("streams", 2, 3, 4, 8)
+  variables = connection.init(jax.random.key(0), streams, 0)
+
+  @jax.jit
+  def gradient(variables, streams):
+    loss = lambda v: jnp.sum(jnp.sin(connection.apply(v, streams, 0)[0]))  # noqa: E731
+    return jax.grad(loss)(variables)
+
+  exported = jax.export.export(gradient, platforms=("cpu", "cuda", "tpu"))(variables, streams)
+  assert exported.platforms == ("cpu", "cuda", "tpu")
+  found, want = exported.call(variables, streams), gradient(variables, streams)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, want)

@@ -180,3 +180,23 @@ def test_refusals():
     ops.sinkhorn(Z, gradient="unrolled")
   with pytest.raises(ValueError, match="autodiff"):
     ops.sinkhorn(Z, derivatives="fast")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", ops.SINKHORN_GRADIENTS)
+def test_gradients_are_finite_for_large_cotangents(kind, dtype):
+  """Also of logits far apart, and of a permutation."""
+  logits = np.concatenate([s * normal("large", 20, 4, 4) for s in (1, 3, 30)])
+  logits = np.concatenate([logits, np.where(np.eye(4), 0, -80.0)[None].astype(np.float32)])
+
+  @jit
+  def gradient_of(cotangent):
+    value, pull = jax.vjp(lambda z: ops.sinkhorn(z, gradient=kind).astype(dtype), logits)
+    return pull(cotangent.astype(value.dtype))[0]
+
+  for size in (1e4, 1e6):
+    found = np.asarray(gradient_of(size * normal("cotangent", *logits.shape)))
+    assert np.all(np.isfinite(found))
+    if kind == "exact":  # the limit's is larger where twenty steps do not reach it
+      assert np.abs(found).max() < 10 * size
