@@ -131,8 +131,10 @@ def test_the_first_interrupt_inside_a_callback_of_the_garbage_collector_sets_the
     assert stop.requested
 
 
-@pytest.mark.slow
-def test_thirty_signals_at_random_moments_of_a_start(tmp_path):
+@pytest.mark.parametrize(
+  "count", [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
+)
+def test_signals_at_random_moments_of_a_start(count, tmp_path):
   """From the first line of train.py to the first step, the text prepared anew each time."""
   (tmp_path / "text.txt").write_text(pathlib.Path(__file__).read_text() * 30)
   program = f"import runpy; print('ready', flush=True); runpy.run_path({str(ROOT / 'train.py')!r}"
@@ -142,7 +144,7 @@ def test_thirty_signals_at_random_moments_of_a_start(tmp_path):
   command += [f"--config.{key}={value}" for key, value in small.items()]
   command += ["--config.data.name=text_files", f"--config.data.files=('{tmp_path}/text.txt',)"]
   draw, before, found = random.Random(0), 10.0, []
-  for i in range(31):
+  for i in range(count + 1):
     env = os.environ | {"HC_JAX_DATA": str(tmp_path / f"data{i}")}
     child = subprocess.Popen(
       [*command, f"--workdir={tmp_path / str(i)}"],
