@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hc_jax import axes
+
 MAPS = ("read", "mix", "write", "all")
 
 
@@ -66,6 +68,6 @@ def bind(module: nn.Module, declared: Mapping[str, Param], partitioned: bool) ->
   """
   found = {}
   for name, param in declared.items():
-    init = nn.with_logical_partitioning(param.init, param.names) if partitioned else param.init
+    init = axes.partitioned(param.init, *param.names) if partitioned else param.init
     found[name] = module.param(name, init, param.shape, jnp.float32)
   return found

@@ -1,4 +1,4 @@
-"""A site for models that are no Flax modules: its parameters and its maps, as two functions."""
+"""A site for models outside of Flax: its parameters and its maps, as two functions."""
 
 from collections.abc import Mapping
 
