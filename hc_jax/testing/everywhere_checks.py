@@ -18,6 +18,7 @@ from hc_jax.testing.wiring import NotApplicable, check
 PyTree = Any
 LEAD = (4, 3)  # token axes; the first is split over two devices
 GRADIENT = 1e-5
+REMEDY = "give each parameter and constant the dtype jnp.float32"
 
 
 def shard_map(candidate: Candidate) -> None:
@@ -51,13 +52,13 @@ def x64(candidate: Candidate) -> None:
       params, streams, y = _inputs(candidate)
       streams, y = jnp.asarray(streams, dtype), jnp.asarray(y, dtype)
       made = jax.eval_shape(candidate.module.init, jax.random.key(0), streams, 1)
-      leaves = {str(leaf.dtype) for leaf in jax.tree.leaves(made.get("params", {}))}
-      check(leaves <= {"float32"}, f"parameters are {sorted(leaves)} under jax_enable_x64")
+      kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(made.get("params", {}))}
+      check(kinds <= {"float32"}, f"parameters are {sorted(kinds)} under jax_enable_x64: {REMEDY}")
       params = jax.tree.map(lambda a: jnp.asarray(a, dtype), params)  # noqa: B023
       (h, coefs), _ = jax.eval_shape(_site(candidate), params, streams, y)
       check(h.dtype == dtype, f"{dtype.dtype} streams give a branch input of {h.dtype}")
       maps = {str(leaf.dtype) for leaf in jax.tree.leaves(coefs)}
-      check(maps == {"float32"}, f"maps are {sorted(maps)} under jax_enable_x64")
+      check(maps == {"float32"}, f"maps are {sorted(maps)} under jax_enable_x64: {REMEDY}")
       jax.eval_shape(_gradients(candidate), params, streams, y)
 
 
