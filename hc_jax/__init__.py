@@ -20,7 +20,6 @@ from hc_jax.connections import OrthogonalHC as OrthogonalHC
 from hc_jax.connections import PerStreamMHC as PerStreamMHC
 from hc_jax.connections import Reduce as Reduce
 from hc_jax.connections import Residual as Residual
-from hc_jax.connections import as_residual as as_residual
 from hc_jax.connections import connected as connected
 from hc_jax.connections import init_site as init_site
 from hc_jax.connections import make_connection as make_connection
@@ -37,6 +36,7 @@ from hc_jax.ops import write as write
 from hc_jax.params import ParamCount as ParamCount
 from hc_jax.params import decay_mask as decay_mask
 from hc_jax.params import param_count as param_count
+from hc_jax.residual_network import as_residual as as_residual
 
 __version__ = "0.1.0"
 

@@ -64,7 +64,8 @@ class Connection(nnx.Module):
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
     """Writes the branch output and mixes; see `hc_jax.Connection.write`."""
-    return self.module.apply({}, streams, branch_output, coefs, method="write")
+    params = {name: getattr(self, name)[...] for name in self.names}
+    return self.module.apply({"params": params}, streams, branch_output, coefs, method="write")
 
 
 @functools.cache
@@ -72,6 +73,77 @@ def of(linen: type[connections.Connection]) -> type[Connection]:
   """Returns the NNX class of a Linen connection, of a variant of your own too."""
   body = {"linen": linen, "__doc__": linen.__doc__, "__module__": __name__}
   return type(Connection)(linen.__name__, (Connection,), body)
+
+
+def is_nnx(model: Any) -> bool:
+  """Returns whether the model is an NNX module."""
+  return isinstance(model, nnx.Module)
+
+
+def as_residual(model: nnx.Module) -> nnx.Module:
+  """Returns a copy of a model with every connection a plain residual; see `hc_jax.as_residual`."""
+  plain = nnx.clone(model)
+  for _, module in nnx.iter_modules(plain):
+    if isinstance(module, Connection):
+      for name in module.names:
+        delattr(module, name)
+      module.names = ()
+
+  def call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+    with ops.plain_residual():
+      return type(model).__call__(self, *args, **kwargs)
+
+  body = {"__call__": call, "__doc__": type(model).__doc__, "__module__": type(model).__module__}
+  plain.__class__ = type(type(model))(type(model).__name__, (type(model),), body)
+  return plain
+
+
+class Functional:
+  """An NNX model as the two functions of a Linen module, for tools that look into models.
+
+  Its connections are known by their paths in the model, "blocks/0/connection".
+
+  Attributes:
+    params: values of its `nnx.Param`s, nested dicts.
+  """
+
+  def __init__(self, model: nnx.Module) -> None:
+    """Takes the model as it is; the model itself is not touched."""
+    model = nnx.clone(model)
+    for path, module in nnx.iter_modules(model):
+      if isinstance(module, Connection):
+        module.module = module.module.clone(name="/".join(map(str, path)) or None)
+    self._graph, self._params, self._rest = nnx.split(model, nnx.Param, ...)
+    self.params = nnx.to_pure_dict(self._params)
+
+  def init(self, *_: Any, **__: Any) -> dict[str, Any]:
+    """Returns the model's own parameters, whatever it is given."""
+    return {"params": self.params}
+
+  def apply(
+    self,
+    variables: dict[str, Any],
+    *args: Any,
+    rngs: Any = None,
+    mutable: Any = False,
+    **kwargs: Any,
+  ) -> Any:
+    """Calls the model with the parameters of `variables`; its other state is as it was given.
+
+    Args:
+      variables: "params", as `init` gives them.
+      *args: what the model is called with.
+      rngs: not used: the model has keys of its own.
+      mutable: as in Linen, with which an empty dict of updates comes next to the output.
+      **kwargs: what the model is called with.
+    """
+    del rngs
+    state = jax.tree.map(lambda leaf: leaf, self._params)
+    nnx.replace_by_pure_dict(state, variables["params"])
+    out = nnx.merge(self._graph, state, jax.tree.map(lambda leaf: leaf, self._rest))(
+      *args, **kwargs
+    )
+    return out if mutable is False else (out, {})
 
 
 def __getattr__(name: str) -> type[Connection]:

@@ -1,7 +1,6 @@
 """Facts about a parameter tree that follow from its paths: weight decay and counts."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -10,18 +9,24 @@ import jax
 import numpy as np
 
 from hc_jax.axes import unboxed
-from hc_jax.connections import CONNECTIONS, Connection, declared_decays
+from hc_jax.connections import (
+  CONNECTIONS,
+  Connection,
+  Expand,
+  Reduce,
+  declared_decays,
+  declared_names,
+  is_free,
+)
 from hc_jax.errors import UserError
 
 PyTree = Any
 
-# Whether a parameter decays, by its name: the first pattern found decides. Never by its rank, which
-# differs between scanned and unrolled layers. The paper decays dynamic kernels and no static part.
-DECAY_RULES: tuple[tuple[str, bool], ...] = (
-  (r"^static_", False),
-  (r"(^|_)(scale|bias|gamma|beta)$", False),
-  (r"(^|_)(kernel|embedding)$", True),
-)
+# Whether a parameter of another module decays, by the last word of its name. Never by its rank,
+# which differs between scanned and unrolled layers. The paper decays dynamic kernels and no static
+# part.
+DECAYS = {"kernel": True, "embedding": True}
+DECAYS |= {"scale": False, "bias": False, "gamma": False, "beta": False}
 # A scanned layer of this package's models, whose parameters have an axis of layers first.
 _SCANNED = re.compile(r"(^|/)stack/([^/]+/)?layers/")
 
@@ -86,9 +91,10 @@ def _decays(path: str, rank: int, rules: tuple, default: bool | str) -> bool:
   declared = declared_decays(CONNECTIONS.values())
   if name in declared:
     return declared[name]
-  for pattern, decay in DECAY_RULES:
-    if re.search(pattern, name):
-      return decay
+  if name.startswith("static_"):
+    return False
+  if (word := name.rsplit("_", 1)[-1]) in DECAYS:
+    return DECAYS[word]
   if default == "error":
     raise UserError(
       f"parameter {path!r} is unknown to weight decay; give decay_mask a rule for it, "
@@ -113,52 +119,46 @@ def param_count(params: PyTree) -> ParamCount:
 
 
 def is_connection(path: str) -> bool:
-  """Whether the parameter at `path` ("a/b/name") belongs to a connection.
+  """Returns whether the parameter at `path` ("a/b/name") belongs to a connection.
 
   A tree of arrays has paths and no classes, so names decide. It does if
 
-  * a module of the path is named `connection` or `..._connection`, or by Flax for a variant of your
-    own (`Mine_0`, where `Mine` is registered or a subclass of `hc_jax.Connection` that is
-    imported), however deep below it the parameter lies;
-  * the module that holds the parameter is named by Flax for a variant of this package
-    (`HyperConnection_0`): these have parameters and no submodules, so a block of yours by that name
-    is none. `Residual_0` never is: that connection has no parameters;
-  * it is one of the learned ends of streams, which a residual network lacks: directly in
-    `expand_streams` or `reduce_streams`, or `scale` or `bias` of `Expand_0`, or `kernel`, `scale`
-    or `bias` of `Reduce_0`.
+  * a module of the path is named `connection` or `..._connection`, however deep below it the
+    parameter lies;
+  * Flax named the module that holds it for a variant that declares a parameter of that name
+    (`HyperConnection_0/static_mix`), or any module above it for a variant of the free form;
+  * it is declared by a learned end of the streams, which a residual network lacks: held by
+    `expand_streams` or `reduce_streams`, or by `Expand_0` or `Reduce_0`.
 
-  A connection of any other name is not counted, nor a variant whose module is not imported: name
-  it `..._connection`. Name nothing else so.
+  Variants are those in `hc_jax.CONNECTIONS` and all imported subclasses of `hc_jax.Connection`.
+  Name a connection of another name `..._connection`, and nothing else so.
   """
-  parents, _, leaf = path.rpartition("/")
-  *above, holder = parents.split("/")
-  found = {cls.__name__: cls.__module__.split(".")[0] for cls in _subclasses(Connection)}
-  found |= {cls.__name__: cls.__module__.split(".")[0] for cls in CONNECTIONS.values()}
-  theirs = tuple(name for name, package in found.items() if package != "hc_jax")
-  ours = tuple(name for name, package in found.items() if package == "hc_jax")
-  anywhere, direct = _connection_patterns(theirs, ours)
-  return any(map(anywhere.search, [*above, holder])) or bool(direct.search(f"{holder}/{leaf}"))
+  *modules, name = path.split("/")
+  kinds = [_without_number(module) for module in modules]
+  if any(kind.lower().rsplit("_", 1)[-1] == "connection" for kind in kinds):
+    return True
+  classes = {cls.__name__: cls for cls in (*_subclasses(Connection), *CONNECTIONS.values())}
+  if any(kind in classes and is_free(classes[kind]) for kind in kinds):
+    return True
+  holder = kinds[-1] if kinds else ""
+  if holder in classes:
+    return name in declared_names(classes[holder])
+  return any(
+    name in end.NAMES and f"_{holder}".endswith((f"_{end.__name__}", f"_{field}"))
+    for end, field in ((Expand, "expand_streams"), (Reduce, "reduce_streams"))
+  )
+
+
+def _without_number(module: str) -> str:
+  """Returns the name of a module without the number that Flax appends: "Expand" of "Expand_0"."""
+  head, _, number = module.rpartition("_")
+  return head if head and number.isdigit() else module
 
 
 def _subclasses(cls: type) -> Iterator[type]:
   for sub in cls.__subclasses__():
     yield sub
     yield from _subclasses(sub)
-
-
-@functools.cache
-def _connection_patterns(
-  theirs: tuple[str, ...], ours: tuple[str, ...]
-) -> tuple[re.Pattern, re.Pattern]:
-  """Of a module that is a connection with all below it, and of "module/name" of one parameter."""
-  anywhere = [r"(?i:(^|_)connection(_\d+)?$)", *(rf"^{name}_\d+$" for name in theirs)]
-  ends = (
-    r"(^|_)(expand|reduce)_streams/",
-    r"^Expand_\d+/(scale|bias)$",
-    r"^Reduce_\d+/(kernel|scale|bias)$",
-  )
-  direct = [*ends, *(rf"^{name}_\d+/" for name in ours if name != "Residual")]
-  return re.compile("|".join(anywhere)), re.compile("|".join(direct))
 
 
 def check_shapes(found: PyTree, expected: PyTree) -> None:

@@ -39,6 +39,8 @@ TABLE = {
   "ops": (_L0, _ARRAYS),
   "connections": (_L0, _ARRAYS | {"numpy"}),
   "nnx": ({"coefs", "connections", "ops"}, _ARRAYS),
+  "functional": (set(), {"flax"}),
+  "residual_network": ({"ops"}, {"flax"}),
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
@@ -49,8 +51,8 @@ TABLE = {
     {"durable", "errors", "exclusive", "folders"},
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
   ),
-  "analysis": (_L1 | {"durable", "folders"}, _ARRAYS | {"matplotlib", "numpy"}),
-  "testing": (_L1 | {"models", "sharding"}, _ARRAYS | {"numpy"}),
+  "analysis": (_L1 | {"durable", "folders", "functional"}, _ARRAYS | {"matplotlib", "numpy"}),
+  "testing": (_L1 | {"functional", "models", "sharding"}, _ARRAYS | {"numpy"}),
   "train": (
     _L2 | _PROGRAM | {"durable", "exclusive", "folders", "plan"},
     _ARRAYS | {"absl", "etils", "ml_collections", "numpy", "optax", "orbax", "tensorboardX"},
@@ -64,7 +66,7 @@ TABLE = {
     _TOP | {"config_files", "config_types", "durable", "exclusive", "folders", "plan"},
     _ARRAYS | {"ml_collections", "numpy", "scipy"},
   ),
-  "__init__": (_L1 | {"models"}, set()),
+  "__init__": (_L1 | {"models", "residual_network"}, set()),
 }
 
 # Heavy or foreign packages: the one place that may import them (None: nobody).

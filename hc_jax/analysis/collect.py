@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hc_jax.analysis.record import record_sites
+from hc_jax.analysis.site import Site as Site
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Call, observing
+from hc_jax.functional import functional
 
 # Scanned layers are stacked in one module of this name, unrolled ones end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
@@ -20,26 +23,7 @@ _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
 _SOWN = {name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output", "index")}
 
 
-@dataclasses.dataclass(frozen=True)
-class Site:
-  """What one connection did in one forward pass.
-
-  Attributes:
-    coefs: its maps, float32; dynamic ones have the axes of the tokens.
-    streams: `[..., n, w]`, those that it read.
-    branch_input: `[..., d]` (`[..., views, d]` with several views), before the branch's norm.
-    branch_output: `[..., d]`, as it was written; None if nothing was.
-    index: which sublayer of the network the connection was told that it is; None if unknown.
-  """
-
-  coefs: Coefs
-  streams: np.ndarray
-  branch_input: np.ndarray
-  branch_output: np.ndarray | None
-  index: int | None = None
-
-
-def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
+def collect_sites(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
   """Runs a model and returns what each of its connections did.
 
   Works on any Flax model that holds connections of this package, scanned or unrolled. All streams
@@ -47,17 +31,21 @@ def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> d
   tokens.
 
   Args:
-    model: any module.
-    params: its parameters.
+    model: any Linen or NNX module.
+    params: parameters of the model; for NNX None takes its own.
     *args: what the model is called with, tokens say.
     **kwargs: likewise.
 
   Returns:
-    Sites by name, in the order of the forward pass: "layer_0/attn_connection", ...
+    Sites by name, in the order of the forward pass: "layer_0/attn_connection", ... For NNX the
+    names are paths, "blocks/0/connection"; a scanned module has "/call_0", "/call_1" after it.
 
   Raises:
+    TypeError: if it is neither kind of module.
     ValueError: if the model holds no connection.
   """
+  if not isinstance(model, nn.Module):
+    return _recorded(model, params, args, kwargs)
   found = {}
   for name, sown in _collect(model, params, args, kwargs, _record).items():
     site = Site(sown["coefs"], *(sown.get(key) for key in _SOWN.values()))
@@ -65,8 +53,11 @@ def collect_sites(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> d
   return found
 
 
-def collect_coefs(model: nn.Module, params: Any, *args: Any, **kwargs: Any) -> dict[str, Coefs]:
+def collect_coefs(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[str, Coefs]:
   """As `collect_sites`, the maps alone: Coefs by site. Dynamic ones have the axes of the tokens."""
+  if not isinstance(model, nn.Module):
+    sites = _recorded(model, params, args, kwargs)
+    return {name: site.coefs for name, site in sites.items()}
   return {name: sown["coefs"] for name, sown in _collect(model, params, args, kwargs, None).items()}
 
 
@@ -87,6 +78,15 @@ def _collect(
       "(nn.scan needs variable_axes={'intermediates': 0} to let them through)"
     )
   return dict(sites)
+
+
+def _recorded(model: Any, params: Any, args: tuple, kwargs: dict) -> dict[str, Site]:
+  """Runs an NNX model, whose connections have no place to sow into."""
+  made = functional(model)
+  found = record_sites(made.apply, made.params if params is None else params, args, kwargs)
+  if not found:
+    raise ValueError(f"{type(model).__name__} ran without a connection of hc_jax")
+  return found
 
 
 def _record(call: Call, run: Callable) -> Any:

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.analysis.collect import Site
 from hc_jax.connections import Call, observing
+from hc_jax.functional import functional
 
 NOWHERE = -1  # a site that no network has: the clean run, by the same program
 
 
 def ablate_streams(
-  model: nn.Module, params: Any, sites: Mapping[str, Site], *args: Any, **kwargs: Any
+  model: Any, params: Any, sites: Mapping[str, Site], *args: Any, **kwargs: Any
 ) -> np.ndarray:
   """KL(clean || ablated) of the output distribution, for every site and stream.
 
@@ -32,8 +32,8 @@ def ablate_streams(
   One program is compiled and run `1 + K n` times; give it a few hundred tokens.
 
   Args:
-    model: any module with connections of this package that gives logits `[..., V]`.
-    params: its parameters.
+    model: any Linen or NNX module with connections of this package that gives logits `[..., V]`.
+    params: parameters of the model; for NNX None takes its own.
     sites: of `collect_sites` of the same model; their names, indices and numbers of streams count.
     *args: what the model is called with, tokens say.
     **kwargs: likewise.
@@ -42,8 +42,11 @@ def ablate_streams(
     `[K, n]` float64 in the order of `sites`; NaN where a site has fewer streams than n.
 
   Raises:
+    TypeError: if it is neither kind of module.
     ValueError: if two sites were called with one index, and cannot be told apart.
   """
+  model = functional(model)
+  params = model.params if params is None else params
   indices = [_index(name, site) for name, site in sites.items()]
   for i, index in enumerate(indices):
     if index in indices[:i]:

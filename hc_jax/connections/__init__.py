@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from hc_jax.connections.altup import AltUp as AltUp
-from hc_jax.connections.as_residual import AsResidual as AsResidual
-from hc_jax.connections.as_residual import as_residual as as_residual
 from hc_jax.connections.base import INHERITED as INHERITED
 from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
@@ -33,11 +31,15 @@ from hc_jax.connections.mhc_lite import MHCLite as MHCLite
 from hc_jax.connections.mhc_per_stream import PerStreamMHC as PerStreamMHC
 from hc_jax.connections.observe import Call as Call
 from hc_jax.connections.observe import observing as observing
+from hc_jax.connections.observe import site_name as site_name
+from hc_jax.connections.observe import tap as tap
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.connections.site import init_site as init_site
 from hc_jax.connections.site import site_maps as site_maps
 from hc_jax.connections.table import declared_decays as declared_decays
+from hc_jax.connections.table import declared_names as declared_names
+from hc_jax.connections.table import is_free as is_free
 from hc_jax.connections.wrap import Wrapped as Wrapped
 from hc_jax.connections.wrap import connected as connected
 from hc_jax.connections.wrap import wrap as wrap

@@ -1,6 +1,7 @@
 """The two ends of a hyper-connected network: how streams begin, and how they become one again."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -42,6 +43,8 @@ class Expand(nn.Module):
   kind: str = "copy"
   init_std: float = 0.02
   partitioned: bool = False
+
+  NAMES: ClassVar = ("scale", "bias")  # of parameters, of all kinds together
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,6 +97,8 @@ class Reduce(nn.Module):
   kind: str = "sum"
   norm_eps: float = 1e-6
   partitioned: bool = False
+
+  NAMES: ClassVar = ("kernel", "bias", "scale")  # of the head's parameters
 
   @nn.compact
   def __call__(self, streams: jax.Array) -> jax.Array:

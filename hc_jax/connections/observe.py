@@ -7,6 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
@@ -34,6 +36,20 @@ class Call:
   branch_output: jax.Array | None = None
   coefs: Coefs | None = None
 
+  @property
+  def name(self) -> str:
+    """Path of the connection in its model, "a/b"; its name, or its class's, if it is the model."""
+    return site_name(self.connection)
+
+
+def site_name(connection: Connection) -> str:
+  """Returns where a bound connection is in its model, "a/b".
+
+  A connection that is the whole model, as each one in an NNX model is to Linen, has its own name,
+  else that of its class.
+  """
+  return "/".join(connection.path) or connection.name or type(connection).__name__
+
 
 def observing(
   handler: Callable[[Call, Callable[[jax.Array], Any]], Any],
@@ -45,7 +61,7 @@ def observing(
   A connection that calls another connection counts as one call.
   """
   inside = False
-  indices: dict[tuple[str, ...], Any] = {}
+  indices: dict[str, Any] = {}
 
   def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     nonlocal inside
@@ -54,13 +70,14 @@ def observing(
       return call(*args, **kwargs)
     given = dict(zip(names, args, strict=False)) | kwargs
     kind = "write" if context.method_name == "write" else "read"
+    name = site_name(connection)
     if kind == "read":
-      indices[connection.path] = given.get("index")
+      indices[name] = given.get("index")
     seen = Call(
       kind,
       connection,
       given.get("streams"),
-      indices.get(connection.path),
+      indices.get(name),
       given.get("branch_output"),
       given.get("coefs"),
     )
@@ -71,3 +88,26 @@ def observing(
       inside = False
 
   return nn.intercept_methods(intercept)
+
+
+def tap(call: Call, out: Any, see: Callable[[Call, Any], Any]) -> Any:
+  """Returns what `see(call, out)` returns, called with numbers as the compiled program runs.
+
+  It is for handlers of `observing`, and works in scanned, rematerialised and jitted layers of any
+  framework. Calls come in the order in which their values depend on each other.
+
+  Args:
+    call: the call that is handled.
+    out: its result.
+    see: gets both with NumPy arrays, and returns `out` or arrays of the same shapes and dtypes. A
+      write comes without its index.
+  """
+  index = None if call.kind == "write" or call.index is None else jnp.asarray(call.index)
+  given = (call.streams, index, call.branch_output, call.coefs)
+
+  def seen(given: Any, out: Any) -> Any:
+    given, out = jax.tree.map(np.asarray, (given, out))
+    return see(Call(call.kind, call.connection, *given), out)
+
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), out)
+  return jax.pure_callback(seen, shapes, given, out, vmap_method="sequential")

@@ -1,21 +1,32 @@
 """Names of parameters, from the declarations of all variants: for trees that have no classes."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hc_jax.connections.base import Connection
+from hc_jax.connections.declare import Param
 from hc_jax.connections.fields import field_types
 
 
 def declared_decays(classes: Iterable[type[Connection]]) -> dict[str, bool]:
   """Returns whether weight decay applies, by the name of every parameter that a class declares."""
-  return functools.reduce(lambda found, cls: found | _decays(cls), classes, {})
+  return {name: param.decays for cls in classes for name, param in _declared(cls).items()}
+
+
+def is_free(cls: type[Connection]) -> bool:
+  """Returns whether the parameters of a class are declared nowhere, and may have any name."""
+  return cls.coefs is not Connection.coefs or cls.declare is Connection.declare
+
+
+def declared_names(cls: type[Connection]) -> frozenset[str]:
+  """Returns the names of the parameters that a class declares."""
+  return frozenset(_declared(cls))
 
 
 @functools.cache
-def _decays(cls: type[Connection]) -> dict[str, bool]:
+def _declared(cls: type[Connection]) -> Mapping[str, Param]:
   if cls.declare is Connection.declare:
     return {}
   # A switch that is on adds names and takes none away.
   switches = {name: True for name, kind in field_types(cls).items() if kind is bool}
-  return {name: param.decays for name, param in cls(**switches).declare(1, 0).items()}
+  return cls(**switches, parent=None).declare(1, 0)

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 
+from hc_jax.functional import functional
 from hc_jax.testing import conventions, effects
 from hc_jax.testing.evidence import Evidence, Options
 from hc_jax.testing.watch import Watched
@@ -67,7 +67,7 @@ class Report:
 
 
 def check_model(
-  model: nn.Module,
+  model: Any,
   *inputs: Any,
   kwargs: Mapping[str, Any] | None = None,
   rngs: Mapping[str, jax.Array] | None = None,
@@ -85,7 +85,8 @@ def check_model(
   an encoder and a decoder one by one. Small inputs are enough.
 
   Args:
-    model: a Linen module.
+    model: a Linen module, or an NNX module as it was initialised. NNX has keys of its own, and
+      `rngs` is not used.
     *inputs: what it is called with, arrays; the first is what `causal_axis` is about.
     kwargs: keyword arguments of the call, `{"deterministic": True}` say; not traced.
     rngs: keys of the call; `params` and `dropout` by default.
@@ -96,7 +97,11 @@ def check_model(
 
   Returns:
     The report. `ok` is whether all is well, `raise_if_broken()` raises AssertionError if not.
+
+  Raises:
+    TypeError: if the model is neither kind of module.
   """
+  model = functional(model)
   options = Options(causal_axis, post_norm, learned_ends)
   rngs = rngs or {"params": jax.random.key(0), "dropout": jax.random.key(1)}
   lines = []

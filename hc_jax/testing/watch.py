@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from hc_jax import axes, ops
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
-from hc_jax.connections import Call, Connection, observing
+from hc_jax.connections import Call, Connection, observing, site_name, tap
 from hc_jax.testing.compiled import jit, normal
 
 PyTree = Any
@@ -79,7 +78,7 @@ class Watched:
 
   def __init__(
     self,
-    model: nn.Module,
+    model: Any,
     inputs: Sequence[Any],
     kwargs: Mapping[str, Any],
     rngs: Mapping[str, jax.Array],
@@ -137,45 +136,24 @@ class Watched:
     return self._apply(params, first, self._record)
 
   def _record(self, call: Call, run: Callable) -> jax.Array | tuple[jax.Array, Coefs]:
-    site, streams = self._site(call.connection, call.streams), call.streams
-    if call.kind == "write":
-      out = run(streams)
-      see = functools.partial(self._see, "write", site, np.int32(-1))
-      return jax.pure_callback(
-        lambda s, c, o: see(s, c, o)[1],
-        _shapes(out),
-        streams,
-        call.coefs,
-        out,
-        vmap_method="sequential",
-      )
-    out, coefs = run(streams)
-    coefs, out = jax.pure_callback(
-      lambda i, s, c, o: self._see("read", site, i, s, c, o),
-      (_shapes(coefs), _shapes(out)),
-      jnp.asarray(call.index),
-      streams,
-      coefs,
-      out,
-      vmap_method="sequential",
-    )
-    return out, coefs
+    site = self._site(call.connection, call.streams)
+    return tap(call, run(call.streams), functools.partial(self._see, site))
 
-  def _see(
-    self, kind: str, site: Site, index: Any, streams: Any, coefs: Coefs, out: Any
-  ) -> tuple[Coefs, np.ndarray]:
+  def _see(self, site: Site, call: Call, out: Any) -> Any:
     """Called by the program as it runs."""
-    streams, out, index = np.asarray(streams), np.asarray(out), np.asarray(index)
-    coefs = jax.tree.map(np.asarray, coefs)
-    same = sum(v.kind == kind for v in self._visits if v.site.name == site.name)
-    if kind == "write" and self._edit is not None:
-      number = sum(v.kind == kind for v in self._visits)
-      out = np.asarray(self._edit(number, out), out.dtype)
-    self._visits.append(Visit(kind, site, same, index, streams, coefs, out))
-    return coefs, out
+    same = sum(v.kind == call.kind for v in self._visits if v.site.name == site.name)
+    if call.kind == "write":
+      if self._edit is not None:
+        number = sum(v.kind == "write" for v in self._visits)
+        out = np.asarray(self._edit(number, out), out.dtype)
+      index, coefs, value = np.int32(-1), call.coefs, out
+    else:
+      index, (value, coefs) = call.index, out
+    self._visits.append(Visit(call.kind, site, same, index, call.streams, coefs, value))
+    return out
 
   def _site(self, connection: Connection, streams: jax.Array) -> Site:
-    name = "/".join(connection.path) or type(connection).__name__
+    name = site_name(connection)
     params = axes.unboxed(dict(connection.variables.get("params", {})))
     unbound = connection.clone(parent=None, name=None)
     width = streams.shape[-1] * (1 if ops.is_plain() else unbound.fractions)
@@ -198,16 +176,12 @@ def _apart(call: Call, run: Callable) -> jax.Array | tuple[jax.Array, Coefs]:
   """Gives a connection streams that differ, and writes to them with different weights."""
   streams = call.streams
   lead = (1,) * (streams.ndim - 2)
-  noise = normal("/".join(call.connection.path), *streams.shape[-2:])
+  noise = normal(call.name, *streams.shape[-2:])
   weights = 1 + 0.3 * normal("weights", streams.shape[-2], 1)
   out = run(streams + noise.reshape(lead + noise.shape).astype(streams.dtype))
   if call.kind == "write":
     return out * weights.reshape(lead + weights.shape).astype(out.dtype)
   return out
-
-
-def _shapes(tree: PyTree) -> PyTree:
-  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _kicked(path: tuple, leaf: jax.Array) -> jax.Array:

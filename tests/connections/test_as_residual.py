@@ -156,5 +156,5 @@ def test_streams_from_elsewhere_are_refused():
       hc.HyperConnection(num_streams=4).init(jax.random.key(0), streams, 0)
     with pytest.raises(ValueError, match="expand within it too"):
       hc.reduce(streams)
-  with pytest.raises(TypeError, match=r"Linen module, not function.*plain_residual"):
+  with pytest.raises(TypeError, match=r"Linen or NNX module, not function.*plain_residual"):
     hc.as_residual(lambda x: x)

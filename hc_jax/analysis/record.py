@@ -1,0 +1,52 @@
+"""What every connection did, written down as the compiled program runs: for models of any kind."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from hc_jax.analysis.site import Site
+from hc_jax.connections import Call, observing, tap
+
+
+def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dict[str, Site]:
+  """Returns what the connections of `apply({"params": params}, *args, **kwargs)` did.
+
+  Sites are named by their paths. One that runs several times, as in a scanned module of NNX, is
+  `path/call_0`, `path/call_1` and so on.
+  """
+  calls: list[tuple[str, Call, Any]] = []
+
+  def record(call: Call, run: Callable) -> Any:
+    name = call.name
+
+    def see(seen: Call, out: Any) -> Any:
+      calls.append((name, seen, out))
+      return out
+
+    return tap(call, run(call.streams), see)
+
+  @jax.jit
+  def run(params: Any, args: tuple, kwargs: dict) -> Any:
+    with observing(record):
+      return apply({"params": params}, *args, **kwargs)
+
+  jax.block_until_ready(run(params, args, kwargs))
+  jax.effects_barrier()
+  reads = collections.defaultdict(list)
+  order = []
+  for name, call, out in calls:
+    if call.kind == "read":
+      order.append((name, len(reads[name])))
+      index = None if call.index is None else int(call.index)
+      reads[name].append(Site(out[1], call.streams, np.asarray(out[0]), None, index))
+    elif reads[name]:
+      site = reads[name][-1]
+      reads[name][-1] = Site(
+        site.coefs, site.streams, site.branch_input, call.branch_output, site.index
+      )
+  return {
+    name if len(reads[name]) == 1 else f"{name}/call_{i}": reads[name][i] for name, i in order
+  }
