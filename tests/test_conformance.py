@@ -44,7 +44,7 @@ CASES = {
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 # Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
 # runs them for one variant of each structure, but the one that compiles most.
-EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "explicit")
+EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "pmap", "explicit")
 # Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
 # of them for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
@@ -83,7 +83,7 @@ def candidate(case: str) -> Candidate:
   return Candidate(case, functools.partial(cls, **fields))
 
 
-@pytest.mark.parametrize("case, check", cases())
+@pytest.mark.parametrize("case, check", list(cases()))
 def test_conforms(case, check):
   try:
     check.run(candidate(case))

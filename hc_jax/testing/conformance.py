@@ -31,6 +31,7 @@ _CHECKS = (
   ("jvp", "forward mode works with autodiff, and its refusal says so", everywhere.forward_mode),
   ("second", "derivatives of gradients are autodiff's", everywhere.second_derivatives),
   ("shard", "jax.shard_map with its defaults agrees", everywhere.shard_map),
+  ("pmap", "jax.pmap with summed gradients agrees", everywhere.pmap),
   ("explicit", "a mesh with explicit axes agrees", everywhere.explicit_mesh),
   ("init", "starts as the residual network, or says that it does not", network.starts_as_claimed),
   ("index", "the index counts sublayers", network.index_counts),

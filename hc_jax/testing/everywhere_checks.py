@@ -1,4 +1,4 @@
-"""Checks that a connection works wherever JAX does: meshes, x64, no tokens, more derivatives."""
+"""Checks that a connection works wherever JAX does: devices, x64, no tokens, more derivatives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +30,24 @@ def shard_map(candidate: Candidate) -> None:
     gradients, mesh=mesh, in_specs=(whole, split, split), out_specs=(whole, split, split)
   )
   _agree(jit(mapped)(*inputs), jit(gradients)(*inputs), "under jax.shard_map")
+
+
+def pmap(candidate: Candidate) -> None:
+  """Checks gradients under `jax.pmap`, parameters replicated and their gradients summed."""
+  if len(jax.devices()) < 2:
+    raise NotApplicable("it needs two devices")
+  params, *rest = _inputs(candidate)
+  gradients = _gradients(candidate)
+
+  def step(params, *rest):
+    ours, *others = gradients(params, *rest)
+    return jax.lax.psum(ours, "devices"), others
+
+  halves = [np.stack(np.split(x, 2)) for x in rest]
+  run = jax.pmap(step, axis_name="devices", in_axes=(None, 0, 0), devices=jax.devices()[:2])
+  ours, others = jax.device_get(run(params, *halves))
+  found = (jax.tree.map(lambda g: g[1], ours), *(np.concatenate(x) for x in others))
+  _agree(found, jit(gradients)(params, *rest), "under jax.pmap")
 
 
 def explicit_mesh(candidate: Candidate) -> None:

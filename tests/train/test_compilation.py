@@ -19,6 +19,7 @@ def compiled_anew(one_device, monkeypatch):
   monkeypatch.setattr(loop, "compile_steps", compilation.compile_steps)
 
 
+@pytest.mark.slow
 def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
   compiled, at = [], {}
 

@@ -41,6 +41,7 @@ def test_the_numbers_are_the_trainers(one_device, finished):
   assert seen.tokens == (len(tiny.text().train) - 1) // 32 * 32
 
 
+@pytest.mark.slow
 def test_every_token_of_a_file_counts(one_device, finished, tmp_path, capsys):
   """33 tokens and a document of 8, by windows of 32, against the model applied window by window."""
   texts = ["x = 1\n" * 5 + "ab", "def f():"]

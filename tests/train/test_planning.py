@@ -108,6 +108,7 @@ def test_activations_and_flops_are_those_of_the_compiled_step(connection, remat)
     assert found.residual_flops == own.flops
 
 
+@pytest.mark.slow
 def test_a_row_costs_what_it_costs():
   small = plan("hc", "branches")
   assert small.rows == 8
@@ -126,6 +127,7 @@ def test_a_row_costs_what_it_costs():
   ]
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_one_more_row_does_not():
   free = dataclasses.replace(plan("hc", "branches"), mesh={"data": 2, "fsdp": 2, "tensor": 1})
   policy = free.policies[0]

@@ -154,9 +154,9 @@ def test_parts_are_rows_dealt_out_in_turn():
 @pytest.mark.parametrize(
   ("preset", "sizes"),
   [
-    ("fsdp_tp", {"data": 2, "fsdp": 2, "tensor": 2}),
-    pytest.param("fsdp", {"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
-    pytest.param("dp", {"data": 8}, marks=pytest.mark.slow),
+    pytest.param("fsdp_tp", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+    pytest.param("fsdp", {"data": 2, "fsdp": 4}, marks=pytest.mark.exhaustive),
+    pytest.param("dp", {"data": 8}, marks=pytest.mark.exhaustive),
   ],
 )
 def test_eight_devices_give_the_numbers_of_one(preset, sizes):

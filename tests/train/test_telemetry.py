@@ -61,7 +61,9 @@ def expected(sites):
 @pytest.mark.parametrize(
   "fields",
   [
-    {"connection": functools.partial(hc.HyperConnection, num_streams=3)},
+    pytest.param(
+      {"connection": functools.partial(hc.HyperConnection, num_streams=3)}, marks=pytest.mark.slow
+    ),
     {"connection": network.SHC2, "scan": False},
   ],
 )
@@ -105,6 +107,7 @@ def test_every_variant(name):
   assert bool(found) == (name != "residual")
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
   model = network.model(connection=network.DHC2, max_length=16)
   params = network.params(model)
@@ -126,6 +129,7 @@ def rows_of(workdir):
   return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows]
 
 
+@pytest.mark.slow
 def test_training_does_not_notice_it_and_it_resumes(one_device, tmp_path, capsys):
   """Rows at every third step, once each, also where a run was stopped and resumed in between."""
   flags = {"train__log_every": 4, "train__checkpoint_every": 5}
