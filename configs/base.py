@@ -34,9 +34,11 @@ def get_config() -> config_dict.ConfigDict:
   c.model.norm_position = "pre"  # pre | post
   c.model.block = "sequential"  # sequential | parallel
   c.model.attention_views = False  # queries, keys and values read the streams each for itself
-  c.model.expand = "copy"  # how streams begin: copy | scaling | embedding
+  # How streams begin: copy | scaling | embedding; the connection's own, mostly copy.
+  c.model.expand = placeholder(str)
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
-  c.model.reduce = "sum"  # how streams end: sum | mean | head
+  # How streams end: sum | mean | head | read; the connection's own, mostly sum.
+  c.model.reduce = placeholder(str)
   c.model.positions = "learned"  # learned | rotary
   c.model.rotary_theta = 10000.0  # base of the rotary wavelengths
   c.model.qk_norm = False  # norm queries and keys
@@ -51,9 +53,9 @@ def get_config() -> config_dict.ConfigDict:
   # Computed again in the backward pass: none | branches | full | blocks:K (docs/performance.md).
   c.model.remat = "branches"
 
-  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | mhc_per_stream | kromhc |
-  # ohc. The other keys are the fields of the connection classes (see hc_jax/connections); None
-  # leaves the class's default, a field the class lacks is refused.
+  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | mhc_per_stream |
+  # mhc_single_pass | kromhc | ohc. The other keys are the fields of the connection classes (see
+  # hc_jax/connections); None leaves the class's default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

@@ -20,11 +20,14 @@ class Coefs:
       The paper's `B` transposed.
     mix: `[..., n, n]`; `mix[i, j]` carries stream j INTO stream i. The paper's `A_r` transposed,
       as it is applied (`A_r^T H`). None is the identity, and costs nothing.
+    next_read: `[..., v, n]`, the read of the next site, where a variant makes it one site ahead;
+      None elsewhere.
   """
 
   read: jax.Array
   write: jax.Array
   mix: jax.Array | None
+  next_read: jax.Array | None = None
 
   def as_matrix(self) -> jax.Array:
     """The paper's matrix `[[0, B], [A_m, A_r]]` (Eq. 1), `[..., 1 + n, 1 + n]`; needs v = 1.

@@ -27,7 +27,7 @@ _BY_TYPE: dict[type, str] = {
 }
 KEYS = {key: kind for kind, keys in _BY_TYPE.items() for key in keys.split()}
 UNSET = ("model.d_ff", "model.num_kv_heads", "model.vocab_size", "model.final_norm_eps")
-UNSET += ("model.stream_dtype",)
+UNSET += ("model.stream_dtype", "model.expand", "model.reduce")
 # Keys that older runs do not have, with the value that they had before it was a key.
 ADDED: dict[str, Any] = {"model.block": "sequential", "model.layers": ()}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

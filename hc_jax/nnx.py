@@ -55,12 +55,16 @@ class Connection(nnx.Module):
       setattr(self, name, nnx.Param(value))
 
   def __call__(
-    self, streams: jax.Array, *, dtype: jax.typing.DTypeLike | None = None
+    self,
+    streams: jax.Array,
+    *,
+    read: jax.Array | None = None,
+    dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
     """Reads the branch input; see `hc_jax.Connection.__call__`."""
     index = self.index[...] if isinstance(self.index, nnx.Variable) else self.index
     params = {name: getattr(self, name)[...] for name in self.names}
-    return self.module.apply({"params": params}, streams, index, dtype=dtype)
+    return self.module.apply({"params": params}, streams, index, read=read, dtype=dtype)
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
     """Writes the branch output and mixes; see `hc_jax.Connection.write`."""

@@ -109,7 +109,8 @@ def token_mean(coefs: Coefs) -> Coefs:
     return np.mean(np.asarray(x, np.float64), axis=tuple(range(x.ndim - 2)))
 
   mix = np.eye(coefs.read.shape[-1]) if coefs.mix is None else mean(coefs.mix)
-  return Coefs(read=mean(coefs.read), write=mean(coefs.write), mix=mix)
+  ahead = None if coefs.next_read is None else mean(coefs.next_read)
+  return Coefs(mean(coefs.read), mean(coefs.write), mix, ahead)
 
 
 def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, Any]]:

@@ -72,7 +72,7 @@ def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
   found = []
   for site in sites:
     c = site.coefs
-    coefs = Coefs(read=pick(c.read, 2), write=pick(c.write, 2), mix=pick(c.mix, 2))
+    coefs = Coefs(*(pick(x, 2) for x in (c.read, c.write, c.mix, c.next_read)))
     inputs = site.branch_input.ndim - len(lead)
     found.append(
       Site(

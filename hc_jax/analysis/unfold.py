@@ -28,7 +28,8 @@ def unfold(
       they become one by the mean and are copied, as `hc_jax.models` does.
     start: `[n, m]`, how much of fraction f of the embedding stream i holds; by default copies
       (`hc_jax.expand`).
-    end: `[m, n]`, what of the final streams the last row is; by default their sum.
+    end: `[m, n]`, what of the final streams the last row is; by default the read that the last site
+      made for it, or their sum where it made none.
 
   Returns:
     `[..., K + 1, K + 1]` float64, lower triangular. With m fractions (slots of the branch input)
@@ -155,6 +156,8 @@ def _unfold(
     streams.append(held)
     held = held.copy() if site.mix is None else np.asarray(site.mix, np.float64) @ held
     held[..., (k + 1) * m : (k + 2) * m] = site.write  # nothing else holds T_{k + 1} yet
+  if end is None:
+    end = sites[-1].next_read
   last = _means(held.shape[-2], m) * (held.shape[-2] / m) if end is None else end
   return [*inputs, last @ held], [*streams, held]
 

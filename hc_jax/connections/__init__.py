@@ -35,6 +35,7 @@ from hc_jax.connections.observe import site_name as site_name
 from hc_jax.connections.observe import tap as tap
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
 from hc_jax.connections.residual import Residual as Residual
+from hc_jax.connections.single_pass import SinglePassMHC as SinglePassMHC
 from hc_jax.connections.site import init_site as init_site
 from hc_jax.connections.site import site_maps as site_maps
 from hc_jax.connections.table import declared_decays as declared_decays
@@ -53,6 +54,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "ghc": GeneralizedHyperConnection,
   "altup": AltUp,
   "mhc": MHC,
+  "mhc_single_pass": SinglePassMHC,
   "identity": IdentityHC,
   "mhc_lite": MHCLite,
   "mhc_per_stream": PerStreamMHC,

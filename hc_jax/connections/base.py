@@ -5,7 +5,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
 import flax.linen as nn
 import jax
@@ -56,6 +56,12 @@ class Connection(nn.Module):
       (`flax.linen.LogicallyPartitioned`). None is yes inside a model of this package, and no
       elsewhere.
   """
+
+  # Whether each site is read by what the site before it made, `Coefs.next_read`.
+  carries_read: ClassVar[bool] = False
+  # How the streams of a network begin and end, where a model leaves it open.
+  expand_kind: ClassVar[str] = "copy"
+  reduce_kind: ClassVar[str] = "sum"
 
   num_streams: int = 4
   fractions: int = 1
@@ -194,6 +200,7 @@ class Connection(nn.Module):
     streams: jax.Array,
     index: int | jax.Array,
     *,
+    read: jax.Array | None = None,
     dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
     """Reads the branch input.
@@ -202,6 +209,8 @@ class Connection(nn.Module):
       streams: `[..., n, w]`.
       index: which sublayer of the network this is, a whole number from 0: attention of block l is
         2l, its feed-forward 2l + 1. Initial values depend on it. May be traced.
+      read: `next_read` of the site before, for variants that carry it; None at the first site,
+        which reads stream 0.
       dtype: of the branch input; the streams' own by default.
 
     Returns:
@@ -210,7 +219,7 @@ class Connection(nn.Module):
 
     Raises:
       ValueError: if the streams do not have `num_streams` streams, or are not of floating point, or
-        by `check`.
+        by `check`; if a read is given and the variant carries none.
       TypeError: if the index is not a whole number.
     """
     self.check()
@@ -230,6 +239,7 @@ class Connection(nn.Module):
       )
     with jax.named_scope("hc/coefs"):
       coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
+      coefs = self.carry(coefs, streams, read)
       coefs = jax.tree.map(lambda a: checkpoint_name(a.astype(jnp.float32), "coefs"), coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
@@ -249,6 +259,21 @@ class Connection(nn.Module):
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")
       return ops.write(streams, branch_output, coefs, **self._options())
+
+  @nn.nowrap
+  def carry(self, coefs: Coefs, streams: jax.Array, read: jax.Array | None) -> Coefs:
+    """Puts the read of the site before in the place of the one made here, which is handed on."""
+    if not self.carries_read:
+      if read is not None:
+        raise ValueError(
+          f"{type(self).__name__} makes its read itself and carries none; leave read unset"
+        )
+      return coefs
+    if ops.is_plain():
+      return coefs
+    if read is None:
+      read = first_read(self.num_streams, self.slots)
+    return coefs.replace(read=read, next_read=coefs.read)
 
   @nn.nowrap
   def _options(self) -> dict[str, str]:
@@ -275,6 +300,11 @@ def _check_index(index: int | jax.Array) -> None:
     raise TypeError(
       f"index={index!r} must be a whole number: which site of the network this is, from 0"
     )
+
+
+def first_read(num_streams: int, slots: int = 1) -> jax.Array:
+  """Returns the read of stream 0 alone, float32 `[slots, n]`."""
+  return jnp.tile(jnp.eye(1, num_streams, dtype=jnp.float32), (slots, 1))
 
 
 def check_one_fraction(connection: Connection) -> None:

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import axes, ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, bind
 
 EXPAND = ("copy", "scaling", "embedding")
-REDUCE = ("sum", "mean", "head")
+REDUCE = ("sum", "mean", "head", "read")
 
 
 class Expand(nn.Module):
@@ -82,13 +84,15 @@ class Reduce(nn.Module):
     come out as a multiple of one of them, whatever the weights, so that behind a norm the network
     starts as with a sum.
 
+  * "read" takes the read that the last site made, as variants do that carry their read.
+
   Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
   side, for every kind.
 
   Attributes:
     fractions: m, as in `hc_jax.reduce`.
-    kind: one of the three.
+    kind: one of the four.
     norm_eps: added to the mean square of the head's norm.
     partitioned: as in `Expand`.
   """
@@ -101,15 +105,28 @@ class Reduce(nn.Module):
   NAMES: ClassVar = ("kernel", "bias", "scale")  # of the head's parameters
 
   @nn.compact
-  def __call__(self, streams: jax.Array) -> jax.Array:
-    """`[..., n, w]` -> float32 `[..., m * w]`.
+  def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
+    """Makes one state of the streams.
+
+    Args:
+      streams: `[..., n, w]`.
+      read: `next_read` of the last site, `[..., m, n]`, for the kind "read".
+
+    Returns:
+      float32 `[..., m * w]`.
 
     Raises:
-      ValueError: if the kind is unknown, or n < m.
+      ValueError: if the kind is unknown, n < m, or "read" comes without a read.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
       return ops.reduce(streams, self.fractions)
+    if self.kind == "read":
+      if read is None:
+        raise ValueError(
+          'reduce="read" needs the read that the last site made; give it coefs.next_read'
+        )
+      return ops.read(streams, Coefs(read, read.swapaxes(-1, -2), None), jnp.float32)
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)
@@ -132,6 +149,37 @@ class Reduce(nn.Module):
     )
     logits = made["scale"].reshape(*lead, 1) * logits + made["bias"].reshape(*lead, n)
     return nn.sigmoid(logits) + 1e-6
+
+
+def chosen(
+  first: Connection, last: Connection, expand: str | None, reduce: str | None
+) -> tuple[str, str]:
+  """Returns how the streams of a model begin and end.
+
+  Args:
+    first: connection of the first site.
+    last: connection of the last site.
+    expand: what the model says, or None for what the connection needs.
+    reduce: likewise.
+
+  Raises:
+    ValueError: if a kind is unknown, or the connection needs another one.
+  """
+  kinds = (expand or first.expand_kind, reduce or last.reduce_kind)
+  check_kind("expand", kinds[0], EXPAND)
+  check_kind("reduce", kinds[1], REDUCE)
+  name = type(last).__name__
+  if last.carries_read and kinds[1] != "read":
+    raise ValueError(
+      f"reduce={reduce!r}: the last site of {name} makes a read for the end, which nothing would "
+      "use; leave reduce unset"
+    )
+  if kinds[1] == "read" and not last.carries_read:
+    raise ValueError(
+      f'reduce="read" needs a connection that carries its read, and {name} does not; leave reduce '
+      "unset, or choose SinglePassMHC"
+    )
+  return kinds
 
 
 def check_kind(field: str, kind: str, kinds: Sequence[str]) -> None:

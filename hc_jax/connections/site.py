@@ -51,6 +51,7 @@ def site_maps(
   params: Mapping[str, jax.Array],
   streams: jax.Array,
   index: int | jax.Array,
+  read: jax.Array | None = None,
 ) -> Coefs:
   """Computes the maps of one site from its streams, for `hc_jax.read` and `hc_jax.write`.
 
@@ -59,12 +60,14 @@ def site_maps(
     params: parameters of the site.
     streams: `[..., n, w]`.
     index: number of the site in the network, from 0; may be traced.
+    read: `next_read` of the site before, for variants that carry it; None at the first site.
   """
   if not connection.is_declared:
-    return connection.apply({"params": params}, streams, index)[1]
-  return ops.coefs(
+    return connection.apply({"params": params}, streams, index, read=read)[1]
+  made = ops.coefs(
     streams,
     connection.generate(params, index),
     implementation=connection.implementation,
     derivatives=connection.derivatives,
   )
+  return connection.carry(made, streams, read)

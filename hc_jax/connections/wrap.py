@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax.connections.base import Connection, ConnectionLike, connection_factory
+from hc_jax.connections.carry import Carry, join, split
 
 PyTree = Any
 
@@ -29,20 +30,19 @@ class Wrapped(nn.Module):
   dtype: jax.typing.DTypeLike | None = None
 
   @nn.compact
-  def __call__(
-    self, streams: jax.Array, index: int | jax.Array, /, *args: Any, **kwargs: Any
-  ) -> PyTree:
+  def __call__(self, carry: Carry, index: int | jax.Array, /, *args: Any, **kwargs: Any) -> PyTree:
     """Reads, runs the branch and writes.
 
     Args:
-      streams: `[..., n, w]`.
+      carry: streams `[..., n, w]`; for a connection that carries its read, a pair of them and the
+        read (None at the first site).
       index: which sublayer of the network this is, from 0.
       *args: for the branch, after its input.
       **kwargs: for the branch.
 
     Returns:
-      The next streams; where the branch returns a tuple, list or dataclass of several, the same
-      with the streams in place of its first leaf.
+      The next streams, or pair of them and a read; where the branch returns a tuple, list or
+      dataclass of several, the same with that in place of its first leaf.
 
     Raises:
       ValueError: if the branch output has another shape than its input.
@@ -51,12 +51,14 @@ class Wrapped(nn.Module):
     connection = self.connection(name="connection")
     if connection.num_views > 1 and self.axis != -1:
       raise ValueError(f"axis={self.axis} needs num_views=1, not {connection.num_views}")
-    h, coefs = connection(streams, index, dtype=self.dtype)
+    streams, read = split(carry)
+    h, coefs = connection(streams, index, read=read, dtype=self.dtype)
     outputs = self.branch(jnp.moveaxis(h, -1, self.axis), *args, **kwargs)
     leaves, structure = jax.tree.flatten(outputs)
     _check_first(outputs)
     y = jnp.moveaxis(leaves[0], self.axis, -1)
-    return jax.tree.unflatten(structure, [connection.write(streams, y, coefs), *leaves[1:]])
+    carry = join(connection.write(streams, y, coefs), coefs)
+    return jax.tree.unflatten(structure, [carry, *leaves[1:]])
 
 
 def wrap(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
+from hc_jax.connections.carry import Carry, join, split
 from hc_jax.models.layers import Dtype, TokenContext
 
 NORM_POSITIONS = ("pre", "post")
@@ -48,26 +49,34 @@ class Block(nn.Module):
   attention_views: int = 1
 
   @nn.compact
-  def __call__(
-    self, streams: jax.Array, layer: int | jax.Array, context: TokenContext
-  ) -> jax.Array:
-    """Streams `[B, L, n, w]` -> `[B, L, n, w]`; `layer` counts blocks from 0 and may be traced."""
+  def __call__(self, carry: Carry, layer: int | jax.Array, context: TokenContext) -> Carry:
+    """Runs the block.
+
+    Args:
+      carry: streams `[B, L, n, w]`; for a connection that carries its read a pair of them and that
+        read, `[B, L, 1, n]`.
+      layer: number of the block, from 0; may be traced.
+      context: what branches know of the tokens.
+
+    Returns:
+      The next carry, of the same shapes.
+    """
     branches = {"attn": self.attention, "ffn": self.feed_forward}
     for i, (name, make) in enumerate(branches.items()):
       views = self.attention_views if name == "attn" else 1
       index = len(branches) * layer + i
-      streams = self._site(streams, index, context, {name: make}, f"{name}_", views)
-    return streams
+      carry = self._site(carry, index, context, {name: make}, f"{name}_", views)
+    return carry
 
   def _site(
     self,
-    streams: jax.Array,
+    carry: Carry,
     index: int | jax.Array,
     context: TokenContext,
     branches: dict[str, Callable[..., nn.Module]],
     prefix: str = "",
     views: int = 1,
-  ) -> jax.Array:
+  ) -> Carry:
     """One connection around the sum of its branches, which share a norm."""
     if self.norm_position not in NORM_POSITIONS:
       raise ValueError(
@@ -75,7 +84,8 @@ class Block(nn.Module):
       )
     connection = with_views(connection_factory(self.connection), views)(name=f"{prefix}connection")
     norm = self.norm(name=f"{prefix}norm")
-    h, coefs = connection(streams, index, dtype=self.dtype)
+    streams, read = split(carry)
+    h, coefs = connection(streams, index, read=read, dtype=self.dtype)
     if self.norm_position == "pre":
       h = norm(h)
     outputs = [make(name=name)(h, context) for name, make in branches.items()]
@@ -85,7 +95,7 @@ class Block(nn.Module):
     streams = connection.write(streams, y, coefs)
     if self.norm_position == "post":
       streams = norm(streams).astype(streams.dtype)
-    return streams
+    return join(streams, coefs)
 
 
 class ParallelBlock(Block):
@@ -96,16 +106,14 @@ class ParallelBlock(Block):
   """
 
   @nn.compact
-  def __call__(
-    self, streams: jax.Array, layer: int | jax.Array, context: TokenContext
-  ) -> jax.Array:
+  def __call__(self, carry: Carry, layer: int | jax.Array, context: TokenContext) -> Carry:
     if self.attention_views != 1:
       raise ValueError(
         f"attention_views={self.attention_views}: a parallel block has one read for attention and "
         "feed-forward; use the sequential block, or leave attention_views at 1"
       )
     branches = {"attn": self.attention, "ffn": self.feed_forward}
-    return self._site(streams, layer, context, branches)
+    return self._site(carry, layer, context, branches)
 
 
 def check_block(block: str) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
+from hc_jax.connections.carry import Carry, split
 from hc_jax.models.attention import Attention
 from hc_jax.models.blocks import Block
 from hc_jax.models.layers import Dtype, FeedForward, Norm, TokenContext
@@ -77,28 +78,30 @@ class TransformerLayer(nn.Module):
 
   def __call__(
     self,
-    streams: jax.Array,
+    carry: Carry,
     layer: int | jax.Array,
     mask: jax.Array | None = None,
     *,
     positions: jax.Array | None = None,
     deterministic: bool = True,
-  ) -> jax.Array:
+  ) -> Carry:
     """Runs the layer.
 
     Args:
-      streams: `[B, L, n, w]`, of `hc_jax.expand`.
+      carry: streams `[B, L, n, w]`, of `hc_jax.expand`; for a connection that carries its read, a
+        pair of them and the read (None for the first layer).
       layer: number of the layer in the network, from 0; its two sites count on from `2 * layer`.
       mask: bool `[B | 1, 1, L, L]`, true where a query (third axis) may see a key; None is all.
       positions: int32 `[B | 1, L]`; 0, 1, ... by default.
       deterministic: no dropout; with dropout give `rngs={"dropout": key}`.
 
     Returns:
-      The next streams, `[B, L, n, w]`.
+      The next streams, `[B, L, n, w]`, or pair of them and a read.
 
     Raises:
       ValueError: if the streams or the mask have another number of axes.
     """
+    streams, _ = split(carry)
     if streams.ndim != 4:
       raise ValueError(
         f"streams have the shape {streams.shape}, and the layer takes [B, L, n, w]; make them of "
@@ -112,4 +115,4 @@ class TransformerLayer(nn.Module):
       )
     if positions is None:
       positions = jnp.arange(length, dtype=jnp.int32)[None]
-    return self.block(streams, layer, TokenContext(positions, mask, deterministic))
+    return self.block(carry, layer, TokenContext(positions, mask, deterministic))

@@ -9,8 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import axes
-from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
-from hc_jax.connections.ends import EXPAND, REDUCE, Expand, Reduce, check_kind
+from hc_jax.connections import (
+  Connection,
+  ConnectionLike,
+  Expand,
+  HyperConnection,
+  Reduce,
+  connection_factory,
+  ends,
+)
+from hc_jax.connections.carry import split, start
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import Block, ParallelBlock, check_block, with_views
 from hc_jax.models.layers import (
@@ -46,9 +54,9 @@ class TransformerLM(nn.Module):
     block: "sequential", or "parallel" (`ParallelBlock`: one site a block).
     attention_views: whether queries, keys and values are made of three reads of the streams, each
       with weights of its own, in place of one.
-    expand: how streams begin, "copy", "scaling" or "embedding"; see `Expand`.
-    expand_init_std: of the initial noise of the latter two.
-    reduce: how they end, "sum", "mean" or "head"; see `Reduce`.
+    expand: how streams begin, a kind of `Expand`; the connection's own by default.
+    expand_init_std: of the initial noise of "scaling" and "embedding".
+    reduce: how they end, a kind of `Reduce`; the connection's own by default.
     num_kv_heads: key and value heads; num_heads by default.
     d_ff: inner width of the feed-forward; 4 d_model by default.
     max_length: largest number of positions, and the slots of the KV cache.
@@ -82,9 +90,9 @@ class TransformerLM(nn.Module):
   layers: Layers = ()
   block: str = "sequential"
   attention_views: bool = False
-  expand: str = "copy"
+  expand: str | None = None
   expand_init_std: float = 0.02
-  reduce: str = "sum"
+  reduce: str | None = None
   num_kv_heads: int | None = None
   d_ff: int | None = None
   max_length: int = 2048
@@ -118,8 +126,7 @@ class TransformerLM(nn.Module):
       raise ValueError(f"positions={self.positions!r} is unknown; choose one of {POSITIONS}")
     check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
     check_block(self.block)
-    check_kind("expand", self.expand, EXPAND)
-    check_kind("reduce", self.reduce, REDUCE)
+    self._ends()
     if self.attention_views and self.block != "sequential":
       raise ValueError(
         f"attention_views needs block='sequential': in block={self.block!r} attention has no read "
@@ -141,19 +148,19 @@ class TransformerLM(nn.Module):
     self.cursor = Cursor()
     block = self._block(norm)
     segments = [
-      Segment(count, block(connection), made.num_streams, made.fractions)
+      Segment(count, block(connection), connection(parent=None))
       for count, connection in self._segments()
-      for made in [connection(parent=None)]
     ]
     if len(segments) == 1:
       self.stack = Stack(segments[0].block, self.num_layers, scan=self.scan, remat=self.remat)
     else:
       self.stack = SegmentedStack(segments, scan=self.scan, remat=self.remat)
-    first, last = segments[0], segments[-1]
+    first, last = segments[0].connection, segments[-1].connection
+    expand, reduce = self._ends()
     self.expand_streams = Expand(
-      first.num_streams, first.fractions, self.expand, self.expand_init_std, partitioned=True
+      first.num_streams, first.fractions, expand, self.expand_init_std, partitioned=True
     )
-    self.reduce_streams = Reduce(last.fractions, kind=self.reduce, partitioned=True)
+    self.reduce_streams = Reduce(last.fractions, kind=reduce, partitioned=True)
     self.final_norm = norm(
       eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
     )
@@ -237,7 +244,8 @@ class TransformerLM(nn.Module):
       x = x + self.position_embed(positions)
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
-    hidden = self.reduce_streams(self.stack(self.expand_streams(x), context))
+    carry = start(self._made()[0], self.expand_streams(x))
+    hidden = self.reduce_streams(*split(self.stack(carry, context)))
     if decode:  # a full cache would be written over in silence
       hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
     return hidden
@@ -259,6 +267,15 @@ class TransformerLM(nn.Module):
   def _segments(self) -> list[tuple[int, functools.partial]]:
     """Numbers of layers and their connections, the lowest first."""
     return connections_of(self.layers, self.num_layers, self.connection, **self._inherited())
+
+  def _made(self) -> list[Connection]:
+    """Connections of all segments, unbound."""
+    return [connection(parent=None) for _, connection in self._segments()]
+
+  def _ends(self) -> tuple[str, str]:
+    """How streams begin and end."""
+    made = self._made()
+    return ends.chosen(made[0], made[-1], self.expand, self.reduce)
 
   def _block(self, norm: Callable[..., nn.Module]) -> Callable[[functools.partial], Callable]:
     """What makes, of a connection, what makes a block."""

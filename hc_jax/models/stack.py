@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax.core.scope import is_filter_empty
 
 from hc_jax import axes, ops
-from hc_jax.connections import Reduce
+from hc_jax.connections import Connection, Reduce
+from hc_jax.connections.carry import Carry, split, start
 from hc_jax.models.layers import TokenContext
 from hc_jax.models.remat import check_groups, group_size, rematerialised
 
@@ -24,7 +25,7 @@ class Stack(nn.Module):
   """`num_layers` blocks, one after the other.
 
   Attributes:
-    block: makes a block, `block(name=...)(streams, layer, context)`.
+    block: makes a block, `block(name=...)(carry, layer, context)`.
     num_layers: how many.
     first: the number of the first one.
     scan: one block compiled once and scanned over stacked parameters, or a Python loop. The
@@ -43,8 +44,8 @@ class Stack(nn.Module):
   first: int = 0
 
   @nn.compact
-  def __call__(self, streams: jax.Array, context: TokenContext) -> jax.Array:
-    """Streams `[B, L, n, w]` -> `[B, L, n, w]`."""
+  def __call__(self, carry: Carry, context: TokenContext) -> Carry:
+    """Runs all blocks, one after the other; see `Block` for what goes in and comes out."""
     layers = range(self.first, self.first + self.num_layers)
     check_groups(self.remat, self.num_layers)
     size = group_size(self.remat)
@@ -52,48 +53,48 @@ class Stack(nn.Module):
     if self.is_initializing() or not is_filter_empty(self.scope.mutable):
       size = None
 
-    def run(block: nn.Module, streams: jax.Array, layer, context: TokenContext) -> jax.Array:
-      return block(streams, layer, context)
+    def run(block: nn.Module, carry: Carry, layer, context: TokenContext) -> Carry:
+      return block(carry, layer, context)
 
     run = rematerialised(run, self.remat, in_scan=self.scan)
     if self.scan:
-      return self._scanned(run, streams, jnp.arange(layers.start, layers.stop), context, size)
+      return self._scanned(run, carry, jnp.arange(layers.start, layers.stop), context, size)
 
-    def some(stack: "Stack", streams: jax.Array, layers: range) -> jax.Array:
+    def some(stack: "Stack", carry: Carry, layers: range) -> Carry:
       for layer in layers:
-        streams = run(stack.block(name=f"layer_{layer}"), streams, layer, context)
-      return streams
+        carry = run(stack.block(name=f"layer_{layer}"), carry, layer, context)
+      return carry
 
     if size is None:
-      return some(self, streams, layers)
-    for start in layers[::size]:
+      return some(self, carry, layers)
+    for begin in layers[::size]:
       group = nn.remat(some, static_argnums=(2,))
-      streams = group(self, streams, range(start, start + size))
-    return streams
+      carry = group(self, carry, range(begin, begin + size))
+    return carry
 
-  def _scanned(self, run, streams, layers, context, size) -> jax.Array:
+  def _scanned(self, run, carry, layers, context, size) -> Carry:
     """The scan; in groups of `size` layers, which are saved and computed again as one."""
 
-    def one(block, streams, layer, context):
-      return run(block, streams, layer, context), None
+    def one(block, carry, layer, context):
+      return run(block, carry, layer, context), None
 
-    def group(block, streams, layers, context):
-      return _scan(one, size)(block, streams, layers, context)
+    def group(block, carry, layers, context):
+      return _scan(one, size)(block, carry, layers, context)
 
     block = self.block(name="layers")
     if size is None:
-      return _scan(one, self.num_layers)(block, streams, layers, context)[0]
+      return _scan(one, self.num_layers)(block, carry, layers, context)[0]
 
     def grouped(params: PyTree) -> PyTree:
       return jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), axes.unboxed(params))
 
     groups = _scan(nn.remat(group, prevent_cse=False), self.num_layers // size)
     run_all = nn.map_variables(groups, "params", trans_in_fn=grouped)
-    return run_all(block, streams, layers.reshape(-1, size), context)[0]
+    return run_all(block, carry, layers.reshape(-1, size), context)[0]
 
 
 def _scan(function: Callable, length: int) -> Callable:
-  """`function(block, streams, layer, context)` over stacked parameters and layers' numbers."""
+  """`function(block, carry, layer, context)` over stacked parameters and layers' numbers."""
   return nn.scan(
     function,
     variable_axes={True: 0},  # every collection: what a branch sows comes out, a layer each
@@ -111,14 +112,12 @@ class Segment:
   Attributes:
     num_layers: how many.
     block: makes one of them, as for `Stack`.
-    num_streams: n, of the streams that they take and give.
-    fractions: m, of these.
+    connection: that of the blocks, with its fields, unbound.
   """
 
   num_layers: int
   block: Callable[..., nn.Module]
-  num_streams: int
-  fractions: int = 1
+  connection: Connection
 
 
 class SegmentedStack(nn.Module):
@@ -142,13 +141,18 @@ class SegmentedStack(nn.Module):
   remat: str = "branches"
 
   @nn.compact
-  def __call__(self, streams: jax.Array, context: TokenContext) -> jax.Array:
-    """`[B, L, n, w]` of the first segment -> `[B, L, n, w]` of the last."""
-    now, first = self.segments[0], 0
+  def __call__(self, carry: Carry, context: TokenContext) -> Carry:
+    """Runs all segments: what goes into the first one's blocks -> what comes out of the last's."""
+    now, first = self.segments[0].connection, 0
     for i, segment in enumerate(self.segments):
-      if (segment.num_streams, segment.fractions) != (now.num_streams, now.fractions):
+      to = segment.connection
+      if (to.num_streams, to.fractions) != (now.num_streams, now.fractions):
+        streams, _ = split(carry)
         x = Reduce(now.fractions, kind="mean")(streams)
-        streams = ops.expand(x.astype(streams.dtype), segment.num_streams, segment.fractions)
+        streams = ops.expand(x.astype(streams.dtype), to.num_streams, to.fractions)
+        carry = start(to, streams)
+      elif to.carries_read != now.carries_read:
+        carry = start(to, split(carry)[0])
       stack = Stack(
         segment.block,
         segment.num_layers,
@@ -157,9 +161,9 @@ class SegmentedStack(nn.Module):
         first=first,
         name=f"segment_{i}",
       )
-      streams = stack(streams, context)
-      now, first = segment, first + segment.num_layers
-    return streams
+      carry = stack(carry, context)
+      now, first = to, first + segment.num_layers
+    return carry
 
 
 def unstack_layers(tree: PyTree) -> PyTree:

@@ -95,7 +95,7 @@ def boundary(
   Args:
     streams: `[..., n, w]`, those that the first site read.
     branch_output: `[..., m * w]`, output of the first site's branch.
-    written: maps of the first site.
+    written: maps of the first site. With a `next_read` it is the second site's read.
     generator: weights of the second site.
     dtype: of the branch input; the streams' own by default.
     implementation: as in `coefs`.
@@ -111,4 +111,6 @@ def boundary(
   options = {"implementation": implementation, "derivatives": derivatives}
   streams = write(streams, branch_output, written, **options)
   made = coefs(streams, generator, **options)
+  if written.next_read is not None:
+    made = made.replace(read=written.next_read, next_read=made.read)
   return streams, read(streams, made, dtype, **options), made

@@ -131,7 +131,9 @@ def exact_site(
   """What the float64 reference says of `site`: (branch input, coefs by name, next streams)."""
   H = np.asarray(streams, np.float64) if not np.iscomplexobj(streams) else streams
   m = matrices_of(candidate.module, params, 1)(H)
-  inputs = np.einsum("...ij,...id->...jd", m.A_m, H)
+  carries = candidate.module.carries_read
+  A_m = np.eye(1, H.shape[-2]).T if carries else m.A_m  # the first site of those that carry it
+  inputs = np.einsum("...ij,...id->...jd", A_m, H)
   h = inputs.reshape(*inputs.shape[:-2], -1)
   if candidate.module.num_views > 1:
     h = h.reshape(*h.shape[:-1], candidate.module.num_views, -1)
@@ -139,7 +141,8 @@ def exact_site(
   parts = y.reshape(*y.shape[:-1], candidate.module.fractions, -1)
   out = np.einsum("...oi,...od->...id", B, parts) + np.einsum("...ij,...id->...jd", m.A_r, H)
   swap = lambda a: np.swapaxes(a, -1, -2)  # noqa: E731
-  return h, {"read": swap(m.A_m), "write": swap(m.B), "mix": swap(m.A_r)}, out
+  maps = {"read": swap(A_m), "write": swap(m.B), "mix": swap(m.A_r)}
+  return h, maps | ({"next_read": swap(m.A_m)} if carries else {}), out
 
 
 @functools.cache

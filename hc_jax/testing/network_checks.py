@@ -199,7 +199,7 @@ def _silent(module, part: str, site: int) -> bool | None:
   """
   equal = site == 0 and module.fractions == 1  # the first site sees equal streams
   if part == "read":
-    return equal or module.num_streams == 1
+    return (equal and not module.carries_read) or module.num_streams == 1
   facts, last = module.facts(cd.WIDTH), site == cd.SITES - 1
   rows, columns = facts.mix_rows_sum_to_one, facts.mix_columns_sum_to_one
   if part == "mix" and (rows is not None or columns is not None):
@@ -207,7 +207,7 @@ def _silent(module, part: str, site: int) -> bool | None:
       return True
     if equal:
       return None if rows is None else True
-    if last:
+    if last and not module.carries_read:
       return None if columns is None else True
   return False
 

@@ -23,6 +23,7 @@ from hc_jax.connections import (
   OrthogonalHC,
   PerStreamMHC,
   Residual,
+  SinglePassMHC,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
@@ -111,7 +112,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 
 # Classes that the references above follow in every field, and what of a class makes its maps.
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
-_FOLLOWED += (MHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
+_FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps")
 

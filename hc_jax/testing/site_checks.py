@@ -41,9 +41,14 @@ def shapes_and_dtypes(candidate: Candidate) -> None:
         f"branch input or next streams are {found.dtype}{found.shape}, not {dtype.__name__}{shape}",
       )
     wanted = {"read": (module.slots, n), "write": (n, m), "mix": (n, n)}
+    wanted["next_read"] = wanted["read"]
+    check(
+      (coefs.next_read is not None) == module.carries_read,
+      "coefs.next_read is there without carries_read, or missing with it",
+    )
     for name, shape in wanted.items():
       value = getattr(coefs, name)
-      if value is None and name == "mix":
+      if value is None and name in ("mix", "next_read"):
         continue
       check(value.dtype == jnp.float32, f"{name} is {value.dtype}, not float32")
       check(

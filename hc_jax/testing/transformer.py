@@ -5,6 +5,7 @@ and the ends of streams, reads its fields and shares no arithmetic with it. Comp
 through, so that `reference.gradient` differentiates it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,17 +44,22 @@ def logits(
   if model.positions == "learned":
     x = x + params["position_embed/embedding"][:length]
   H = reference.copies(x, connection.num_streams, connection.fractions)
+  read = np.eye(1, connection.num_streams).T  # of the first site of those that carry their read
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")
     for i, name in enumerate(("attn", "ffn")):
       matrices = matrices_of(connection, below(p, f"{name}_connection"), 2 * layer + i)
-      H = reference.sublayer(H, matrices(H), _branch(model, p, name, visible))
+      found = matrices(H)
+      if connection.carries_read:
+        found, read = dataclasses.replace(found, A_m=read), found.A_m
+      H = reference.sublayer(H, found, _branch(model, p, name, visible))
       if model.norm_position == "post":
         H = norm(below(p, f"{name}_norm"), H, model)
   eps = model.norm_eps if model.final_norm_eps is None else model.final_norm_eps
-  hidden = norm(
-    below(params, "final_norm"), reference.collapse(H, connection.fractions), model, eps
-  )
+  end = reference.collapse(H, connection.fractions)
+  if connection.carries_read:
+    end = np.einsum("...io,...id->...od", read, H)[..., 0, :]
+  hidden = norm(below(params, "final_norm"), end, model, eps)
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 
 

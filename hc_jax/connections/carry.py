@@ -1,0 +1,38 @@
+"""What crosses from site to site: the streams, and for some variants the next read with them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection, first_read
+
+# Streams `[..., n, w]`, or for variants that carry their read a pair of them and `[..., v, n]`.
+Carry = Any
+
+
+def start(connection: Connection, streams: jax.Array) -> Carry:
+  """Returns what goes into the first of a row of blocks.
+
+  Args:
+    connection: that of the blocks, with its fields.
+    streams: `[..., n, w]`.
+  """
+  if not connection.carries_read or ops.is_plain():
+    return streams
+  # A scan wants the types of the carry that comes out: over which devices, of which tokens.
+  none = 0 * streams[..., None, :, 0].astype(jnp.float32)
+  first = first_read(connection.num_streams, connection.slots)
+  return streams, none + ops.lift(first, none.ndim)
+
+
+def split(carry: Carry) -> tuple[jax.Array, jax.Array | None]:
+  """Returns the streams and the read that is carried, or None."""
+  return carry if isinstance(carry, tuple) else (carry, None)
+
+
+def join(streams: jax.Array, coefs: Coefs) -> Carry:
+  """Returns what goes into the next site, after a write with these maps."""
+  return streams if coefs.next_read is None else (streams, coefs.next_read)
