@@ -22,12 +22,15 @@ class Coefs:
       as it is applied (`A_r^T H`). None is the identity, and costs nothing.
     next_read: `[..., v, n]`, the read of the next site, where a variant makes it one site ahead;
       None elsewhere.
+    slot: int32 `[]`, the only stream that the write changes, where a variant knows that all other
+      rows of `write` are zero and `mix` is None; only that stream is then touched. None elsewhere.
   """
 
   read: jax.Array
   write: jax.Array
   mix: jax.Array | None
   next_read: jax.Array | None = None
+  slot: jax.Array | None = None
 
   def as_matrix(self) -> jax.Array:
     """The paper's matrix `[[0, B], [A_m, A_r]]` (Eq. 1), `[..., 1 + n, 1 + n]`; needs v = 1.

@@ -23,6 +23,10 @@ ConnectionLike = Union[Callable[..., "Connection"], "Connection"]
 
 # Fields that a model fills in with its own value where the connection leaves them None.
 INHERITED = ("norm", "norm_params", "norm_eps", "partitioned")
+# Fields that are the network's to say: a model and its blocks fill them in where a class has them.
+# num_sites: sites of the whole network. sites_per_block, site_in_block: of a block, and which.
+PLACE = ("num_sites", "sites_per_block", "site_in_block")
+INHERITED += PLACE
 # Methods of a variant that are functions of its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
 PURE |= {"num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
@@ -240,7 +244,7 @@ class Connection(nn.Module):
     with jax.named_scope("hc/coefs"):
       coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
       coefs = self.carry(coefs, streams, read)
-      coefs = jax.tree.map(lambda a: checkpoint_name(a.astype(jnp.float32), "coefs"), coefs)
+      coefs = jax.tree.map(_as_coefs, coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
       branch_input = ops.read(streams, coefs, dtype, **self._options())
@@ -295,6 +299,13 @@ class Finish:
     return self.connection.finish(logits, small)
 
 
+def _as_coefs(x: jax.Array) -> jax.Array:
+  """Returns a map in float32, named for rematerialisation; a slot's number as it is."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x
+  return checkpoint_name(x.astype(jnp.float32), "coefs")
+
+
 def _check_index(index: int | jax.Array) -> None:
   if jnp.ndim(index) or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
     raise TypeError(
@@ -338,7 +349,7 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
   """
   if isinstance(connection, Connection):
     cls = type(connection)
-    given = {f: getattr(connection, f) for f in (*connection_fields(cls), "partitioned")}
+    given = {f: getattr(connection, f) for f in _all_fields(cls)}
   elif isinstance(connection, functools.partial):
     cls, given = connection.func, dict(connection.keywords)
   else:
@@ -348,7 +359,7 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
       f"connection={connection!r} is no connection; give a class such as hc_jax.HyperConnection, "
       "functools.partial(hc_jax.HyperConnection, num_streams=2), or an instance"
     )
-  fields = {**connection_fields(cls), "partitioned": None}
+  fields = _all_fields(cls)
   for name, value in inherited.items():
     if name in fields and given.get(name, fields[name]) is None:
       given[name] = value
@@ -357,5 +368,10 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
 
 def connection_fields(cls: type[Connection]) -> dict[str, Any]:
   """Returns the fields of a connection class that a config has, and their defaults."""
-  others = ("parent", "name", "partitioned")  # Flax's own, and what the model decides
-  return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in others}
+  others = ("partitioned", *PLACE)  # what the model decides
+  return {name: default for name, default in _all_fields(cls).items() if name not in others}
+
+
+def _all_fields(cls: type[Connection]) -> dict[str, Any]:
+  flax = ("parent", "name")
+  return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in flax}

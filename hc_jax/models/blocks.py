@@ -65,7 +65,8 @@ class Block(nn.Module):
     for i, (name, make) in enumerate(branches.items()):
       views = self.attention_views if name == "attn" else 1
       index = len(branches) * layer + i
-      carry = self._site(carry, index, context, {name: make}, f"{name}_", views)
+      place = {"sites_per_block": len(branches), "site_in_block": i}
+      carry = self._site(carry, index, context, {name: make}, place, f"{name}_", views)
     return carry
 
   def _site(
@@ -74,6 +75,7 @@ class Block(nn.Module):
     index: int | jax.Array,
     context: TokenContext,
     branches: dict[str, Callable[..., nn.Module]],
+    place: dict[str, int],
     prefix: str = "",
     views: int = 1,
   ) -> Carry:
@@ -82,7 +84,8 @@ class Block(nn.Module):
       raise ValueError(
         f"norm_position={self.norm_position!r} is unknown; choose one of {NORM_POSITIONS}"
       )
-    connection = with_views(connection_factory(self.connection), views)(name=f"{prefix}connection")
+    factory = with_views(connection_factory(self.connection, **place), views)
+    connection = factory(name=f"{prefix}connection")
     norm = self.norm(name=f"{prefix}norm")
     streams, read = split(carry)
     h, coefs = connection(streams, index, read=read, dtype=self.dtype)
@@ -113,7 +116,8 @@ class ParallelBlock(Block):
         "feed-forward; use the sequential block, or leave attention_views at 1"
       )
     branches = {"attn": self.attention, "ffn": self.feed_forward}
-    return self._site(carry, layer, context, branches)
+    place = {"sites_per_block": 1, "site_in_block": 0}
+    return self._site(carry, layer, context, branches, place)
 
 
 def check_block(block: str) -> None:
@@ -122,6 +126,11 @@ def check_block(block: str) -> None:
     raise ValueError(f"block={block!r} {REMOVED[block]}")
   if block not in BLOCKS:
     raise ValueError(f"block={block!r} is unknown; choose one of {', '.join(BLOCKS)}")
+
+
+def sites_per_block(block: str) -> int:
+  """Returns how many sites a block of that kind has."""
+  return 1 if block == "parallel" else 2
 
 
 def with_views(connection: functools.partial, views: int) -> functools.partial:

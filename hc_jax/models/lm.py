@@ -20,7 +20,7 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.carry import split, start
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
-from hc_jax.models.blocks import Block, ParallelBlock, check_block, with_views
+from hc_jax.models.blocks import Block, ParallelBlock, check_block, sites_per_block, with_views
 from hc_jax.models.layers import (
   Dtype,
   Embed,
@@ -259,7 +259,8 @@ class TransformerLM(nn.Module):
 
   def _inherited(self) -> dict[str, Any]:
     norm = {"norm": self.norm, "norm_params": self.norm_params, "norm_eps": self.norm_eps}
-    return {**norm, "partitioned": True}
+    sites = self.num_layers and self.num_layers * sites_per_block(self.block)
+    return {**norm, "partitioned": True, "num_sites": sites}
 
   def _connection(self) -> functools.partial:
     return connection_factory(self.connection, **self._inherited())

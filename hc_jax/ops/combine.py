@@ -135,6 +135,16 @@ def write(
     return _write(*alike(mix, weights, streams, y))
 
 
+def write_slot(
+  slot: jax.Array, weights: jax.Array, streams: jax.Array, y: jax.Array, derivatives: str
+) -> jax.Array:
+  """Returns the streams with `weights[slot] @ y` added to stream `slot`, which alone is touched."""
+  if derivatives == "autodiff":
+    return _write_slot_primal(slot, weights, streams, y)
+  with reverse_mode():
+    return _write_slot(*alike(slot, weights, streams, y))
+
+
 def _read_primal(weights, streams, dtype):
   out = combine(weights, streams)
   return jnp.broadcast_to(out, (*streams.shape[:-2], *out.shape[-2:])).astype(dtype)
@@ -191,3 +201,35 @@ def _write_backward(saved, grad):
 
 
 _write.defvjp(_write_forward, _write_backward)
+
+
+def _row(x, slot):
+  return jax.lax.dynamic_index_in_dim(x, slot, axis=x.ndim - 2, keepdims=True)
+
+
+def _write_slot_primal(slot, weights, streams, y):
+  row = _row(streams, slot).astype(jnp.float32) + combine(_row(weights, slot), y)
+  row = row.astype(streams.dtype)
+  return jax.lax.dynamic_update_slice_in_dim(streams, row, slot, axis=streams.ndim - 2)
+
+
+@jax.custom_vjp
+def _write_slot(slot, weights, streams, y):
+  return _write_slot_primal(slot, weights, streams, y)
+
+
+def _write_slot_forward(slot, weights, streams, y):
+  return _write_slot_primal(slot, weights, streams, y), (slot, weights, y)
+
+
+def _write_slot_backward(saved, grad):
+  """Streams are added to, so that their gradient is the one given; autodiff would make it anew."""
+  slot, weights, y = saved
+  row, gate = _row(grad, slot), _row(weights, slot)
+  d_gate = outer(row, y, gate.shape)
+  none = jnp.zeros_like(weights)
+  d_weights = jax.lax.dynamic_update_slice_in_dim(none, d_gate, slot, axis=weights.ndim - 2)
+  return None, d_weights, grad, combine(gate.swapaxes(-1, -2), row).astype(y.dtype)
+
+
+_write_slot.defvjp(_write_slot_forward, _write_slot_backward)

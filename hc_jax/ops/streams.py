@@ -146,7 +146,7 @@ def write(
 
   Raises:
     ValueError: if the branch output has another shape than the branch input, or is not of floating
-      point; and as `read`.
+      point; if there is a slot and a mix; and as `read`.
   """
   check_options(implementation, derivatives)
   maps = [("write", coefs.write, -2)]
@@ -166,6 +166,10 @@ def write(
       "a branch must return floating point (any: float32 into bfloat16 streams is rounded once)"
     )
   y = branch_output.reshape(*lead, v, w)
+  if coefs.slot is not None:
+    if coefs.mix is not None:
+      raise ValueError("write: coefs with a slot change one stream alone, and cannot have a mix")
+    return _constrain(combine.write_slot(coefs.slot, coefs.write, streams, y, derivatives))
   return _constrain(combine.write(coefs.mix, coefs.write, streams, y, derivatives))
 
 

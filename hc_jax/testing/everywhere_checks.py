@@ -75,7 +75,7 @@ def x64(candidate: Candidate) -> None:
       params = jax.tree.map(lambda a: jnp.asarray(a, dtype), params)  # noqa: B023
       (h, coefs), _ = jax.eval_shape(_site(candidate), params, streams, y)
       check(h.dtype == dtype, f"{dtype.dtype} streams give a branch input of {h.dtype}")
-      maps = {str(leaf.dtype) for leaf in jax.tree.leaves(coefs)}
+      maps = {str(leaf.dtype) for leaf in jax.tree.leaves(coefs.replace(slot=None))}
       check(maps == {"float32"}, f"maps are {sorted(maps)} under jax_enable_x64: {REMEDY}")
       jax.eval_shape(_gradients(candidate), params, streams, y)
 
@@ -141,7 +141,9 @@ def is_a_value(candidate: Candidate) -> None:
   params, streams, y = _inputs(candidate)
   generator = module.generate(params, 1)
   shapes = jax.eval_shape(ops.coefs, streams, generator)
-  coefs = jax.tree.map(lambda a: normal(str(a.shape), *a.shape), shapes)
+  coefs = jax.tree.map(lambda a: normal(str(a.shape), *a.shape), shapes.replace(slot=None))
+  if shapes.slot is not None:
+    coefs = coefs.replace(slot=jnp.int32(module.num_streams - 1))
   if generator.kernel is not None:
     logits = np.zeros((*LEAD, *streams.shape[-2:-1], generator.kernel.shape[-1]), np.float32)
     logits = logits if generator.kernel.ndim == 2 else logits[..., 0, :]
