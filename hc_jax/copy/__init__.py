@@ -1,0 +1,1 @@
+"""Files to copy into a project instead of installing this package; nothing here imports it."""
