@@ -235,8 +235,8 @@ def test_the_ends_of_two_processes(codes):
   for i, code in enumerate(codes):
     expected = ABORTED if code == 0 and any(codes) else (code,)
     assert ended[i] in expected, found
-    assert found[i].startswith("the reason\n")
-    assert ended[i] not in codes or found[i] == "the reason\n"
+    # JAX may abort a process before it comes to its reason: only the code is promised then.
+    assert ended[i] in ABORTED or found[i] == "the reason\n"
 
 
 @pytest.mark.slow
