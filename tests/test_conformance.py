@@ -42,6 +42,7 @@ CASES = {
 # Checks of one connection by itself: `make test` runs them for every variant as it comes. They are
 # also the only ones for several views, which no feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
+MAPS = ("counts", "maps", "grads")
 # Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
 # runs them for one variant of each structure, but the one that compiles most.
 EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "pmap", "explicit")
@@ -56,8 +57,8 @@ HEAVY = ("ways", "half", "mesh", "once", "decode")
 def cases():
   """Pairs of case and check, marked as slow or exhaustive where `make test` leaves them out.
 
-  Slow are sites of the cases with fields, networks of the other variants as they come, and the
-  heavy checks of one variant a structure. Exhaustive is the rest of the table.
+  Slow are the maps of the cases with fields, networks of the other variants as they come, and the
+  heavy checks of hyper-connections. Exhaustive is the rest of the table.
   """
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
@@ -67,9 +68,9 @@ def cases():
         continue
       few = (*NETWORK, *EVERYWHERE)
       fast = check.name in ALONE or (check.name in few and case in STRUCTURES)
-      heavy = check.name in (*HEAVY, "second") and case not in STRUCTURES
+      heavy = check.name in (*HEAVY, "second", "index") and case != "hc"
       marks = [pytest.mark.xdist_group(case)]
-      if check.name not in ALONE and (fields or heavy):
+      if heavy or (fields and check.name not in MAPS):
         marks.append(pytest.mark.exhaustive)
       elif fields or not fast:
         marks.append(pytest.mark.slow)

@@ -96,7 +96,7 @@ NAMES = [name for name, cls in hc.CONNECTIONS.items() if cls.__module__.startswi
 
 
 @pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=[] if n == "hc" else pytest.mark.slow) for n in NAMES]
+  "name", [pytest.param(n, marks=[] if n == "hc" else pytest.mark.exhaustive) for n in NAMES]
 )
 def test_a_connection_is_bitwise_the_linen_one(name):
   cls = hc.CONNECTIONS[name]

@@ -132,7 +132,7 @@ def test_the_first_interrupt_inside_a_callback_of_the_garbage_collector_sets_the
 
 
 @pytest.mark.parametrize(
-  "count", [pytest.param(4, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
+  "count", [pytest.param(2, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
 )
 def test_signals_at_random_moments_of_a_start(count, tmp_path):
   """From the first line of train.py to the first step, the text prepared anew each time."""

@@ -71,7 +71,7 @@ def test_together_is_one_by_one(sweep, whole, tmp_path):
   assert costs["memory_bytes"] > 0 and measured["tokens_per_s"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("last", [2, 3])  # 2 is also a step that saves by itself
 def test_a_loop_that_was_stopped_goes_on_to_the_same_numbers(sweep, whole, tmp_path, last):
   folder, lines = tmp_path / "stopped", []

@@ -43,7 +43,7 @@ def test_bytes_by_hand():
   assert copy.is_copy and copy.bytes == 5 * 256
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("optimised")
 def test_autodiff_moves_more_than_the_hand_written_derivatives(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(targets, "prepare", lambda: None)  # it is for a JAX not yet imported

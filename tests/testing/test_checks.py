@@ -160,7 +160,7 @@ CANARIES = ("no write", "constant")
 
 @pytest.mark.parametrize(
   "mistake, broken, words",
-  [m if m[0] in CANARIES else pytest.param(*m, marks=pytest.mark.slow) for m in MISTAKES],
+  [m if m[0] in CANARIES else pytest.param(*m, marks=pytest.mark.exhaustive) for m in MISTAKES],
 )
 def test_every_mistake_is_named(mistake, broken, words):
   watched = Watched(Mine(mistake), [X], {}, {"params": jax.random.key(0)})
@@ -169,7 +169,7 @@ def test_every_mistake_is_named(mistake, broken, words):
     dict(CONVENTIONS)[broken](seen)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mistake", ["constant", "mean", "bf16 coefs"])
 def test_a_mistake_breaks_one_convention(mistake):
   report = check_model(Mine(mistake), X, causal_axis=1, log=None)
@@ -232,7 +232,7 @@ def test_scanned_layers_are_seen_one_by_one(mistake, words):
   assert re.search(words, str(report))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
   "fields",
   [

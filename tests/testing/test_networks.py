@@ -66,7 +66,7 @@ def network_distances(n, shape, d_model, options, dynamic, derivatives, change=l
   return distance([logits], [exact(at)]), distance([candidate.along(found, ways)], [want])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @given(case=NETWORKS)
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_networks_of_any_shape_in_float32(case):
@@ -84,7 +84,7 @@ def test_a_network_of_other_parameters_is_not_that():
   assert forward > 10 * FORWARD and grads > 10 * GRADIENT
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_gradients_through_decoding_token_by_token():
   model = subject.network(subject.Subject(), scan=False)
   params, tokens = subject.kicked(model), subject.TOKENS

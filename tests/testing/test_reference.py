@@ -230,7 +230,7 @@ def test_unfold_of_known_networks():
   assert not np.array_equal(reference.unfold(flipped), want)
 
 
-SLOW = pytest.mark.slow
+SLOW = pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(

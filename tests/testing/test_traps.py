@@ -14,13 +14,14 @@ def test_there_are_twenty_in_order():
   assert [trap.name for trap in TRAPS] == [f"T{i}" for i in range(1, 21)]
 
 
-# Long ones; `test_conformance`, decoding and the options' own tests prove the same piece by piece.
-SLOW = ("T16", "T17", "T19")
+# Long ones: `.ci/run` has them in `hc-jax selftest`; `test_conformance`, decoding and the options'
+# own tests prove the same piece by piece.
+LONG = ("T16", "T17", "T19")
 
 
 @pytest.mark.parametrize(
   "trap",
-  [pytest.param(trap, marks=[pytest.mark.slow] * (trap.name in SLOW)) for trap in TRAPS],
+  [pytest.param(trap, marks=[pytest.mark.exhaustive] * (trap.name in LONG)) for trap in TRAPS],
   ids=lambda trap: trap.name,
 )
 def test_the_package_does_not_fall_in(trap):

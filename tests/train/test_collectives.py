@@ -78,7 +78,7 @@ def eight_devices():
 
 
 @pytest.mark.parametrize(
-  "preset", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("dp", "fsdp")), "fsdp_tp"]
+  "preset", [*(pytest.param(p, marks=pytest.mark.exhaustive) for p in ("dp", "fsdp")), "fsdp_tp"]
 )
 def test_streams_are_never_sent(preset):
   found = collectives(preset)

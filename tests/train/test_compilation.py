@@ -88,7 +88,7 @@ def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeyp
   ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   """For real, but for where: parameters of 32 TiB."""
   too_much = lambda *_, **__: jax.numpy.zeros(2**43, "float32").block_until_ready()  # noqa: E731

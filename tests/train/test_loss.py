@@ -53,7 +53,7 @@ def test_parts_give_the_same_nats_and_gradients(tie_embeddings):
   chex.assert_trees_all_close(grads_of_parts, grads, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("optimised")
 def test_parts_never_hold_all_logits():
   """Compiled, not run: temporary memory of the gradient with a vocabulary of 8,192."""

@@ -27,7 +27,15 @@ def ended(child):
   return child.returncode, (err or b"").decode()
 
 
-@pytest.mark.parametrize("stdout", ["on a full disk", "without a reader", "closed", "all full"])
+@pytest.mark.parametrize(
+  "stdout",
+  [
+    "on a full disk",
+    "closed",
+    pytest.param("without a reader", marks=pytest.mark.exhaustive),
+    pytest.param("all full", marks=pytest.mark.exhaustive),
+  ],
+)
 def test_every_step_is_taken_and_saved(stdout, tmp_path):
   streams = {}
   with open("/dev/full", "w") as full:

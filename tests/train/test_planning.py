@@ -81,7 +81,7 @@ CASES = [
 ]
 
 
-SLOW = [("residual", "none"), ("hc", "branches"), ("hc", "full"), ("hc", "blocks:2")]
+SLOW = [("hc", "branches")]
 
 
 def marked(case):
@@ -127,7 +127,7 @@ def test_a_row_costs_what_it_costs():
   ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_largest_batch_fits_and_one_more_row_does_not():
   free = dataclasses.replace(plan("hc", "branches"), mesh={"data": 2, "fsdp": 2, "tensor": 1})
   policy = free.policies[0]

@@ -138,7 +138,7 @@ def test_two_processes_train_as_one_and_take_over_each_others_checkpoints(
   assert_same_losses(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_signal_stops_all_processes_after_the_same_step(processes, process, tmp_path):
   ended = processes(tmp_path / "run", 2, send={0: "SIGTERM:6", 1: "SIGTERM:4"})
   assert [e.returncode for e in ended] == [75, 75], ended[0].stderr + ended[1].stderr
@@ -167,7 +167,7 @@ def test_when_a_process_dies_the_others_end_with_an_error(processes, tmp_path, d
   assert time.monotonic() - start < 240
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_four_processes_with_heads_and_streams_split_train_as_one(process, processes, tmp_path):
   split = ("--config.mesh.preset=fsdp_tp", "--config.mesh.data=1", "--config.mesh.fsdp=2")
   assert process(tmp_path / "one").returncode == 0
@@ -227,7 +227,10 @@ ABORTED = (134, -6)  # by us, or by JAX: SIGABRT, which a shell calls 134
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codes", [(2, 2), (0, 0), (0, 4), (4, 0)])
+@pytest.mark.parametrize(
+  "codes",
+  [(2, 2), (4, 0), *(pytest.param(c, marks=pytest.mark.exhaustive) for c in [(0, 0), (0, 4)])],
+)
 def test_the_ends_of_two_processes(codes):
   # Were process 0, and the coordination service with it, to end at once, JAX would abort 1.
   slow = 3 * (codes[0] == codes[1])

@@ -130,7 +130,7 @@ def test_processes_that_are_killed_and_stopped_for_real_change_nothing_about_res
 @pytest.mark.parametrize(
   "bytes_left",
   [
-    pytest.param(1_000, marks=pytest.mark.slow),
+    pytest.param(1_000, marks=pytest.mark.exhaustive),
     pytest.param(20_000, marks=pytest.mark.exhaustive),
   ],
 )

@@ -98,7 +98,7 @@ def test_networks_whose_layers_differ():
   assert {"hc/amax_fwd", "hc/energy_share_1"} <= set(upper)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(hc.CONNECTIONS))
 def test_every_variant(name):
   fields = {"frac": {"fractions": 2}, "residual": {}}.get(name, {"num_streams": 4})
