@@ -34,7 +34,7 @@ def get_config() -> config_dict.ConfigDict:
   c.model.norm_position = "pre"  # pre | post
   c.model.block = "sequential"  # sequential | parallel
   c.model.attention_views = False  # queries, keys and values read the streams each for itself
-  # How streams begin: copy | scaling | embedding; the connection's own, mostly copy.
+  # How streams begin: copy | scaling | embedding | first; the connection's own, mostly copy.
   c.model.expand = placeholder(str)
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
   # How streams end: sum | mean | head | read; the connection's own, mostly sum.
@@ -53,9 +53,10 @@ def get_config() -> config_dict.ConfigDict:
   # Computed again in the backward pass: none | branches | full | blocks:K (docs/performance.md).
   c.model.remat = "branches"
 
-  # name: residual | hc | frac | ghc | altup | mhc | identity | mhc_lite | mhc_per_stream |
-  # mhc_single_pass | kromhc | ohc. The other keys are the fields of the connection classes (see
-  # hc_jax/connections); None leaves the class's default, a field the class lacks is refused.
+  # name: residual | hc | frac | ghc | altup | altup_simplified | mhc | identity | mhc_lite |
+  # mhc_per_stream | mhc_single_pass | kromhc | ohc. The other keys are the fields of the connection
+  # classes (see hc_jax/connections); None leaves the class's default, a field the class lacks is
+  # refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

@@ -20,6 +20,7 @@ from hc_jax.connections import OrthogonalHC as OrthogonalHC
 from hc_jax.connections import PerStreamMHC as PerStreamMHC
 from hc_jax.connections import Reduce as Reduce
 from hc_jax.connections import Residual as Residual
+from hc_jax.connections import SimplifiedAltUp as SimplifiedAltUp
 from hc_jax.connections import SinglePassMHC as SinglePassMHC
 from hc_jax.connections import connected as connected
 from hc_jax.connections import init_site as init_site

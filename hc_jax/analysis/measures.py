@@ -86,27 +86,36 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   """C(0) of `unfold`, the embedding and outputs that it is about, and how well it holds.
 
   The last is the largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given:
-  rounding where the unfolding holds, about one where it does not (Post-Norm, streams that do not
-  begin as copies).
+  rounding where the unfolding holds, about one where it does not (Post-Norm).
 
   Raises:
-    ValueError: as `unfold`; or if a site has no output, or streams do not begin as copies.
+    ValueError: as `unfold`; or if a site has no output, or streams begin neither as copies of the
+      embedding nor as one of it and zeros.
   """
   if any(site.branch_output is None for site in sites):
     raise ValueError("a connection was read and not written to, or more often than it was written")
   m = sites[0].coefs.write.shape[-1]
   start = sites[0].streams
-  copies = start[..., np.arange(start.shape[-2]) % m, :]
-  if not np.allclose(start, copies, rtol=1e-6, atol=0):
-    raise ValueError("streams do not begin as copies of one embedding (model.expand)")
   embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
-  matrix = unfold([site.coefs for site in sites])
+  matrix = unfold([site.coefs for site in sites], start=_beginning(start, m))
   sources = [embedding, *(site.branch_output for site in sites)]
   distances = [
     np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)
     for made, site in zip(rebuild(matrix, sources), sites, strict=False)
   ]
   return matrix, sources, float(max(distances))
+
+
+def _beginning(streams: np.ndarray, m: int) -> np.ndarray | None:
+  """Returns how much of each fraction the first streams hold, `[n, m]`; None for copies."""
+  n = streams.shape[-2]
+  if np.allclose(streams, streams[..., np.arange(n) % m, :], rtol=1e-6, atol=0):
+    return None
+  if np.all(streams[..., m:, :] == 0):
+    return np.eye(n, m)
+  raise ValueError(
+    "streams begin neither as copies of one embedding nor as one of it and zeros (model.expand)"
+  )
 
 
 def layer_input(site: Site) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hc_jax.connections.altup import AltUp as AltUp
+from hc_jax.connections.altup_simplified import SimplifiedAltUp as SimplifiedAltUp
 from hc_jax.connections.base import INHERITED as INHERITED
 from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
@@ -53,6 +54,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "frac": FracConnection,
   "ghc": GeneralizedHyperConnection,
   "altup": AltUp,
+  "altup_simplified": SimplifiedAltUp,
   "mhc": MHC,
   "mhc_single_pass": SinglePassMHC,
   "identity": IdentityHC,

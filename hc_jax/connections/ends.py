@@ -12,12 +12,12 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, bind
 
-EXPAND = ("copy", "scaling", "embedding")
+EXPAND = ("copy", "scaling", "embedding", "first")
 REDUCE = ("sum", "mean", "head", "read")
 
 
 class Expand(nn.Module):
-  """Makes streams of an embedding: copies of it, which a parameter may tell apart.
+  """Makes streams of an embedding: copies of it, which a parameter may tell apart, or one stream.
 
   Streams that are equal, under maps that treat them alike, stay equal for ever: they get the same
   gradients. Some connections break that symmetry themselves (HC reads one stream after the other);
@@ -31,10 +31,13 @@ class Expand(nn.Module):
   `init_std=0` the network starts exactly as with copies, and the connections must do it.
   (The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09 at n = 4, w = 768.)
 
+  "first" puts the embedding into stream 0 (its m fractions into the first m) and leaves the others
+  zero, as connections do whose streams are slots that sites fill.
+
   Attributes:
     num_streams: n.
     fractions: m, as in `hc_jax.expand`.
-    kind: "copy" has no parameters and is `hc_jax.expand`.
+    kind: one of the four; "copy" is `hc_jax.expand` and, like "first", has no parameters.
     init_std: standard deviation of the initial noise.
     partitioned: whether parameters carry the logical names of their axes
       (`flax.linen.LogicallyPartitioned`).
@@ -59,6 +62,9 @@ class Expand(nn.Module):
     streams = ops.expand(x, self.num_streams, self.fractions)
     if self.kind == "copy" or ops.is_plain():
       return streams
+    if self.kind == "first":
+      filled = ops.lift(jnp.arange(self.num_streams)[:, None] < self.fractions, streams.ndim)
+      return axes.constrain(jnp.where(filled, streams, 0), axes.stream_axes(streams.ndim))
     noise = nn.initializers.normal(self.init_std)
     shape, lead = streams.shape[-2:], (1,) * (streams.ndim - 2)
     out = streams.astype(jnp.float32)

@@ -103,6 +103,8 @@ def starts_as_residual(seen: Evidence) -> None:
   for name, claim in claims.items():
     if claim is None:
       raise NotApplicable(f"{name} does not claim to start as a residual connection")
+    if (kind := seen.model.sites[name].connection.expand_kind) != "copy":
+      raise NotApplicable(f"{name} claims it for streams that begin by Expand(kind={kind!r})")
   _skip_ends(seen)
   streams = _last_written(seen)
   with ops.plain_residual():

@@ -195,10 +195,12 @@ def learning(candidate: Candidate) -> None:
 def _silent(module, part: str, site: int) -> bool | None:
   """Whether a part of a site has no gradient in a network of copies, pre-norms and a sum.
 
-  None: only nearly none.
+  None: only nearly none, or not known.
   """
   equal = site == 0 and module.fractions == 1  # the first site sees equal streams
   if part == "read":
+    if module.expand_kind == "first" and site == 1:
+      return None  # the first site may have written into the only stream that is not zero
     return (equal and not module.carries_read) or module.num_streams == 1
   facts, last = module.facts(cd.WIDTH), site == cd.SITES - 1
   rows, columns = facts.mix_rows_sum_to_one, facts.mix_columns_sum_to_one

@@ -23,6 +23,7 @@ from hc_jax.connections import (
   OrthogonalHC,
   PerStreamMHC,
   Residual,
+  SimplifiedAltUp,
   SinglePassMHC,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
@@ -99,12 +100,21 @@ def altup(connection: AltUp, params: Params, index: int) -> Site:
   return lambda H: Matrices(A_m=A_m, A_r=A_r, B=B)
 
 
+def altup_simplified(connection: SimplifiedAltUp, params: Params, index: int) -> Site:
+  """Simplified AltUp (2608.30320, by a summary): each stream by what becomes of it."""
+  n = connection.num_streams
+  B = np.zeros((1, n))
+  B[0, index % n] = 1.0
+  return lambda H: Matrices(A_m=params["static_read"].T, A_r=np.eye(n), B=B)
+
+
 # The nearest class of a connection's own decides, so that subclasses inherit.
 REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
   PerStreamConnection: per_stream,
   GeneralizedHyperConnection: generalized,
   AltUp: altup,
+  SimplifiedAltUp: altup_simplified,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
 }
@@ -112,6 +122,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 
 # Classes that the references above follow in every field, and what of a class makes its maps.
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
+_FOLLOWED += (SimplifiedAltUp,)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps")

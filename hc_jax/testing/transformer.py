@@ -1,8 +1,8 @@
 """The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
 
 It knows the options of `TransformerLM` but dropout, decoding, `layers`, `block`, `attention_views`
-and the ends of streams, reads its fields and shares no arithmetic with it. Complex numbers pass
-through, so that `reference.gradient` differentiates it.
+and the learned ends of streams, reads its fields and shares no arithmetic with it. Complex numbers
+pass through, so that `reference.gradient` differentiates it.
 """
 
 import dataclasses
@@ -44,6 +44,8 @@ def logits(
   if model.positions == "learned":
     x = x + params["position_embed/embedding"][:length]
   H = reference.copies(x, connection.num_streams, connection.fractions)
+  if (model.expand or connection.expand_kind) == "first":
+    H[..., connection.fractions :, :] = 0
   read = np.eye(1, connection.num_streams).T  # of the first site of those that carry their read
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")

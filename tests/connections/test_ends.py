@@ -50,21 +50,22 @@ def test_reduce(kind, n, m):
   np.testing.assert_allclose(rounded, exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["copy", "scaling", "embedding"])
+@pytest.mark.parametrize("kind", ["copy", "scaling", "embedding", "first"])
 @pytest.mark.parametrize("n, m", SHAPES)
 def test_expand(kind, n, m):
   x = normal("x", 5, 12)
   expand = hc.Expand(n, m, kind=kind)
   shapes = nn.unbox(jax.eval_shape(expand.init, jax.random.key(0), x)).get("params", {})
-  name = {"copy": None, "scaling": "scale", "embedding": "bias"}[kind]
+  name = {"scaling": "scale", "embedding": "bias"}.get(kind)
   assert {k: v.shape for k, v in shapes.items()} == ({name: (n, 12 // m)} if name else {})
   own = normal("own", n, 12 // m)
   parts = x.reshape(5, m, 12 // m).astype(np.float64)
   copies = np.stack([parts[:, j % m] for j in range(n)], axis=1)
-  expected = {"copy": copies, "scaling": copies * own, "embedding": copies + own}[kind]
+  first = copies * (np.arange(n) < m)[:, None]
+  expected = {"copy": copies, "scaling": copies * own, "embedding": copies + own, "first": first}
   run = jit(expand.apply)
   params = {"params": {name: own} if name else {}}
-  np.testing.assert_allclose(run(params, x), expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(run(params, x), expected[kind], rtol=1e-6, atol=1e-6)
   chex.assert_type(run(params, x.astype(jnp.bfloat16)), jnp.bfloat16)
 
 
