@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
+from hc_jax.analysis import collect_sites, measures, unfold
 from hc_jax.connections.carry import split
 from hc_jax.testing.compiled import normal
 from tests.models import tiny
@@ -105,3 +106,13 @@ def test_what_does_not_go_together_is_refused():
     tiny.model(connection=hc.HyperConnection, reduce="read").check()
   with pytest.raises(ValueError, match="needs the read that the last site made"):
     hc.Reduce(kind="read").init(KEY, STREAMS)
+
+
+def test_inputs_and_the_end_are_rebuilt_by_the_unfolded_matrix():
+  model = tiny.model(connection=hc.SinglePassMHC)
+  params = tiny.params(model)
+  sites = list(collect_sites(model, params, tiny.TOKENS).values())
+  matrix, sources, apart = measures.unfolding(sites)
+  assert apart < 1e-4
+  hidden = model.apply({"params": params}, tiny.TOKENS, method="hidden")
+  np.testing.assert_allclose(unfold.rebuild(matrix, sources)[-1], hidden, rtol=1e-4, atol=1e-5)
