@@ -92,5 +92,6 @@ def connections(n: int) -> dict[str, functools.partial]:
     f"naive{n}": functools.partial(Naive, **of),
     f"frac{n}": functools.partial(hc.FracConnection, fractions=n, **of),
     f"mhc{n}": functools.partial(hc.MHC, **of),
+    f"single-pass{n}": functools.partial(hc.SinglePassMHC, **of),
     f"einsum-mhc{n}": functools.partial(EinsumMHC, **of),
   }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import hc_jax as hc
 from benchmarks.contenders import connections
 from hc_jax import models
+from hc_jax.connections.carry import join, split, start
 from hc_jax.ops.platform import stored
 
 # Name of the row: its connection.
@@ -24,15 +25,16 @@ class Sublayer(nn.Module):
   branch: bool = True
 
   @nn.compact
-  def __call__(self, streams, index, context=None):
+  def __call__(self, carry, index, context=None):
     connection = self.connection()
-    h, coefs = connection(streams, index, dtype=self.dtype)
+    streams, carried = split(carry)
+    h, coefs = connection(streams, index, dtype=self.dtype, **carried)
     if self.branch:
       h = models.Norm("rmsnorm", dtype=self.dtype)(h)
       y = nn.Dense(h.shape[-1], use_bias=False, dtype=self.dtype)(h)
     else:
       y = stored(h)
-    return connection.write(streams, y, coefs)
+    return join(connection.write(streams, y, coefs), coefs)
 
 
 class Chain(nn.Module):
@@ -47,15 +49,17 @@ class Chain(nn.Module):
   @nn.compact
   def __call__(self, x):
     connection = self.connection(parent=None)
-    streams = hc.expand(x, connection.num_streams, connection.fractions)
+    n, m = connection.num_streams, connection.fractions
+    carry = start(connection, hc.Expand(n, m, connection.expand_kind)(x))
     if self.remat:
       block = functools.partial(Sublayer, self.connection, self.dtype, self.branch)
       stack = models.Stack(block, self.depth, scan=True, remat=self.remat)
-      streams = stack(streams, models.TokenContext(positions=jnp.arange(x.shape[1])[None]))
+      carry = stack(carry, models.TokenContext(positions=jnp.arange(x.shape[1])[None]))
     else:
       for index in range(self.depth):
-        streams = Sublayer(self.connection, self.dtype, self.branch)(streams, index)
-    return hc.reduce(streams, connection.fractions)
+        carry = Sublayer(self.connection, self.dtype, self.branch)(carry, index)
+    streams, carried = split(carry)
+    return hc.Reduce(m, kind=connection.reduce_kind)(streams, **carried)
 
 
 def forward_and_both(chain: Chain, x: jax.ShapeDtypeStruct):

@@ -28,11 +28,14 @@ def start(connection: Connection, streams: jax.Array) -> Carry:
   return streams, none + ops.lift(first, none.ndim)
 
 
-def split(carry: Carry) -> tuple[jax.Array, jax.Array | None]:
-  """Returns the streams and the read that is carried, or None."""
-  return carry if isinstance(carry, tuple) else (carry, None)
+def split(carry: Carry) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the streams, and the read that is carried as `{"read": read}`; {} without one."""
+  streams, read = carry if isinstance(carry, tuple) else (carry, None)
+  return streams, {} if read is None else {"read": read}
 
 
-def join(streams: jax.Array, coefs: Coefs) -> Carry:
+def join(streams: jax.Array, coefs: Coefs | Any) -> Carry:
   """Returns what goes into the next site, after a write with these maps."""
-  return streams if coefs.next_read is None else (streams, coefs.next_read)
+  # A connection of a user's own may have maps of its own.
+  read = getattr(coefs, "next_read", None)
+  return streams if read is None else (streams, read)

@@ -51,8 +51,8 @@ class Wrapped(nn.Module):
     connection = self.connection(name="connection")
     if connection.num_views > 1 and self.axis != -1:
       raise ValueError(f"axis={self.axis} needs num_views=1, not {connection.num_views}")
-    streams, read = split(carry)
-    h, coefs = connection(streams, index, read=read, dtype=self.dtype)
+    streams, carried = split(carry)
+    h, coefs = connection(streams, index, dtype=self.dtype, **carried)
     outputs = self.branch(jnp.moveaxis(h, -1, self.axis), *args, **kwargs)
     leaves, structure = jax.tree.flatten(outputs)
     _check_first(outputs)

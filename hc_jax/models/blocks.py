@@ -87,8 +87,8 @@ class Block(nn.Module):
     factory = with_views(connection_factory(self.connection, **place), views)
     connection = factory(name=f"{prefix}connection")
     norm = self.norm(name=f"{prefix}norm")
-    streams, read = split(carry)
-    h, coefs = connection(streams, index, read=read, dtype=self.dtype)
+    streams, carried = split(carry)
+    h, coefs = connection(streams, index, dtype=self.dtype, **carried)
     if self.norm_position == "pre":
       h = norm(h)
     outputs = [make(name=name)(h, context) for name, make in branches.items()]

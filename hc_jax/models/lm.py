@@ -245,7 +245,8 @@ class TransformerLM(nn.Module):
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
     carry = start(self._made()[0], self.expand_streams(x))
-    hidden = self.reduce_streams(*split(self.stack(carry, context)))
+    streams, carried = split(self.stack(carry, context))
+    hidden = self.reduce_streams(streams, **carried)
     if decode:  # a full cache would be written over in silence
       hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
     return hidden

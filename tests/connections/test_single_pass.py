@@ -63,9 +63,9 @@ class ByHand(nn.Module):
       if self.wrapped:
         carry = hc.wrap(dense(8, name=f"dense{i}"), hc.SinglePassMHC, name=f"site{i}")(carry, i)
       else:
-        streams, read = split(carry)
+        streams, carried = split(carry)
         connection = hc.SinglePassMHC(name=f"site{i}")
-        h, coefs = connection(streams, i, read=read)
+        h, coefs = connection(streams, i, **carried)
         streams = connection.write(streams, dense(8, name=f"dense{i}")(h), coefs)
         carry = streams, coefs.next_read
     return hc.Reduce(kind="read")(*carry)
