@@ -122,7 +122,8 @@ def test_every_site_of_every_layer_drops_by_itself(block, scan, remat):
 @pytest.mark.parametrize("scan", [True, False])
 def test_segments_drop_by_themselves(scan):
   make, streams, sites = BLOCKS["sequential"]
-  keys = keys_of(SegmentedStack([Segment(2, make, 1)] * 2, scan=scan, remat="none"), streams)
+  segments = [Segment(2, make, hc.Residual())] * 2
+  keys = keys_of(SegmentedStack(segments, scan=scan, remat="none"), streams)
   assert len(keys) == len(set(keys)) == 2 * 4 * sites
 
 
