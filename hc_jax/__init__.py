@@ -22,6 +22,7 @@ from hc_jax.connections import Reduce as Reduce
 from hc_jax.connections import Residual as Residual
 from hc_jax.connections import SimplifiedAltUp as SimplifiedAltUp
 from hc_jax.connections import SinglePassMHC as SinglePassMHC
+from hc_jax.connections import X0Lambdas as X0Lambdas
 from hc_jax.connections import connected as connected
 from hc_jax.connections import init_site as init_site
 from hc_jax.connections import make_connection as make_connection

@@ -31,6 +31,7 @@ MORE = {
   "mhc_lite": ({"num_streams": 3, "bias_init": "identity"},),
   "kromhc": ({"num_streams": 8},),
   "ohc": ({"train_mix_scale": True},),
+  "x0_lambdas": ({"backout": True, "backout_block": 1},),
 }
 CASES = {
   (name + "".join(f"-{k}={v}" for k, v in fields.items())): (cls, fields)

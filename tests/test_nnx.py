@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import hc_jax as hc
+from hc_jax.connections import connection_factory
 from hc_jax.testing.compiled import jit, normal
 from tests.test_docs import ROOT, run
 
@@ -99,9 +100,9 @@ NAMES = [name for name, cls in hc.CONNECTIONS.items() if cls.__module__.startswi
   "name", [pytest.param(n, marks=[] if n == "hc" else pytest.mark.exhaustive) for n in NAMES]
 )
 def test_a_connection_is_bitwise_the_linen_one(name):
-  cls = hc.CONNECTIONS[name]
-  module = getattr(hc.nnx, cls.__name__)(8, 1, rngs=nnx.Rngs(0))
-  assert type(module).__name__ == cls.__name__
+  cls = connection_factory(hc.CONNECTIONS[name], num_sites=3)
+  module = getattr(hc.nnx, cls.func.__name__)(8, 1, rngs=nnx.Rngs(0), **cls.keywords)
+  assert type(module).__name__ == cls.func.__name__
   n, m = module.module.num_streams, module.module.fractions
   streams, y = normal("streams", 2, 3, n, 8 // m), normal("y", 2, 3, 8)
   kick(module)

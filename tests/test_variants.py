@@ -11,7 +11,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.config import load_config
-from hc_jax.connections import CONNECTIONS
+from hc_jax.connections import CONNECTIONS, connection_factory
 
 ROOT = pathlib.Path(__file__).parents[1]
 VARIANTS = sorted((ROOT / "configs" / "variants").glob("*.py"))
@@ -32,8 +32,12 @@ def test_the_config_of_a_variant_is_a_short_delta_that_builds(path):
   claimed = CONNECTIONS[load(path).model.connection.name]
   connection = model.connection(parent=None)
   assert type(connection) is claimed
-  sites = 2 * model.num_layers
-  assert hc.param_count(params).connection == sites * connection.num_params(model.d_model)
+  of_block = [
+    connection_factory(model.connection, sites_per_block=2, site_in_block=i)(parent=None)
+    for i in range(2)
+  ]
+  found = sum(site.num_params(model.d_model) for site in of_block)
+  assert hc.param_count(params).connection == model.num_layers * found
 
 
 def test_every_variant_has_a_config():

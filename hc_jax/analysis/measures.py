@@ -97,7 +97,7 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   m = sites[0].coefs.write.shape[-1]
   start = sites[0].streams
   embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
-  matrix = unfold([site.coefs for site in sites], start=_beginning(start, m))
+  matrix = unfold([site.coefs for site in sites], start=beginning(start, m))
   sources = [embedding, *(site.branch_output for site in sites)]
   distances = [
     np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)
@@ -106,7 +106,7 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   return matrix, sources, float(max(distances))
 
 
-def _beginning(streams: np.ndarray, m: int) -> np.ndarray | None:
+def beginning(streams: np.ndarray, m: int) -> np.ndarray | None:
   """Returns how much of each fraction the first streams hold, `[n, m]`; None for copies."""
   n = streams.shape[-2]
   if np.allclose(streams, streams[..., np.arange(n) % m, :], rtol=1e-6, atol=0):

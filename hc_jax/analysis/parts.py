@@ -42,8 +42,8 @@ class Unfolding:
 
   Attributes:
     sites: with one token axis.
-    matrices: `[t, (K + 1) m, (K + 1) m]`; the last row is the mean of the final streams, which
-      compares with one stream.
+    matrices: `[t, (K + 1) m, (K + 1) m]`; the last row is the mean of the final streams, or their
+      sum where one of them began with the embedding: it compares with one stream.
     sources: the embedding and the outputs, K + 1 of `[t, d]`.
     error: of the rebuilt inputs, relative.
     fractions: m.
@@ -199,7 +199,8 @@ def _unfold(sites: list[Site]) -> Unfolding:
       "between the sites, such as a norm on the streams (model.norm_position='post')"
     )
   n, m = few[-1].coefs.write.shape[-2:]
-  matrices[..., -m:, :] *= m / n
+  if measures.beginning(few[0].streams, m) is None:
+    matrices[..., -m:, :] *= m / n
   return Unfolding(few, matrices, sources, error, m)
 
 
@@ -246,7 +247,8 @@ def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> 
 def _unfolded_streams(names: list[str], found: Unfolding, dynamic: bool, title: str) -> Part:
   """C(1..n); raises ValueError where the number of streams changes."""
   m = found.fractions
-  streams = unfold.unfold_streams([site.coefs for site in found.sites]).mean(0)
+  start = measures.beginning(found.sites[0].streams, m)
+  streams = unfold.unfold_streams([site.coefs for site in found.sites], start).mean(0)
   rows = [r for i, c in enumerate(streams) for r in matrix_rows(c, i) if r[2] // m <= r[1]]
   table = Table(("stream", "before", "source", "weight"), rows)
   head = f"{title}\nwhat each stream holds" + f", mean over {len(found.matrices)} tokens" * dynamic

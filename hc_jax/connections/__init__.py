@@ -45,6 +45,7 @@ from hc_jax.connections.table import is_free as is_free
 from hc_jax.connections.wrap import Wrapped as Wrapped
 from hc_jax.connections.wrap import connected as connected
 from hc_jax.connections.wrap import wrap as wrap
+from hc_jax.connections.x0_lambdas import X0Lambdas as X0Lambdas
 from hc_jax.errors import UserError
 
 # Every variant, by the name that configs use; `register` adds a user's own.
@@ -62,6 +63,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "mhc_per_stream": PerStreamMHC,
   "kromhc": KromHC,
   "ohc": OrthogonalHC,
+  "x0_lambdas": X0Lambdas,
 }
 
 

@@ -13,7 +13,9 @@ from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, bind
 
 EXPAND = ("copy", "scaling", "embedding", "first")
-REDUCE = ("sum", "mean", "head", "read")
+REDUCE = ("sum", "mean", "head", "read", "first", "backout")
+# Kinds of ends of connections that take no other, and that no other connection takes.
+OWN = {"read", "first", "backout"}
 
 
 class Expand(nn.Module):
@@ -91,6 +93,9 @@ class Reduce(nn.Module):
     starts as with a sum.
 
   * "read" takes the read that the last site made, as variants do that carry their read.
+  * "first" takes stream 0, the state of `X0Lambdas`.
+  * "backout" is `X[0] - scale * X[2]`, the state but for a part of one that `X0Lambdas` kept. The
+    scale is learned, one number, and starts at 0.2.
 
   Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
@@ -98,7 +103,7 @@ class Reduce(nn.Module):
 
   Attributes:
     fractions: m, as in `hc_jax.reduce`.
-    kind: one of the four.
+    kind: one of the six.
     norm_eps: added to the mean square of the head's norm.
     partitioned: as in `Expand`.
   """
@@ -108,7 +113,7 @@ class Reduce(nn.Module):
   norm_eps: float = 1e-6
   partitioned: bool = False
 
-  NAMES: ClassVar = ("kernel", "bias", "scale")  # of the head's parameters
+  NAMES: ClassVar = ("kernel", "bias", "scale")  # of parameters, of all kinds together
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
@@ -122,7 +127,8 @@ class Reduce(nn.Module):
       float32 `[..., m * w]`.
 
     Raises:
-      ValueError: if the kind is unknown, n < m, or "read" comes without a read.
+      ValueError: if the kind is unknown, n < m, "read" comes without a read, or "backout" without a
+        third stream.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
@@ -133,11 +139,28 @@ class Reduce(nn.Module):
           'reduce="read" needs the read that the last site made; give it coefs.next_read'
         )
       return ops.read(streams, Coefs(read, read.swapaxes(-1, -2), None), jnp.float32)
+    if self.kind == "first":
+      return ops.reduce(streams[..., : self.fractions, :], self.fractions)
+    if self.kind == "backout":
+      return self._backout(streams)
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)
     out = ops.reduce(streams, self.fractions)
     return out * (self.fractions / streams.shape[-2]) if self.kind == "mean" else out
+
+  def _backout(self, streams: jax.Array) -> jax.Array:
+    """Computes `X[0] - scale * X[2]`, with m streams for each where the width is cut."""
+    m, n = self.fractions, streams.shape[-2]
+    if n < 3 * m:
+      raise ValueError(
+        f'reduce="backout" takes a part of stream 2 off, but there are {n} streams; give 3, or '
+        'choose "first"'
+      )
+    scale = Param((1,), nn.initializers.constant(0.2))
+    scale = bind(self, {"scale": scale}, self.partitioned)["scale"]
+    state, kept = (ops.reduce(streams[..., i : i + m, :], m) for i in (0, 2 * m))
+    return state - scale.reshape((1,) * state.ndim) * kept
 
   def _weights(self, streams: jax.Array) -> jax.Array:
     """Computes a weight for every stream, float32 `[..., n]`."""
@@ -184,6 +207,11 @@ def chosen(
     raise ValueError(
       f'reduce="read" needs a connection that carries its read, and {name} does not; leave reduce '
       "unset, or choose SinglePassMHC"
+    )
+  if kinds[1] != last.reduce_kind and not OWN.isdisjoint((kinds[1], last.reduce_kind)):
+    raise ValueError(
+      f"reduce={kinds[1]!r} does not go with {name}, which has {last.reduce_kind!r}; leave reduce "
+      "unset"
     )
   return kinds
 

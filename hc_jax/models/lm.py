@@ -29,7 +29,13 @@ from hc_jax.models.layers import (
   TokenContext,
   output_logits,
 )
-from hc_jax.models.segments import Layers, check_connection, connections_of, count_layers
+from hc_jax.models.segments import (
+  Layers,
+  check_connection,
+  check_segments,
+  connections_of,
+  count_layers,
+)
 from hc_jax.models.stack import Segment, SegmentedStack, Stack
 
 POSITIONS = ("rotary", "learned")
@@ -127,6 +133,7 @@ class TransformerLM(nn.Module):
     check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
     check_block(self.block)
     self._ends()
+    check_segments(self._made())
     if self.attention_views and self.block != "sequential":
       raise ValueError(
         f"attention_views needs block='sequential': in block={self.block!r} attention has no read "
@@ -260,8 +267,9 @@ class TransformerLM(nn.Module):
 
   def _inherited(self) -> dict[str, Any]:
     norm = {"norm": self.norm, "norm_params": self.norm_params, "norm_eps": self.norm_eps}
-    sites = self.num_layers and self.num_layers * sites_per_block(self.block)
-    return {**norm, "partitioned": True, "num_sites": sites}
+    per_block = sites_per_block(self.block)
+    sites = self.num_layers and self.num_layers * per_block
+    return {**norm, "partitioned": True, "num_sites": sites, "sites_per_block": per_block}
 
   def _connection(self) -> functools.partial:
     return connection_factory(self.connection, **self._inherited())

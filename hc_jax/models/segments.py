@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from hc_jax.connections import ConnectionLike, connection_factory
+from hc_jax.connections import Connection, ConnectionLike, connection_factory
 
 # (number of layers, their connection; None: the model's own), the lowest layers first.
 Layers = Sequence[tuple[int, ConnectionLike | None]]
@@ -57,6 +57,20 @@ def connections_of(
     (count, connection_factory(connection if own is None else own, **inherited))
     for count, own in layers
   ]
+
+
+def check_segments(connections: Sequence[Connection]) -> None:
+  """Raises ValueError if a connection whose streams have roles shares the network with others.
+
+  Between segments streams become one and then copies, which would lose what each of them is for.
+  """
+  for connection in connections if len(connections) > 1 else ():
+    if connection.expand_kind == "first" or connection.reduce_kind in ("first", "backout"):
+      raise ValueError(
+        f"layers has {len(connections)} segments, but the streams of {type(connection).__name__} "
+        "are not alike and cannot be handed on; leave layers unset and give it as the connection "
+        "of all"
+      )
 
 
 def check_connection(connection: functools.partial, d_model: int) -> None:

@@ -27,7 +27,8 @@ TINY = {**subject.TINY, "d_model": WIDTH, "norm_eps": EPS}
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 6)).astype(np.int32)
 WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
 LEAD = (2, 5)  # token axes of a site that is run alone
-INHERITED = {"norm": "layernorm", "norm_params": False, "norm_eps": EPS}  # what TINY hands down
+# What TINY hands down.
+INHERITED = {"norm": "layernorm", "norm_params": False, "norm_eps": EPS, "num_sites": SITES}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class Candidate:
   def module(self) -> Connection:
     """The connection as a site of the network has it, by itself."""
     return connection_factory(self.connection, **INHERITED)(parent=None)
+
+  def at(self, index: int) -> Connection:
+    """Returns the same at one place of the network, whose blocks have two sites."""
+    place = {"sites_per_block": 2, "site_in_block": index % 2}
+    return connection_factory(self.connection, **INHERITED, **place)(parent=None)
 
   @property
   def has_reference(self) -> bool:

@@ -55,7 +55,7 @@ def index_counts(candidate: Candidate) -> None:
     for name, first in names:
       trees = [tree["stack"][f"layer_{layer}"].get(name, {}) for tree in (looped, scanned, again)]
       index = 2 * layer + first
-      alone = candidate.module.init(jax.random.key(0), candidate.streams(()), index)
+      alone = candidate.at(index).init(jax.random.key(0), candidate.streams(()), index)
       alone = unboxed(alone.get("params", {}))
       for leaf, value in trees[1].items():
         if np.array_equal(value, trees[2][leaf]):  # it does not depend on the key
@@ -177,7 +177,8 @@ def learning(candidate: Candidate) -> None:
   total = np.linalg.norm(list(sizes.values())) if sizes else 0.0
   for (part, leaf, site), size in sizes.items():
     silent = {k: _silent(module, part, k) for k in range(cd.SITES)}
-    loud = [sizes[part, leaf, k] for k in range(cd.SITES) if silent[k] is False]
+    sites = [k for k in range(cd.SITES) if (part, leaf, k) in sizes]  # not all may have the leaf
+    loud = [sizes[part, leaf, k] for k in sites if silent[k] is False]
     median = float(np.median(loud)) if loud else total
     words = f"{leaf} ({part}) of sublayer {site}"
     if silent[site]:

@@ -25,6 +25,7 @@ from hc_jax.connections import (
   Residual,
   SimplifiedAltUp,
   SinglePassMHC,
+  X0Lambdas,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
@@ -108,6 +109,22 @@ def altup_simplified(connection: SimplifiedAltUp, params: Params, index: int) ->
   return lambda H: Matrices(A_m=params["static_read"].T, A_r=np.eye(n), B=B)
 
 
+def x0_lambdas(connection: X0Lambdas, params: Params, index: int) -> Site:
+  """nanochat's `x = lambda x + mu x0` before a block, and what `backout` keeps of the middle."""
+  n, per_block = connection.num_streams, connection.sites_per_block or 1
+  A_r, to_state = np.eye(n), np.eye(1, n)
+  if "lambdas" not in params:
+    return lambda H: Matrices(A_m=to_state.T, A_r=A_r, B=to_state)
+  A_r = A_r.astype(params["lambdas"].dtype)
+  A_r[:2, 0] = params["lambdas"]  # column i is what stream i becomes
+  middle = connection.backout_block
+  if middle is None:
+    middle = connection.num_sites // per_block // 2 + 1
+  if connection.backout and index // per_block == middle:
+    A_r[:, 2] = [1, 0, 0]
+  return lambda H: Matrices(A_m=A_r[:, :1], A_r=A_r, B=to_state)
+
+
 # The nearest class of a connection's own decides, so that subclasses inherit.
 REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
@@ -115,6 +132,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   GeneralizedHyperConnection: generalized,
   AltUp: altup,
   SimplifiedAltUp: altup_simplified,
+  X0Lambdas: x0_lambdas,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
 }
@@ -122,7 +140,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 
 # Classes that the references above follow in every field, and what of a class makes its maps.
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
-_FOLLOWED += (SimplifiedAltUp,)
+_FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps")

@@ -37,9 +37,17 @@ def logits(
   if visible is None:
     visible = np.ones((1, length, length), bool)
     visible = np.tril(visible) if model.causal else visible
-  connection = connection_factory(
-    model.connection, norm=model.norm, norm_params=model.norm_params, norm_eps=model.norm_eps
-  )(parent=None)
+  connection, *of_block = (
+    connection_factory(
+      model.connection,
+      norm=model.norm,
+      norm_params=model.norm_params,
+      norm_eps=model.norm_eps,
+      num_sites=2 * model.num_layers,
+      **place,
+    )(parent=None)
+    for place in ({}, *({"sites_per_block": 2, "site_in_block": i} for i in range(2)))
+  )
   x = embedding[tokens]
   if model.positions == "learned":
     x = x + params["position_embed/embedding"][:length]
@@ -50,7 +58,7 @@ def logits(
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")
     for i, name in enumerate(("attn", "ffn")):
-      matrices = matrices_of(connection, below(p, f"{name}_connection"), 2 * layer + i)
+      matrices = matrices_of(of_block[i], below(p, f"{name}_connection"), 2 * layer + i)
       found = matrices(H)
       if connection.carries_read:
         found, read = dataclasses.replace(found, A_m=read), found.A_m
@@ -61,6 +69,10 @@ def logits(
   end = reference.collapse(H, connection.fractions)
   if connection.carries_read:
     end = np.einsum("...io,...id->...od", read, H)[..., 0, :]
+  if connection.reduce_kind in ("first", "backout"):
+    end = H[..., 0, :]
+  if connection.reduce_kind == "backout":
+    end = end - params["reduce_streams/scale"] * H[..., 2, :]
   hidden = norm(below(params, "final_norm"), end, model, eps)
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 

@@ -7,6 +7,7 @@ import pytest
 import hc_jax as hc
 from hc_jax.analysis import collect_sites
 from hc_jax.analysis.measures import unfolding
+from hc_jax.analysis.parts import look
 from hc_jax.testing.compiled import normal
 from tests.models import tiny
 
@@ -40,6 +41,18 @@ def test_its_layer_inputs_are_rebuilt_from_one_stream_and_zeros():
     np.testing.assert_allclose(matrix[..., k, 0].ravel(), reads[k, 0], rtol=1e-6)
     held = [reads[k, j % 4] for j in range(k)]
     np.testing.assert_allclose(matrix[..., k, 1 : k + 1].reshape(-1), held, rtol=1e-6)
+
+
+def test_a_report_says_what_each_stream_holds():
+  model = tiny.model(connection=hc.SimplifiedAltUp)
+  found, _ = look(collect_sites(model, tiny.params(model), tiny.TOKENS))
+  tables = {part.name: part.table.rows for part in found}
+  weights = {tuple(row[:3]): row[3] for row in tables["unfolded_streams"]}
+  held = np.zeros((4, 5))  # at the end: the embedding in stream 0, output j in stream j mod 4
+  held[0, 0] = held[0, 1] = held[1, 2] = held[2, 3] = held[3, 4] = 1
+  assert [[weights[i, 4, j] for j in range(5)] for i in range(4)] == held.tolist()
+  last = [row[3] for row in tables["unfolded"] if row[0].startswith("this") and row[1] == 4]
+  assert last == [1.0] * 5
 
 
 def test_other_beginnings_have_no_matrix():

@@ -14,6 +14,7 @@ from hc_jax.connections import (
   CONNECTIONS,
   GatedConnection,
   Param,
+  connection_factory,
   declared_decays,
   make_connection,
 )
@@ -71,7 +72,7 @@ def test_the_free_form_is_known_by_its_class(cls):
 
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_every_variant_of_the_package_has_the_declared_form(name):
-  module = CONNECTIONS[name]()
+  module = connection_factory(CONNECTIONS[name], num_sites=2)()
   if not type(module).__module__.startswith("hc_jax."):
     pytest.skip("a test has registered it")
   assert module.is_declared

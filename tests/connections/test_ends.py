@@ -25,11 +25,13 @@ def weighted(kind, params, X, fractions):
     logits = params["scale"] * np.einsum("bnw,nwk->bk", normed, params["kernel"]) + params["bias"]
     X = (1 / (1 + np.exp(-logits)) + 1e-6)[..., None] * X
   copies = n / fractions
+  if kind == "first":
+    return X[..., :fractions, :].reshape(*X.shape[:-2], -1)
   parts = [X[..., k::fractions, :].mean(-2) for k in range(fractions)]
   return np.concatenate(parts, axis=-1) * (1 if kind == "mean" else copies)
 
 
-@pytest.mark.parametrize("kind", ["sum", "mean", "head"])
+@pytest.mark.parametrize("kind", ["sum", "mean", "head", "first"])
 @pytest.mark.parametrize("n, m", SHAPES)
 def test_reduce(kind, n, m):
   X = normal("X", 5, n, 12 // m)

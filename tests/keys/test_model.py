@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hc_jax import UserError, models
+from hc_jax.connections import connection_factory
 from tests.keys.table import Row, once, pair, text_of
 
 ROTARY = {"model.positions": "rotary"}
@@ -77,6 +78,7 @@ def of(name, **fields):
 
 
 HC, MHC = of("hc"), of("mhc", num_streams=2)
+X0 = {**of("x0_lambdas"), "model.num_layers": 4}
 CONNECTION = {
   "name": Row("altup", of("hc", num_streams=2)),
   "num_streams": Row(3, HC),
@@ -97,6 +99,8 @@ CONNECTION = {
   "sinkhorn_steps": Row(3, MHC),
   "sinkhorn_gradient": Row("implicit", MHC),
   "train_mix_scale": Row(True, of("ohc")),
+  "backout": Row(True, X0),
+  "backout_block": Row(1, {**X0, "model.connection.backout": True}),
 }
 # A branch says itself how many views it takes, and XLA is the one backend there is: other values
 # are refused.
@@ -106,7 +110,9 @@ REFUSED = {"num_views": Row(3, HC), "implementation": Row("pallas", HC)}
 @once
 def site(config):
   """Returns the program of one site, its initial parameters and its coefficients."""
-  connection = models.make_model(config.model).connection(parent=None)
+  model = models.make_model(config.model)
+  place = {"num_sites": 2 * model.num_layers, "sites_per_block": 2}
+  connection = connection_factory(model.connection, **place)(parent=None)
   streams = np.zeros((1, connection.num_streams, 8 // connection.fractions), np.float32)
   return text_of(connection.init_with_output, KEY, streams, 0)
 

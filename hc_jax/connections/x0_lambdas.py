@@ -1,0 +1,155 @@
+"""x0-lambdas: every block begins with a sum of the state and the embedding, by two numbers."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection, check_one_fraction, first_read
+from hc_jax.connections.declare import Param
+from hc_jax.connections.facts import Facts
+
+
+class X0Lambdas(Connection):
+  """x0-lambdas, the residual network of speed runs, and backout where it is asked for.
+
+      x = lambda x + mu x0     at the first site of every block, before it reads
+      x = x + F(x)             at every site
+
+  Stream 0 is the state x, stream 1 the embedding x0. The end of the network is stream 0
+  (`reduce="first"`). With `backout` stream 2 keeps the state that enters one block in the middle.
+  The end is then `x - scale x_mid` (`reduce="backout"`); the scale is learned and starts at 0.2.
+
+  Over depth lambda starts from 1.15 to 1.05 and mu from 0.20 to 0.05, each along a line. No paper
+  has this: nanochat's `gpt.py` (92d63d4) was followed, as public copies have it. It norms the
+  embedding before it takes x0, which the models of this package do not.
+
+  Parameters: 2 at the first site of a block, none at its others. Only these sites mix; the others
+  write into stream 0 alone.
+
+  Attributes:
+    num_streams: 2, or 3 with backout; None is that.
+    backout: whether a state from the middle is taken off at the end.
+    backout_block: the block, from 0, whose incoming state that is; None is the one after block
+      `num_blocks // 2`, as in nanochat.
+    num_sites: of the whole network; a model fills it in. Initial values depend on it.
+    sites_per_block: likewise; None is 1.
+    site_in_block: which site of its block this is, from 0; likewise. None is the first.
+  """
+
+  num_streams: int | None = None
+  backout: bool = False
+  backout_block: int | None = None
+  num_sites: int | None = None
+  sites_per_block: int | None = None
+  site_in_block: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.num_streams is None:
+      self.num_streams = 3 if self.backout else 2
+    super().__post_init__()
+
+  @property
+  def reduce_kind(self) -> str:
+    """The kind of `Reduce` at the end of a network."""
+    return "backout" if self.backout else "first"
+
+  def check(self) -> None:
+    check_one_fraction(self)
+    super().check()
+    if self.num_streams != 2 + self.backout:
+      raise ValueError(
+        f"num_streams={self.num_streams}: X0Lambdas with backout={self.backout} has "
+        f"{2 + self.backout} streams; leave num_streams unset"
+      )
+    if self.num_sites is not None and self.num_sites % self._per_block:
+      raise ValueError(
+        f"num_sites={self.num_sites} is no multiple of sites_per_block={self._per_block}; give the "
+        "sites of whole blocks"
+      )
+    if self.backout_block is not None and not self.backout:
+      raise ValueError(
+        f"backout_block={self.backout_block} needs backout=True; set it, or leave backout_block "
+        "unset"
+      )
+    if self.backout and self.num_sites is not None:
+      self._check_middle()
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    note = (
+      "does not start as the residual network: over depth lambda is 1.15 to 1.05, mu 0.2 to 0.05"
+    )
+    if self.backout:
+      note += "; 0.2 of the state in the middle is taken off at the end"
+    return Facts(source="karpathy/nanochat gpt.py at 92d63d4", note=note)
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del width
+    if self.site_in_block:
+      return {}
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
+      del key
+      depth = self._block(index).astype(dtype) / jnp.asarray(max(self._blocks() - 1, 1), dtype)
+      return jnp.stack([1.15 - 0.10 * depth, 0.20 - 0.15 * depth]).reshape(shape)
+
+    return {"lambdas": Param((2,), init)}
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    small = dict(params)
+    if self.backout and not self.site_in_block:
+      small["is_middle"] = self._block(index) == self._middle()
+    return ops.Generator(None, None, None, small, self.finisher())
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    del logits
+    n = self.num_streams
+    stay = jnp.eye(n, dtype=jnp.float32)
+    write = stay[:, :1]
+    if self.site_in_block:
+      read = first_read(n, self.num_views)
+      return Coefs(read=read, write=write, mix=None, slot=jnp.zeros((), jnp.int32))
+    begin = jnp.pad(small["lambdas"], (0, n - 2))[None]
+    rows = [begin, stay[1:2]]
+    if self.backout:
+      rows.append(jnp.where(small["is_middle"], stay[:1], stay[2:]))
+    return Coefs(read=jnp.tile(begin, (self.num_views, 1)), write=write, mix=jnp.concatenate(rows))
+
+  @property
+  def _per_block(self) -> int:
+    return self.sites_per_block or 1
+
+  @nn.nowrap
+  def _block(self, index: int | jax.Array) -> jax.Array:
+    return jnp.asarray(index, jnp.int32) // self._per_block
+
+  @nn.nowrap
+  def _blocks(self) -> int:
+    if self.num_sites is None:
+      raise ValueError(
+        "X0Lambdas has num_sites=None and cannot do without; the models of this package fill it "
+        "in, elsewhere give it: X0Lambdas(num_sites=8) for a network of eight sites"
+      )
+    return self.num_sites // self._per_block
+
+  @nn.nowrap
+  def _middle(self) -> int:
+    return self._blocks() // 2 + 1 if self.backout_block is None else self.backout_block
+
+  @nn.nowrap
+  def _check_middle(self) -> None:
+    blocks = self._blocks()
+    if self.backout_block is None and blocks < 3:
+      raise ValueError(
+        f"backout=True needs 3 blocks, not {blocks}: the state after block {blocks // 2} is the "
+        "end of so short a network; add layers, or set backout_block"
+      )
+    if not 0 < self._middle() < blocks:
+      raise ValueError(
+        f"backout_block={self.backout_block} is none of the blocks after the first, of which there "
+        f"are {blocks}; choose one from 1 to {blocks - 1}"
+      )
