@@ -20,7 +20,8 @@ def unfold(
   """C(0) (Eq. 27): the inputs of all layers, in terms of the embedding and the layers' outputs.
 
   With T_0 the embedding and T_j the output of sublayer j, the input of sublayer k is
-  `sum_{j < k} C[k - 1, j] T_j`. The last row is the sum of the final streams.
+  `sum_{j < k} C[k - 1, j] T_j`. The last row is the sum of the final streams, also
+  where the network itself weights them (`reduce="head"` or "depth").
 
   Args:
     sites: maps of sublayers 1 .. K, in order. With token axes (of which all must have the same,

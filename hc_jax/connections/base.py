@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Union
 
@@ -16,6 +15,7 @@ from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.declare import MAPS, Param, bind
 from hc_jax.connections.facts import Facts
+from hc_jax.connections.place import check_place, check_whole
 
 # What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
 # fields are copied to every site (its parameters never are).
@@ -66,6 +66,10 @@ class Connection(nn.Module):
   # How the streams of a network begin and end, where a model leaves it open.
   expand_kind: ClassVar[str] = "copy"
   reduce_kind: ClassVar[str] = "sum"
+  # Whether its streams are slots that sites fill one after the other: they begin empty.
+  keeps_history: ClassVar[bool] = False
+  # Fields of `PLACE` without which a site cannot be used.
+  needs: ClassVar[tuple[str, ...]] = ()
 
   num_streams: int = 4
   fractions: int = 1
@@ -149,11 +153,7 @@ class Connection(nn.Module):
   def check(self) -> None:
     """Raises ValueError, with the remedy, if the fields do not go together."""
     for name in ("num_streams", "fractions", "num_views"):
-      value = getattr(self, name)
-      if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be a whole number, an int")
-      if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
+      check_whole(name, getattr(self, name))
     if self.num_streams < self.fractions:
       raise ValueError(
         f"num_streams={self.num_streams} streams cannot hold fractions={self.fractions}: "
@@ -228,18 +228,19 @@ class Connection(nn.Module):
     """
     self.check()
     _check_index(index)
-    if is_plain := ops.is_plain():
+    is_plain = ops.is_plain()
+    if not is_plain:
+      check_place(self, index)
+    if is_plain:
       if streams.ndim < 2 or streams.shape[-2] != 1:
         raise ValueError(
           f"{type(self).__name__}: plain_residual() is on, but there are streams {streams.shape} "
           "instead of [..., 1, d]; make them with hc_jax.expand within it too"
         )
     elif streams.ndim < 2 or streams.shape[-2] != self.num_streams:
-      fractions = f", {self.fractions}" if self.fractions > 1 else ""
       raise ValueError(
         f"{type(self).__name__} has num_streams={self.num_streams} and takes streams "
-        f"[..., {self.num_streams}, w], but got {streams.shape}; make them with "
-        f"hc_jax.expand(x, {self.num_streams}{fractions})"
+        f"[..., {self.num_streams}, w], but got {streams.shape}; make them with {self._expand()}"
       )
     with jax.named_scope("hc/coefs"):
       coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
@@ -278,6 +279,14 @@ class Connection(nn.Module):
     if read is None:
       read = first_read(self.num_streams, self.slots)
     return coefs.replace(read=read, next_read=coefs.read)
+
+  @nn.nowrap
+  def _expand(self) -> str:
+    """Returns the call that makes its streams, for messages."""
+    counts = f"{self.num_streams}{f', {self.fractions}' if self.fractions > 1 else ''}"
+    if self.expand_kind == "copy":
+      return f"hc_jax.expand(x, {counts})"
+    return f'hc_jax.Expand({counts}, kind="{self.expand_kind}")(x)'
 
   @nn.nowrap
   def _options(self) -> dict[str, str]:

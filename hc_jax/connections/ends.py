@@ -13,9 +13,9 @@ from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, bind
 
 EXPAND = ("copy", "scaling", "embedding", "first")
-REDUCE = ("sum", "mean", "head", "read", "first", "backout")
+REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth")
 # Kinds of ends of connections that take no other, and that no other connection takes.
-OWN = {"read", "first", "backout"}
+OWN = {"read", "first", "backout", "depth"}
 
 
 class Expand(nn.Module):
@@ -96,6 +96,9 @@ class Reduce(nn.Module):
   * "first" takes stream 0, the state of `X0Lambdas`.
   * "backout" is `X[0] - scale * X[2]`, the state but for a part of one that `X0Lambdas` kept. The
     scale is learned, one number, and starts at 0.2.
+  * "depth" is one more read of `AttentionResiduals`, of all slots: `sum_j softmax(s)_j X[j]` with
+    `s_j = <scale * depth_query, rmsnorm(X[j])>`. Parameters: `2w`; the query starts at zero, which
+    is the mean, and the scale at one.
 
   Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
@@ -103,8 +106,8 @@ class Reduce(nn.Module):
 
   Attributes:
     fractions: m, as in `hc_jax.reduce`.
-    kind: one of the six.
-    norm_eps: added to the mean square of the head's norm.
+    kind: one of the seven.
+    norm_eps: added to the mean square of the norm of "head" and "depth".
     partitioned: as in `Expand`.
   """
 
@@ -113,7 +116,8 @@ class Reduce(nn.Module):
   norm_eps: float = 1e-6
   partitioned: bool = False
 
-  NAMES: ClassVar = ("kernel", "bias", "scale")  # of parameters, of all kinds together
+  # Of parameters, of all kinds together.
+  NAMES: ClassVar = ("kernel", "bias", "scale", "depth_query")
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
@@ -146,6 +150,8 @@ class Reduce(nn.Module):
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)
+    if self.kind == "depth":
+      streams = self._depth_weights(streams) * streams.astype(jnp.float32)
     out = ops.reduce(streams, self.fractions)
     return out * (self.fractions / streams.shape[-2]) if self.kind == "mean" else out
 
@@ -178,6 +184,24 @@ class Reduce(nn.Module):
     )
     logits = made["scale"].reshape(*lead, 1) * logits + made["bias"].reshape(*lead, n)
     return nn.sigmoid(logits) + 1e-6
+
+  def _depth_weights(self, streams: jax.Array) -> jax.Array:
+    """Computes a weight for every stream, float32 `[..., n, 1]`; they sum to one."""
+    w = streams.shape[-1]
+    declared = {
+      "depth_query": Param((w,), nn.initializers.zeros, axes=("embed",)),
+      "scale": Param((w,), nn.initializers.ones, axes=("embed",)),
+    }
+    made = bind(self, declared, self.partitioned)
+    scores = ops.project(
+      streams,
+      made["depth_query"][:, None],
+      norm="rmsnorm",
+      scale=made["scale"],
+      eps=self.norm_eps,
+      derivatives="autodiff",
+    )
+    return jax.nn.softmax(scores, axis=-2)
 
 
 def chosen(
@@ -212,6 +236,11 @@ def chosen(
     raise ValueError(
       f"reduce={kinds[1]!r} does not go with {name}, which has {last.reduce_kind!r}; leave reduce "
       "unset"
+    )
+  if first.keeps_history and kinds[0] != first.expand_kind:
+    raise ValueError(
+      f"expand={expand!r} does not go with {type(first).__name__}, whose slots are empty at first; "
+      "leave expand unset"
     )
   return kinds
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
+from hc_jax.connections.place import check_place
 
 
 def init_site(
@@ -31,9 +32,11 @@ def init_site(
     index: number of the site in the network, from 0; may be traced.
 
   Raises:
-    ValueError: if the fields do not go together, or the fractions do not divide the width.
+    ValueError: if the fields do not go together, the fractions do not divide the width,
+      or what the connection needs to know of the network is missing.
   """
   connection.check()
+  check_place(connection, index)
   n, m = connection.num_streams, connection.fractions
   if d_model % m:
     raise ValueError(
@@ -64,6 +67,7 @@ def site_maps(
   """
   if not connection.is_declared:
     return connection.apply({"params": params}, streams, index, read=read)[1]
+  check_place(connection, index)
   made = ops.coefs(
     streams,
     connection.generate(params, index),

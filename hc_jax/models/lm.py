@@ -62,7 +62,8 @@ class TransformerLM(nn.Module):
       with weights of its own, in place of one.
     expand: how streams begin, a kind of `Expand`; the connection's own by default.
     expand_init_std: of the initial noise of "scaling" and "embedding".
-    reduce: how they end, a kind of `Reduce`; the connection's own by default.
+    reduce: how they end, a kind of `Reduce`; the connection's own by default. "read"
+      and "depth" go with the connections that have them.
     num_kv_heads: key and value heads; num_heads by default.
     d_ff: inner width of the feed-forward; 4 d_model by default.
     max_length: largest number of positions, and the slots of the KV cache.
@@ -133,7 +134,7 @@ class TransformerLM(nn.Module):
     check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
     check_block(self.block)
     self._ends()
-    check_segments(self._made())
+    check_segments(self.connections())
     if self.attention_views and self.block != "sequential":
       raise ValueError(
         f"attention_views needs block='sequential': in block={self.block!r} attention has no read "
@@ -251,7 +252,7 @@ class TransformerLM(nn.Module):
       x = x + self.position_embed(positions)
     x = axes.constrain(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
     x = x.astype(self.dtype if self.stream_dtype is None else self.stream_dtype)
-    carry = start(self._made()[0], self.expand_streams(x))
+    carry = start(self.connections()[0], self.expand_streams(x))
     streams, carried = split(self.stack(carry, context))
     hidden = self.reduce_streams(streams, **carried)
     if decode:  # a full cache would be written over in silence
@@ -278,13 +279,14 @@ class TransformerLM(nn.Module):
     """Numbers of layers and their connections, the lowest first."""
     return connections_of(self.layers, self.num_layers, self.connection, **self._inherited())
 
-  def _made(self) -> list[Connection]:
+  @nn.nowrap
+  def connections(self) -> list[Connection]:
     """Connections of all segments, unbound."""
     return [connection(parent=None) for _, connection in self._segments()]
 
   def _ends(self) -> tuple[str, str]:
     """How streams begin and end."""
-    made = self._made()
+    made = self.connections()
     return ends.chosen(made[0], made[-1], self.expand, self.reduce)
 
   def _block(self, norm: Callable[..., nn.Module]) -> Callable[[functools.partial], Callable]:

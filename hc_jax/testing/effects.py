@@ -14,9 +14,16 @@ SMALL = 3e-3  # streams whose variance is about the eps of a norm: it then tells
 
 
 def expand_copies(seen: Evidence) -> None:
-  """The first site sees copies of one embedding."""
+  """The first site sees copies of one embedding, or the embedding and empty slots."""
   _skip_ends(seen)
   streams, m = seen.reads[0].streams, seen.fractions
+  if _begins_in_one_slot(seen):
+    check(
+      not np.any(streams[..., m:, :]),
+      f"the streams that enter {seen.reads[0]} are not an embedding and empty slots; make them "
+      f'with hc_jax.Expand({streams.shape[-2]}, kind="first")',
+    )
+    return
   if streams.shape[-2] == m:
     raise NotApplicable("nothing is copied: as many streams as fractions")
   check(
@@ -32,6 +39,9 @@ def reduce_sums(seen: Evidence) -> None:
   With the last streams replaced by S it is what the plain residual network makes of the sum of S.
   """
   _skip_ends(seen)
+  last = seen.reads[-1].site.connection
+  if last.reduce_kind != "sum":
+    raise NotApplicable(f"streams of {type(last).__name__} end in reduce={last.reduce_kind!r}")
   if seen.options.post_norm:
     raise NotApplicable("post_norm=True: the last norm is that of the streams")
   like, last = seen.writes[-1].out, len(seen.writes) - 1
@@ -54,15 +64,21 @@ def reduce_sums(seen: Evidence) -> None:
 
 
 def everything_learns(seen: Evidence) -> None:
-  """Every parameter of every connection has a gradient, layer by layer."""
+  """Every parameter of every connection has a gradient, layer by layer.
+
+  A first site that has one filled slot to read has nothing to weigh.
+  """
   gradients, sizes = seen.model.gradients(), {}
   for name, site in seen.model.sites.items():
     for leaf, shape in site.shapes.items():
       path = f"{name}/{leaf}" if f"{name}/{leaf}" in gradients else leaf
       if leaf in site.connection.frozen():
         continue
+      sole = _begins_in_one_slot(seen) and name == seen.reads[0].site.name
+      sole = sole and leaf in site.connection.parts({leaf: None})["read"]
       for layer, grad in enumerate(gradients[path].reshape(-1, max(int(np.prod(shape)), 1))):
-        sizes[path, layer] = float(np.linalg.norm(grad))
+        if layer or not sole:
+          sizes[path, layer] = float(np.linalg.norm(grad))
   if not sizes:
     raise NotApplicable("no connection has parameters that learn")
   for (path, layer), size in sizes.items():
@@ -103,15 +119,15 @@ def starts_as_residual(seen: Evidence) -> None:
   for name, claim in claims.items():
     if claim is None:
       raise NotApplicable(f"{name} does not claim to start as a residual connection")
-    if (kind := seen.model.sites[name].connection.expand_kind) != "copy":
-      raise NotApplicable(f"{name} claims it for streams that begin by Expand(kind={kind!r})")
   _skip_ends(seen)
   streams = _last_written(seen)
   with ops.plain_residual():
     plain = _last_written(seen)
-  mean = collapse(np.float32(streams), seen.fractions) * (seen.fractions / streams.shape[-2])
+  state = collapse(np.float32(streams), seen.fractions)
+  if not _begins_in_one_slot(seen):
+    state *= seen.fractions / streams.shape[-2]
   want = np.float32(plain[..., 0, :])
-  distance = np.linalg.norm(mean - want) / (np.linalg.norm(want) + 1e-12)
+  distance = np.linalg.norm(state - want) / (np.linalg.norm(want) + 1e-12)
   limit = max(*claims.values(), 1e-5 if streams.dtype.itemsize == 4 else 2e-2)
   check(
     distance <= limit,
@@ -125,6 +141,10 @@ def _last_written(seen: Evidence) -> np.ndarray:
   found = [visit.out for visit in seen.model.run(seen.model.initial)[1] if visit.kind == "write"]
   check(bool(found), "no connection writes")
   return found[-1]
+
+
+def _begins_in_one_slot(seen: Evidence) -> bool:
+  return seen.reads[0].site.connection.expand_kind == "first"
 
 
 def _skip_ends(seen: Evidence) -> None:

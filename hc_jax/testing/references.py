@@ -12,6 +12,7 @@ import numpy as np
 from hc_jax.connections import (
   MHC,
   AltUp,
+  AttentionResiduals,
   Connection,
   FracConnection,
   GatedConnection,
@@ -125,6 +126,29 @@ def x0_lambdas(connection: X0Lambdas, params: Params, index: int) -> Site:
   return lambda H: Matrices(A_m=A_r[:, :1], A_r=A_r, B=to_state)
 
 
+def attention_residuals(connection: AttentionResiduals, params: Params, index: int) -> Site:
+  """Block attention residuals (2603.15031): the bank of finished blocks, and the block so far."""
+  B, n = connection.block_sites, connection.num_streams
+  bank, here = 1 + index // B, 1 + index // B  # slots of the bank; the slot that is written
+  sources = list(range(bank)) + ([here] if index % B else [])
+  A_r, written = np.eye(n), np.eye(n)[[here]]
+  w, gamma = params["depth_query"], params["norm_scale"]
+
+  def site(H: np.ndarray) -> Matrices:
+    A_m = np.zeros((*H.shape[:-1], len(w)), np.result_type(H, w, gamma))
+    A_m[..., sources, :] = depth_weights(H[..., sources, :], w, gamma, connection.norm_eps)
+    return Matrices(A_m=A_m, A_r=A_r, B=written)
+
+  return site
+
+
+def depth_weights(V: np.ndarray, w: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
+  """`softmax_j <gamma * w, rmsnorm(V[j])>`: `[..., n, d]` and `[v, d]` give `[..., n, v]`."""
+  scores = normalise(V, "rmsnorm", eps, gamma) @ w.T
+  scores = np.exp(scores - np.max(scores.real, axis=-2, keepdims=True))
+  return scores / np.sum(scores, axis=-2, keepdims=True)
+
+
 # The nearest class of a connection's own decides, so that subclasses inherit.
 REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
@@ -133,6 +157,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   AltUp: altup,
   SimplifiedAltUp: altup_simplified,
   X0Lambdas: x0_lambdas,
+  AttentionResiduals: attention_residuals,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
 }
@@ -142,8 +167,9 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
+_FOLLOWED += (AttentionResiduals,)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
-_MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps")
+_MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")
 
 
 def has_reference(connection: Connection) -> bool:

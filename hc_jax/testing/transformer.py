@@ -1,8 +1,8 @@
 """The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
 
 It knows the options of `TransformerLM` but dropout, decoding, `layers`, `block`, `attention_views`
-and the learned ends of streams, reads its fields and shares no arithmetic with it. Complex numbers
-pass through, so that `reference.gradient` differentiates it.
+and learned ends of streams other than a connection's own, reads its fields and shares no arithmetic
+with it. Complex numbers pass through, so that `reference.gradient` differentiates it.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from hc_jax.connections import connection_factory
 from hc_jax.models import TransformerLM
 from hc_jax.testing import reference
-from hc_jax.testing.references import matrices_of
+from hc_jax.testing.references import depth_weights, matrices_of
 
 Params = Mapping[str, np.ndarray]
 
@@ -73,6 +73,9 @@ def logits(
     end = H[..., 0, :]
   if connection.reduce_kind == "backout":
     end = end - params["reduce_streams/scale"] * H[..., 2, :]
+  if connection.reduce_kind == "depth":
+    p = below(params, "reduce_streams")
+    end = np.sum(depth_weights(H, p["depth_query"][None], p["scale"], 1e-6) * H, axis=-2)
   hidden = norm(below(params, "final_norm"), end, model, eps)
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 

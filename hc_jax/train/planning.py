@@ -212,7 +212,7 @@ def _policies(
   parts: int,
 ) -> tuple[Policy, ...]:
   """Each remat policy's needs, the model's own first."""
-  connection = model.connection(parent=None)
+  connection = max(model.connections(), key=lambda each: each.num_streams / each.fractions)
   stream = connection.num_streams, model.d_model // connection.fractions
   one_stream = length * math.prod(stream) * _itemsize(model.stream_dtype or model.dtype)
   names = dict.fromkeys([model.remat, "none", "branches", "full", _groups(model.num_layers)])

@@ -101,6 +101,7 @@ CONNECTION = {
   "train_mix_scale": Row(True, of("ohc")),
   "backout": Row(True, X0),
   "backout_block": Row(1, {**X0, "model.connection.backout": True}),
+  "block_sites": Row(3, of("attn_res")),
 }
 # A branch says itself how many views it takes, and XLA is the one backend there is: other values
 # are refused.

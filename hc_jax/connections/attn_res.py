@@ -1,0 +1,122 @@
+"""Attention residuals: each branch reads a softmax over the outputs of all branches before."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection, check_one_fraction
+from hc_jax.connections.declare import Param
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.place import check_whole
+
+
+class AttentionResiduals(Connection):
+  """Attention residuals, full and block (Kimi, arXiv 2603.15031; Kimi K3).
+
+      u = sum_j softmax(s)_j v_j      s_j = <scale * query, rmsnorm(v_j)>
+
+  The sources v are the streams: slot 0 holds the embedding, and slot b + 1 the sum of the outputs
+  of the sites b B to b B + B - 1. With `block_sites` B = 1 each output has a slot of its own, the
+  full form. A site sees the slots that are filled, which its index says, the sum of its own block
+  so far included. It writes into one slot and mixes nothing. The streams end in one more such
+  softmax over all slots (`reduce="depth"`), with parameters of its own.
+
+  The query starts at zero, so that each site reads the uniform mean of the filled slots. The slots
+  sum to the state of the residual network, so that the mean is that state over their number, which
+  a branch's norm takes out except for its eps.
+
+  Public code counts blocks in layers of two sites (Kimi K3: 12 layers, B = 24) or in sites. The
+  paper could not be read whole: the equations follow public code and a specification of K3.
+
+  Streams begin as `hc_jax.Expand(n, kind="first")` and end as `hc_jax.Reduce(kind="depth")`. Models
+  of this package have both where `expand` and `reduce` are unset.
+
+  Parameters: `2d`, and `2d` once more at the end.
+
+  Attributes:
+    num_streams: n = ceil(num_sites / B) + 1 slots; it follows the depth where it is unset.
+    block_sites: B, the sites that share a slot.
+    norm_eps: added to the mean square.
+    num_sites: sites of the whole network; a model of this package fills it in.
+  """
+
+  expand_kind: ClassVar[str] = "first"
+  reduce_kind: ClassVar[str] = "depth"
+  keeps_history: ClassVar[bool] = True
+  needs: ClassVar[tuple[str, ...]] = ("num_sites",)
+
+  num_streams: int | None = None
+  block_sites: int = 1
+  norm_eps: float = 1e-6
+  num_sites: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.num_streams is None and _is_count(self.num_sites) and _is_count(self.block_sites):
+      self.num_streams = -(-self.num_sites // self.block_sites) + 1
+    super().__post_init__()
+
+  def check(self) -> None:
+    check_one_fraction(self)
+    check_whole("block_sites", self.block_sites)
+    if self.num_sites is not None:
+      check_whole("num_sites", self.num_sites)
+      self._check_slots()
+    if self.num_streams is not None:  # without it nothing more is known outside of a network
+      super().check()
+
+  @nn.nowrap
+  def _check_slots(self) -> None:
+    blocks = -(-self.num_sites // self.block_sites)
+    if self.num_streams != blocks + 1:
+      raise ValueError(
+        f"num_streams={self.num_streams} does not fit {type(self).__name__} at num_sites="
+        f"{self.num_sites}, block_sites={self.block_sites}: it needs a slot for each of {blocks} "
+        f"blocks and one for the embedding; leave num_streams unset, or set it to {blocks + 1}"
+      )
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    return Facts(
+      source="arXiv 2603.15031",
+      residual_at_init=0.1,
+      note="each site reads the mean of the filled slots, the residual state over their number; "
+      "the eps of norms makes a difference of it (logits 7 % apart at 12 layers, eps 1e-5)",
+    )
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del index
+    return {
+      "depth_query": Param(
+        (self.num_views, width), nn.initializers.zeros, "read", axes=(None, "embed")
+      ),
+      "norm_scale": Param((width,), nn.initializers.ones, "read", axes=("embed",)),
+    }
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    index = jnp.asarray(index, jnp.int32)
+    small = {
+      "sources": jnp.arange(self.num_streams, dtype=jnp.int32) <= self.last_source(index),
+      "slot": index // self.block_sites + 1,
+    }
+    kernel, scale = params["depth_query"].T, params["norm_scale"]
+    return ops.Generator(kernel, scale, None, small, self.finisher(), "rmsnorm", self.norm_eps)
+
+  @nn.nowrap
+  def last_source(self, index: jax.Array) -> jax.Array:
+    """Returns the last slot that site `index` sees, of the block that holds the site before."""
+    return (index + self.block_sites - 1) // self.block_sites
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    sources = ops.lift(small["sources"][:, None], logits.ndim)
+    weights = jax.nn.softmax(jnp.where(sources, logits, -jnp.inf), axis=-2)
+    write = jax.nn.one_hot(small["slot"], logits.shape[-2], dtype=jnp.float32)[:, None]
+    return Coefs(weights.swapaxes(-1, -2), write, None, slot=small["slot"])
+
+
+def _is_count(value: object) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,37 @@
+"""Checks of whole numbers that say where a site stands: counts, and its place in the network."""
+
+import numbers
+from typing import Any
+
+
+def check_whole(name: str, value: Any) -> None:
+  """Raises ValueError unless the value is a whole number from 1 on."""
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    raise ValueError(f"{name}={value!r} must be a whole number, an int")
+  if value < 1:
+    raise ValueError(f"{name}={value} must be at least 1")
+
+
+def check_place(connection: Any, index: Any) -> None:
+  """Checks that a site knows what it needs of its network, and is one of its sites.
+
+  Args:
+    connection: a `hc_jax.Connection`.
+    index: number of the site; one that is traced cannot be checked.
+
+  Raises:
+    ValueError: if a field in its `needs` is None, or the index is not below its `num_sites`.
+  """
+  name = type(connection).__name__
+  for field in connection.needs:
+    if getattr(connection, field) is None:
+      raise ValueError(
+        f"{name} has {field}=None and cannot do without; the models of this package fill it in, "
+        f"elsewhere give it: {name}({field}=8) for a network of eight sites"
+      )
+  sites = getattr(connection, "num_sites", None)
+  if sites is not None and isinstance(index, numbers.Integral) and not 0 <= index < sites:
+    raise ValueError(
+      f"{name} has num_sites={sites}, but a site has index={index}; count sites from 0 to "
+      f"{sites - 1}, or give the num_sites of the whole network"
+    )
