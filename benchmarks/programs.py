@@ -13,8 +13,8 @@ from hc_jax import models
 from hc_jax.connections.carry import join, split, start
 from hc_jax.ops.platform import stored
 
-# Name of the row: its connection.
-CONNECTIONS = {**connections(4), "dhc2": connections(2)["dhc2"]}
+# Name of the row: its connection. Variants are there under their own names too, as they come.
+CONNECTIONS = {**hc.CONNECTIONS, **connections(4), "dhc2": connections(2)["dhc2"]}
 
 
 class Sublayer(nn.Module):

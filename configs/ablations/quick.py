@@ -1,6 +1,5 @@
 """The default ablation: does HC help a very small model, and at what cost?
 
-13 minutes of processor time, two cores or one.
 Command: hc-jax ablate configs/ablations/quick.py
 """
 
