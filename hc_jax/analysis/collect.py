@@ -13,6 +13,7 @@ import numpy as np
 
 from hc_jax.analysis.record import record_sites
 from hc_jax.analysis.site import Site as Site
+from hc_jax.analysis.site import end_of
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Call, observing
 from hc_jax.functional import functional
@@ -20,7 +21,9 @@ from hc_jax.functional import functional
 # Scanned layers are stacked in one module of this name, unrolled ones end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
 # Names under which values are sown beside a connection's own "coefs".
-_SOWN = {name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output", "index")}
+_SOWN = {
+  name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output", "index", "end")
+}
 
 
 def collect_sites(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
@@ -97,6 +100,8 @@ def _record(call: Call, run: Callable) -> Any:
   else:
     index = jnp.asarray(call.index, jnp.int32)
     sow = {"streams": call.streams, "branch_input": out[0], "index": index}
+    if (end := end_of(call)) is not None:
+      sow["end"] = jnp.asarray(end)
   for name, value in sow.items():
     call.connection.sow("intermediates", _SOWN[name], value)
   return out

@@ -74,11 +74,8 @@ def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
     c = site.coefs
     coefs = Coefs(*(pick(x, 2) for x in (c.read, c.write, c.mix, c.next_read)))
     inputs = site.branch_input.ndim - len(lead)
-    found.append(
-      Site(
-        coefs, pick(site.streams, 2), pick(site.branch_input, inputs), pick(site.branch_output, 1)
-      )
-    )
+    streams, output = pick(site.streams, 2), pick(site.branch_output, 1)
+    found.append(Site(coefs, streams, pick(site.branch_input, inputs), output, end=site.end))
   return found
 
 
@@ -97,7 +94,8 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   m = sites[0].coefs.write.shape[-1]
   start = sites[0].streams
   embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
-  matrix = unfold([site.coefs for site in sites], start=beginning(start, m))
+  maps = [site.coefs for site in sites]
+  matrix = unfold(maps, start=beginning(start, m), end=sites[-1].end)
   sources = [embedding, *(site.branch_output for site in sites)]
   distances = [
     np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)

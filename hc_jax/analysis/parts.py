@@ -43,7 +43,8 @@ class Unfolding:
   Attributes:
     sites: with one token axis.
     matrices: `[t, (K + 1) m, (K + 1) m]`; the last row is the mean of the final streams, or their
-      sum where one of them began with the embedding: it compares with one stream.
+      sum where one of them began with the embedding, or those in which the network ends (but for
+      what backout takes off): it compares with one stream.
     sources: the embedding and the outputs, K + 1 of `[t, d]`.
     error: of the rebuilt inputs, relative.
     fractions: m.
@@ -199,7 +200,9 @@ def _unfold(sites: list[Site]) -> Unfolding:
       "between the sites, such as a norm on the streams (model.norm_position='post')"
     )
   n, m = few[-1].coefs.write.shape[-2:]
-  if measures.beginning(few[0].streams, m) is None:
+  last = few[-1]
+  is_sum = last.end is None and last.coefs.next_read is None
+  if is_sum and measures.beginning(few[0].streams, m) is None:
     matrices[..., -m:, :] *= m / n
   return Unfolding(few, matrices, sources, error, m)
 

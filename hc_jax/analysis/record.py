@@ -1,13 +1,14 @@
 """What every connection did, written down as the compiled program runs: for models of any kind."""
 
 import collections
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from hc_jax.analysis.site import Site
+from hc_jax.analysis.site import Site, end_of
 from hc_jax.connections import Call, observing, tap
 
 
@@ -41,12 +42,10 @@ def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dic
     if call.kind == "read":
       order.append((name, len(reads[name])))
       index = None if call.index is None else int(call.index)
-      reads[name].append(Site(out[1], call.streams, np.asarray(out[0]), None, index))
+      reads[name].append(Site(out[1], call.streams, np.asarray(out[0]), None, index, end_of(call)))
     elif reads[name]:
       site = reads[name][-1]
-      reads[name][-1] = Site(
-        site.coefs, site.streams, site.branch_input, call.branch_output, site.index
-      )
+      reads[name][-1] = dataclasses.replace(site, branch_output=call.branch_output)
   return {
     name if len(reads[name]) == 1 else f"{name}/call_{i}": reads[name][i] for name, i in order
   }

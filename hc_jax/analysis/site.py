@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from hc_jax.coefs import Coefs
+from hc_jax.connections import Call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Site:
     branch_input: `[..., d]` (`[..., views, d]` with several views), before the branch's norm.
     branch_output: `[..., d]`, as it was written; None if nothing was.
     index: which sublayer of the network the connection was told that it is; None if unknown.
+    end: `[m, n]`, the streams in which a network of such connections ends; None for all of them.
   """
 
   coefs: Coefs
@@ -24,3 +26,11 @@ class Site:
   branch_input: np.ndarray
   branch_output: np.ndarray | None
   index: int | None = None
+  end: np.ndarray | None = None
+
+
+def end_of(call: Call) -> np.ndarray | None:
+  """Returns `Site.end` of a call: stream 0 for `hc_jax.X0Lambdas`, with backout or without."""
+  if call.connection.reduce_kind not in ("first", "backout"):
+    return None
+  return np.eye(call.connection.fractions, call.streams.shape[-2], dtype=np.float32)
