@@ -41,8 +41,9 @@ CASES = {
 }
 
 
-# Checks of one connection by itself: `make test` runs them for every variant as it comes. They are
-# also the only ones for several views, which no feed-forward takes.
+# Checks of one connection by itself: `make test` runs them for one variant of each structure, and
+# `MAPS` for every variant as it comes. They are also the only ones for several views, which no
+# feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 MAPS = ("counts", "maps", "grads")
 # Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
@@ -68,8 +69,7 @@ def cases():
         continue
       if "num_views" in fields and check.name not in (*ALONE, *EVERYWHERE):
         continue
-      few = (*NETWORK, *EVERYWHERE)
-      fast = check.name in ALONE or (check.name in few and case in STRUCTURES)
+      fast = check.name in (MAPS if case not in STRUCTURES else (*ALONE, *NETWORK, *EVERYWHERE))
       heavy = check.name in (*HEAVY, "second", "index") and case != "hc"
       marks = [pytest.mark.xdist_group(case)]
       if heavy or (fields and check.name not in MAPS):
