@@ -10,6 +10,7 @@ from hc_jax.connections import MHC as MHC
 from hc_jax.connections import AltUp as AltUp
 from hc_jax.connections import AttentionResiduals as AttentionResiduals
 from hc_jax.connections import Connection as Connection
+from hc_jax.connections import DeltaAttentionResiduals as DeltaAttentionResiduals
 from hc_jax.connections import Expand as Expand
 from hc_jax.connections import FracConnection as FracConnection
 from hc_jax.connections import GeneralizedHyperConnection as GeneralizedHyperConnection

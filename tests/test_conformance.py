@@ -33,6 +33,7 @@ MORE = {
   "ohc": ({"train_mix_scale": True},),
   "x0_lambdas": ({"backout": True, "backout_block": 1},),
   "attn_res": ({"block_sites": 3}, {"num_views": 3}),
+  "attn_res_delta": ({"block_sites": 3},),
 }
 CASES = {
   (name + "".join(f"-{k}={v}" for k, v in fields.items())): (cls, fields)

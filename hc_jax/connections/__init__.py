@@ -7,6 +7,7 @@ from typing import Any
 from hc_jax.connections.altup import AltUp as AltUp
 from hc_jax.connections.altup_simplified import SimplifiedAltUp as SimplifiedAltUp
 from hc_jax.connections.attn_res import AttentionResiduals as AttentionResiduals
+from hc_jax.connections.attn_res import DeltaAttentionResiduals as DeltaAttentionResiduals
 from hc_jax.connections.base import INHERITED as INHERITED
 from hc_jax.connections.base import Connection as Connection
 from hc_jax.connections.base import ConnectionLike as ConnectionLike
@@ -66,6 +67,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "ohc": OrthogonalHC,
   "x0_lambdas": X0Lambdas,
   "attn_res": AttentionResiduals,
+  "attn_res_delta": DeltaAttentionResiduals,
 }
 
 

@@ -111,11 +111,63 @@ class AttentionResiduals(Connection):
     """Returns the last slot that site `index` sees, of the block that holds the site before."""
     return (index + self.block_sites - 1) // self.block_sites
 
+  def silent(self, index: int) -> frozenset[str]:
+    return frozenset(self.declare(1, 0)) if index == 0 else frozenset()  # one slot to choose from
+
   def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
     sources = ops.lift(small["sources"][:, None], logits.ndim)
     weights = jax.nn.softmax(jnp.where(sources, logits, -jnp.inf), axis=-2)
     write = jax.nn.one_hot(small["slot"], logits.shape[-2], dtype=jnp.float32)[:, None]
     return Coefs(weights.swapaxes(-1, -2), write, None, slot=small["slot"])
+
+
+class DeltaAttentionResiduals(AttentionResiduals):
+  """Delta attention residuals, full and block (arXiv 2605.18855): the state, and a choice of sums.
+
+      u = h + gate * sum_j softmax(s)_j v_j      h = sum of all slots
+
+  Slots, scores and writes are those of `AttentionResiduals`. A site reads the state h, to which it
+  adds a softmax over the slots that are finished: each of them is a change of the state, or the
+  embedding. The first site reads the embedding as it is. Other sites of the first block have the
+  embedding alone to choose from, so that of their parameters only the gate learns. The gate is one
+  number and starts at zero, which is the residual network. The streams end in their sum, h.
+
+  The paper could not be read, and its equations follow the authors' code, with the gate that it
+  calls learnable_alpha; without a gate it adds the softmax as it is. That code starts the query at
+  random, and in the block form shows a finished block to the second site after it.
+
+  Parameters: `2d + 1`, and none at the end.
+  """
+
+  reduce_kind: ClassVar[str] = "sum"
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    return Facts(source="arXiv 2605.18855, by the authors' code", residual_at_init=1e-5)
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    gate = Param((1,), nn.initializers.zeros, "read")
+    return {**super().declare(width, index), "depth_gate": gate}
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    made, index = super().generate(params, index), jnp.asarray(index, jnp.int32)
+    slots = jnp.arange(self.num_streams, dtype=jnp.int32)
+    small = {
+      **made.small,
+      "finished": slots <= index // self.block_sites,
+      "gate": jnp.where(index > 0, params["depth_gate"], 0.0),
+    }
+    return made.replace(small=small)
+
+  def silent(self, index: int) -> frozenset[str]:
+    if 0 < index < self.block_sites:  # the embedding alone is finished
+      return frozenset({"depth_query", "norm_scale"})
+    return super().silent(index)
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    chosen = super().finish(logits, {**small, "sources": small["finished"]})
+    state = ops.lift(small["sources"].astype(jnp.float32), logits.ndim)
+    return chosen.replace(read=state + ops.lift(small["gate"], logits.ndim) * chosen.read)
 
 
 def _is_count(value: object) -> bool:

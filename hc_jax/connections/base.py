@@ -29,7 +29,7 @@ PLACE = ("num_sites", "sites_per_block", "site_in_block")
 INHERITED += PLACE
 # Methods of a variant that are functions of its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
-PURE |= {"num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
+PURE |= {"silent", "num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
 PURE |= {"frozen_scales", "distance_at_init", "declare_scales", "scales_of"}
 
 
@@ -181,6 +181,12 @@ class Connection(nn.Module):
     if type(self).declare is Connection.declare:
       return frozenset()
     return frozenset(name for name, param in self.declare(1, 0).items() if not param.trains)
+
+  @nn.nowrap
+  def silent(self, index: int) -> frozenset[str]:
+    """Returns the names of parameters that cannot get a gradient at site `index` of a network."""
+    del index
+    return frozenset()
 
   @nn.nowrap
   def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:

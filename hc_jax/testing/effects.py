@@ -64,20 +64,17 @@ def reduce_sums(seen: Evidence) -> None:
 
 
 def everything_learns(seen: Evidence) -> None:
-  """Every parameter of every connection has a gradient, layer by layer.
-
-  A first site that has one filled slot to read has nothing to weigh.
-  """
+  """Every parameter of every connection has a gradient, layer by layer."""
   gradients, sizes = seen.model.gradients(), {}
+  indices = {(visit.site.name, visit.turn): int(np.max(visit.index)) for visit in seen.reads}
   for name, site in seen.model.sites.items():
     for leaf, shape in site.shapes.items():
       path = f"{name}/{leaf}" if f"{name}/{leaf}" in gradients else leaf
       if leaf in site.connection.frozen():
         continue
-      sole = _begins_in_one_slot(seen) and name == seen.reads[0].site.name
-      sole = sole and leaf in site.connection.parts({leaf: None})["read"]
       for layer, grad in enumerate(gradients[path].reshape(-1, max(int(np.prod(shape)), 1))):
-        if layer or not sole:
+        index = indices.get((name, layer))
+        if index is None or leaf not in site.connection.silent(index):
           sizes[path, layer] = float(np.linalg.norm(grad))
   if not sizes:
     raise NotApplicable("no connection has parameters that learn")

@@ -176,7 +176,7 @@ def learning(candidate: Candidate) -> None:
           sizes[part, leaf, site] = float(np.linalg.norm(value))
   total = np.linalg.norm(list(sizes.values())) if sizes else 0.0
   for (part, leaf, site), size in sizes.items():
-    silent = {k: _silent(module, part, k) for k in range(cd.SITES)}
+    silent = {k: leaf in module.silent(k) or _silent(module, part, k) for k in range(cd.SITES)}
     sites = [k for k in range(cd.SITES) if (part, leaf, k) in sizes]  # not all may have the leaf
     loud = [sizes[part, leaf, k] for k in sites if silent[k] is False]
     median = float(np.median(loud)) if loud else total

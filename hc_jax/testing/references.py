@@ -14,6 +14,7 @@ from hc_jax.connections import (
   AltUp,
   AttentionResiduals,
   Connection,
+  DeltaAttentionResiduals,
   FracConnection,
   GatedConnection,
   GeneralizedHyperConnection,
@@ -142,6 +143,25 @@ def attention_residuals(connection: AttentionResiduals, params: Params, index: i
   return site
 
 
+def delta_attention_residuals(
+  connection: DeltaAttentionResiduals, params: Params, index: int
+) -> Site:
+  """Delta attention residuals (2605.18855): `h + g sum_i alpha_i Delta_i`, h the sum of streams."""
+  finished = 1 + index // connection.block_sites
+  maps = attention_residuals(connection, params, index)
+  w, gamma, g = (params[k] for k in ("depth_query", "norm_scale", "depth_gate"))
+
+  def site(H: np.ndarray) -> Matrices:
+    A_m = np.ones((*H.shape[:-1], len(w)), np.result_type(H, w, gamma, g))
+    A_m[..., 1 + -(-index // connection.block_sites) :, :] = 0  # nothing is in them yet
+    if index > 0:
+      alpha = depth_weights(H[..., :finished, :], w, gamma, connection.norm_eps)
+      A_m[..., :finished, :] += g * alpha
+    return dataclasses.replace(maps(H), A_m=A_m)
+
+  return site
+
+
 def depth_weights(V: np.ndarray, w: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
   """`softmax_j <gamma * w, rmsnorm(V[j])>`: `[..., n, d]` and `[v, d]` give `[..., n, v]`."""
   scores = normalise(V, "rmsnorm", eps, gamma) @ w.T
@@ -158,6 +178,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   SimplifiedAltUp: altup_simplified,
   X0Lambdas: x0_lambdas,
   AttentionResiduals: attention_residuals,
+  DeltaAttentionResiduals: delta_attention_residuals,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
 }
@@ -167,7 +188,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
-_FOLLOWED += (AttentionResiduals,)
+_FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")
 

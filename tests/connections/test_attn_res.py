@@ -58,6 +58,28 @@ def test_counts_are_those_of_the_paper():
   assert not any(value for name, value in decays.items() if hc.params.is_connection(name))
 
 
+@pytest.mark.parametrize("sites, block", [(5, 1), (7, 3)])
+def test_delta_reads_the_state_and_a_choice_of_its_finished_changes(sites, block):
+  module = hc.DeltaAttentionResiduals(num_sites=sites, block_sites=block)
+  assert module.num_params(768) == 2 * 768 + 1
+  streams = normal("streams", 3, module.num_streams, 8)
+  start = hc.init_site(module, KEY, 8, 0)
+  assert {k: (a.shape, float(a.sum())) for k, a in start.items()} == {
+    "depth_query": ((1, 8), 0),
+    "norm_scale": ((8,), 8),
+    "depth_gate": ((1,), 0),
+  }
+  run = jit(lambda gate, index: hc.site_maps(module, {**start, "depth_gate": gate}, streams, index))
+  for index in range(sites):
+    filled, finished = 1 + -(-index // block), 1 + index // block
+    state = (np.arange(module.num_streams) < filled).astype(np.float32)
+    np.testing.assert_array_equal(run(np.float32([0]), index).read[0, 0], state)
+    choice = (np.arange(module.num_streams) < finished) / finished * (index > 0)
+    found = run(np.float32([0.6]), index)
+    np.testing.assert_allclose(found.read[0, 0], state + 0.6 * choice, rtol=1e-6)
+    assert int(found.slot) == index // block + 1 and found.mix is None
+
+
 def test_the_end_is_one_more_read():
   streams, query = normal("streams", 5, 3, 8), normal("query", 8)
   reduce = hc.Reduce(kind="depth")
@@ -81,9 +103,12 @@ def test_streams_begin_in_one_slot():
   assert not np.any(found[:, 1:])
 
 
-@pytest.mark.parametrize("block", [1, 3])
-def test_the_unfolded_matrix_rebuilds_every_input(block):
-  model = tiny.model(connection=functools.partial(hc.AttentionResiduals, block_sites=block))
+@pytest.mark.parametrize(
+  "cls, block",
+  [(hc.AttentionResiduals, 1), (hc.AttentionResiduals, 3), (hc.DeltaAttentionResiduals, 3)],
+)
+def test_the_unfolded_matrix_rebuilds_every_input(cls, block):
+  model = tiny.model(connection=functools.partial(cls, block_sites=block))
   sites = list(collect_sites(model, tiny.params(model), tiny.TOKENS).values())
   assert [int(site.coefs.slot) for site in sites] == [i // block + 1 for i in range(4)]
   few = measures.some_tokens(sites, 5)
@@ -114,10 +139,12 @@ class ByHand(nn.Module):
 
 @pytest.mark.slow
 def test_a_network_of_ones_own_passes_the_checks_of_wiring():
-  connection = functools.partial(hc.AttentionResiduals, num_sites=4, block_sites=3)
-  x = normal("x", 2, 5, 8)
-  report = check_model(ByHand(connection), x, log=None)
-  assert report.ok, str(report)
+  fields, x = {"num_sites": 4, "block_sites": 3}, normal("x", 2, 5, 8)
+  connection = functools.partial(hc.AttentionResiduals, **fields)
+  delta = functools.partial(hc.DeltaAttentionResiduals, **fields)
+  for made, end in ((connection, "depth"), (delta, "sum")):
+    report = check_model(ByHand(made, ("first", end)), x, log=None)
+    assert report.ok, str(report)
   copies = check_model(ByHand(connection, ("copy", "depth")), x, log=None)
   assert "not an embedding and empty slots" in str(copies)
 
@@ -133,7 +160,7 @@ def test_as_its_own_residual_network_neither_end_is_there():
   np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
 
 
-ATTN, HC = hc.AttentionResiduals, hc.HyperConnection
+ATTN, DELTA, HC = hc.AttentionResiduals, hc.DeltaAttentionResiduals, hc.HyperConnection
 
 
 @pytest.mark.parametrize(
@@ -147,6 +174,7 @@ ATTN, HC = hc.AttentionResiduals, hc.HyperConnection
     ({"connection": ATTN, "expand": "copy"}, "expand='copy' does not go with AttentionResiduals"),
     ({"connection": ATTN, "reduce": "sum"}, "which has 'depth'; leave reduce unset"),
     ({"connection": ATTN, "reduce": "read"}, "AttentionResiduals does not; leave reduce unset"),
+    ({"connection": DELTA, "reduce": "depth"}, "DeltaAttentionResiduals, which has 'sum'"),
     ({"connection": HC, "reduce": "depth"}, "reduce='depth' does not go with HyperConnection"),
     (
       {"layers": ((1, HC), (1, ATTN)), "expand": None},

@@ -1,0 +1,11 @@
+"""Delta attention residuals (arXiv 2605.18855), four sublayers to a slot."""
+
+from configs import quickstart
+
+
+def get_config():
+  """The delta."""
+  c = quickstart.get_config()
+  c.model.connection.name = "attn_res_delta"
+  c.model.connection.block_sites = 4
+  return c
