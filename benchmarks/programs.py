@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import hc_jax as hc
 from benchmarks.contenders import connections
 from hc_jax import models
+from hc_jax.connections import connection_factory
 from hc_jax.connections.carry import join, split, start
 from hc_jax.ops.platform import stored
 
@@ -38,7 +39,10 @@ class Sublayer(nn.Module):
 
 
 class Chain(nn.Module):
-  """expand, `depth` sublayers, reduce; unrolled, or as the models' stack scans them."""
+  """expand, `depth` sublayers, reduce; unrolled, or as the models' stack scans them.
+
+  Each sublayer is a block of its own, so that all sites of `x0_lambdas` are those that mix.
+  """
 
   connection: Any
   depth: int
@@ -48,16 +52,17 @@ class Chain(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    connection = self.connection(parent=None)
+    make = connection_factory(self.connection, num_sites=self.depth)
+    connection = make(parent=None)
     n, m = connection.num_streams, connection.fractions
     carry = start(connection, hc.Expand(n, m, connection.expand_kind)(x))
     if self.remat:
-      block = functools.partial(Sublayer, self.connection, self.dtype, self.branch)
+      block = functools.partial(Sublayer, make, self.dtype, self.branch)
       stack = models.Stack(block, self.depth, scan=True, remat=self.remat)
       carry = stack(carry, models.TokenContext(positions=jnp.arange(x.shape[1])[None]))
     else:
       for index in range(self.depth):
-        carry = Sublayer(self.connection, self.dtype, self.branch)(carry, index)
+        carry = Sublayer(make, self.dtype, self.branch)(carry, index)
     streams, carried = split(carry)
     return hc.Reduce(m, kind=connection.reduce_kind)(streams, **carried)
 

@@ -52,7 +52,7 @@ def measure(target, connection, flags, remat=""):
 
   dtype = jnp.dtype(flags.dtype)
   x = ShapeDtypeStruct((flags.batch, flags.length, flags.d), dtype)
-  made = connection(parent=None)
+  made = programs.connection_factory(connection, num_sites=2 * flags.depth)(parent=None)
   elements = x.size * made.num_streams // made.fractions
   found = []
   depths = (flags.depth, 2 * flags.depth)

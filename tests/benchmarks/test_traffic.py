@@ -2,9 +2,11 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import hlo, targets, traffic
+from benchmarks import hlo, programs, targets, traffic
 
 HLO = """HloModule m, is_scheduled=true
 
@@ -62,3 +64,10 @@ def test_an_unknown_row_is_refused(monkeypatch, capsys):
   monkeypatch.setattr(targets, "prepare", lambda: None)
   assert traffic.main(["--rows=dhc5"]) == 2
   assert "dhc5" in capsys.readouterr().out
+
+
+def test_a_chain_says_how_deep_it_is_to_variants_that_ask():
+  for name in ("x0_lambdas", "attn_res", "altup_simplified"):
+    chain = programs.Chain(programs.CONNECTIONS[name], 3)
+    out = jax.eval_shape(chain.init_with_output, jax.random.key(0), jnp.zeros((1, 2, 8)))[0]
+    assert out.shape == (1, 2, 8)
