@@ -137,12 +137,12 @@ def is_connection(path: str) -> bool:
   kinds = [_without_number(module) for module in modules]
   if any(kind.lower().rsplit("_", 1)[-1] == "connection" for kind in kinds):
     return True
-  classes = {cls.__name__: cls for cls in (*_subclasses(Connection), *CONNECTIONS.values())}
-  if any(kind in classes and is_free(classes[kind]) for kind in kinds):
+  classes = {*_subclasses(Connection), *CONNECTIONS.values()}
+  if any(is_free(cls) for cls in classes if cls.__name__ in kinds):
     return True
   holder = kinds[-1] if kinds else ""
-  if holder in classes:
-    return name in declared_names(classes[holder])
+  if found := [cls for cls in classes if cls.__name__ == holder]:
+    return any(name in declared_names(cls) for cls in found)
   return any(
     name in end.NAMES and f"_{holder}".endswith((f"_{end.__name__}", f"_{field}"))
     for end, field in ((Expand, "expand_streams"), (Reduce, "reduce_streams"))

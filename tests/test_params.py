@@ -330,7 +330,7 @@ def test_whose_a_parameter_is_by_its_path(path, wanted):
   assert hc.params.is_connection(path) == wanted, Unregistered
 
 
-class Halved(hc.HyperConnection):
+class WithAHalf(hc.HyperConnection):
   """The declared form, with a name of its own, never registered."""
 
   def declare(self, width, index):
@@ -339,7 +339,7 @@ class Halved(hc.HyperConnection):
     }
 
 
-@pytest.mark.parametrize("cls", [*hc.CONNECTIONS.values(), Halved], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [*hc.CONNECTIONS.values(), WithAHalf], ids=lambda cls: cls.__name__)
 def test_what_a_class_declares_is_its_own_and_nothing_else_is(cls):
   for name in cls(parent=None).declare(8, 0):
     assert hc.params.is_connection(f"blocks_1/{cls.__name__}_3/{name}")
