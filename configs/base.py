@@ -37,7 +37,7 @@ def get_config() -> config_dict.ConfigDict:
   # How streams begin: copy | scaling | embedding | first; the connection's own, mostly copy.
   c.model.expand = placeholder(str)
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
-  # How streams end: sum | mean | head | read | first | backout | depth; mostly sum by itself.
+  # How streams end: sum | mean | head | read | first | backout | depth | gated; mostly sum by itself.
   c.model.reduce = placeholder(str)
   c.model.positions = "learned"  # learned | rotary
   c.model.rotary_theta = 10000.0  # base of the rotary wavelengths
@@ -54,9 +54,9 @@ def get_config() -> config_dict.ConfigDict:
   c.model.remat = "branches"
 
   # name: residual | hc | frac | ghc | altup | altup_simplified | mhc | identity | mhc_lite |
-  # mhc_per_stream | mhc_single_pass | kromhc | ohc | x0_lambdas. The other keys are the fields of
-  # the connection classes (see hc_jax/connections); None leaves the class's default, a field the
-  # class lacks is refused.
+  # mhc_per_stream | mhc_single_pass | kromhc | ohc | x0_lambdas | attn_res | gated_residual. The
+  # other keys are the fields of the connection classes (see hc_jax/connections); None leaves the
+  # class's default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

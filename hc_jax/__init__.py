@@ -13,6 +13,8 @@ from hc_jax.connections import Connection as Connection
 from hc_jax.connections import DeltaAttentionResiduals as DeltaAttentionResiduals
 from hc_jax.connections import Expand as Expand
 from hc_jax.connections import FracConnection as FracConnection
+from hc_jax.connections import GatedExit as GatedExit
+from hc_jax.connections import GatedResidual as GatedResidual
 from hc_jax.connections import GeneralizedHyperConnection as GeneralizedHyperConnection
 from hc_jax.connections import HyperConnection as HyperConnection
 from hc_jax.connections import IdentityHC as IdentityHC

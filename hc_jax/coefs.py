@@ -1,8 +1,28 @@
-"""The three small matrices that a connection is made of."""
+"""The three small matrices that a connection is made of, and gates for a read by channel."""
 
 import flax
 import jax
 import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Gates:
+  """What a read with a weight for every channel is made of: `sum_i G[i] * rmsnorm(X[i]) / n`.
+
+  The gates `G = sigmoid(hidden @ kernel)`, as wide as all streams, are made anew wherever they are
+  needed: what is made per token and kept is `hidden` alone.
+
+  Attributes:
+    hidden: float32 `[..., r]`, made of the streams.
+    kernel: float32 `[r, v, n, w]`, a parameter; `hc_jax.ops.coefs` puts it here, and scale and eps.
+    scale: float32 `[n, w]`, that of the norm, or None for one.
+    eps: what the norm adds to the mean square of a stream.
+  """
+
+  hidden: jax.Array
+  kernel: jax.Array | None = None
+  scale: jax.Array | None = None
+  eps: float = flax.struct.field(pytree_node=False, default=1e-6)
 
 
 @flax.struct.dataclass
@@ -24,6 +44,8 @@ class Coefs:
       None elsewhere.
     slot: int32 `[]`, the only stream that the write changes, where a variant knows that all other
       rows of `write` are zero and `mix` is None; only that stream is then touched. None elsewhere.
+    gates: for a read with a weight for every channel, which `read` is then the mean of over the
+      channels. None elsewhere.
   """
 
   read: jax.Array
@@ -31,6 +53,7 @@ class Coefs:
   mix: jax.Array | None
   next_read: jax.Array | None = None
   slot: jax.Array | None = None
+  gates: Gates | None = None
 
   def as_matrix(self) -> jax.Array:
     """The paper's matrix `[[0, B], [A_m, A_r]]` (Eq. 1), `[..., 1 + n, 1 + n]`; needs v = 1.

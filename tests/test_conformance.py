@@ -34,6 +34,7 @@ MORE = {
   "x0_lambdas": ({"backout": True, "backout_block": 1},),
   "attn_res": ({"block_sites": 3}, {"num_views": 3}),
   "attn_res_delta": ({"block_sites": 3},),
+  "gated_residual": ({"num_views": 3}, {"num_streams": 3, "rank": 5}, {"num_streams": 1}),
 }
 CASES = {
   (name + "".join(f"-{k}={v}" for k, v in fields.items())): (cls, fields)

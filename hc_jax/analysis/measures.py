@@ -1,13 +1,15 @@
 """What `spectra` and `similarity` say of every site of a model, token by token."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
+from hc_jax import ops
 from hc_jax.analysis import spectra
 from hc_jax.analysis.collect import Site
-from hc_jax.analysis.unfold import rebuild, unfold
+from hc_jax.analysis.unfold import rebuild, streams_before, unfold
 from hc_jax.coefs import Coefs
 
 # Measures that are one number per token, in the order of the tables.
@@ -73,6 +75,8 @@ def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
   for site in sites:
     c = site.coefs
     coefs = Coefs(*(pick(x, 2) for x in (c.read, c.write, c.mix, c.next_read)))
+    if c.gates is not None:
+      coefs = coefs.replace(gates=dataclasses.replace(c.gates, hidden=pick(c.gates.hidden, 1)))
     inputs = site.branch_input.ndim - len(lead)
     streams, output = pick(site.streams, 2), pick(site.branch_output, 1)
     found.append(Site(coefs, streams, pick(site.branch_input, inputs), output, end=site.end))
@@ -83,7 +87,9 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   """C(0) of `unfold`, the embedding and outputs that it is about, and how well it holds.
 
   The last is the largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given:
-  rounding where the unfolding holds, about one where it does not (Post-Norm).
+  rounding where the unfolding holds, about one where it does not (Post-Norm). Of a read by channel
+  the matrix has the mean over channels, and inputs are rebuilt channel by channel: each from the
+  streams, which are sums of the same sources.
 
   Raises:
     ValueError: as `unfold`; or if a site has no output, or streams begin neither as copies of the
@@ -94,12 +100,15 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
   m = sites[0].coefs.write.shape[-1]
   start = sites[0].streams
   embedding = start[..., :m, :].reshape(*start.shape[:-2], -1)
-  maps = [site.coefs for site in sites]
-  matrix = unfold(maps, start=beginning(start, m), end=sites[-1].end)
+  maps, first = [site.coefs for site in sites], beginning(start, m)
+  matrix = unfold(maps, start=first, end=sites[-1].end)
   sources = [embedding, *(site.branch_output for site in sites)]
+  rebuilt = list(rebuild(matrix, sources))
+  if any(c.gates is not None for c in maps):
+    _by_channel(rebuilt, sites, streams_before(maps, first), sources)
   distances = [
     np.linalg.norm(made - site.branch_input) / max(np.linalg.norm(site.branch_input), 1e-30)
-    for made, site in zip(rebuild(matrix, sources), sites, strict=False)
+    for made, site in zip(rebuilt, sites, strict=False)
   ]
   return matrix, sources, float(max(distances))
 
@@ -114,6 +123,20 @@ def beginning(streams: np.ndarray, m: int) -> np.ndarray | None:
   raise ValueError(
     "streams begin neither as copies of one embedding nor as one of it and zeros (model.expand)"
   )
+
+
+def _by_channel(
+  rebuilt: list[np.ndarray],
+  sites: Sequence[Site],
+  held: list[np.ndarray],
+  sources: list[np.ndarray],
+) -> None:
+  """Puts inputs `[..., d]` that are rebuilt from the streams in the place of those by the mean."""
+  for k, site in enumerate(sites):
+    if site.coefs.gates is not None:
+      weights = ops.channel_weights(site.streams, site.coefs.gates)[..., 0, :, :]
+      streams = np.moveaxis(rebuild(held[k], sources), 0, -2)
+      rebuilt[k] = np.sum(np.asarray(weights, np.float64) * streams, axis=-2)
 
 
 def layer_input(site: Site) -> np.ndarray:

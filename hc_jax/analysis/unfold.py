@@ -69,6 +69,22 @@ def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> n
   return np.stack(_unfold(sites, start, None)[1], axis=-2)
 
 
+def streams_before(sites: Sequence[Coefs], start: np.ndarray | None = None) -> list[np.ndarray]:
+  """Returns how much of each source the streams hold before each site and after the last.
+
+  Args:
+    sites: as for `unfold`; the number of streams may change.
+    start: as for `unfold`.
+
+  Returns:
+    `[..., n, (K + 1) m]` float64 for each.
+
+  Raises:
+    ValueError: as `unfold`.
+  """
+  return _unfold(sites, start, None)[1]
+
+
 def rebuild(matrix: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
   """Layer inputs from the matrix: `sum_j matrix[..., k, j] T_j`.
 

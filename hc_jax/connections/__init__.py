@@ -22,6 +22,8 @@ from hc_jax.connections.frac import FracConnection as FracConnection
 from hc_jax.connections.functions import stream_functions as stream_functions
 from hc_jax.connections.gated import BIAS_INITS as BIAS_INITS
 from hc_jax.connections.gated import GatedConnection as GatedConnection
+from hc_jax.connections.gated_residual import GatedExit as GatedExit
+from hc_jax.connections.gated_residual import GatedResidual as GatedResidual
 from hc_jax.connections.generalized import (
   GeneralizedHyperConnection as GeneralizedHyperConnection,
 )
@@ -61,6 +63,7 @@ CONNECTIONS: dict[str, type[Connection]] = {
   "mhc": MHC,
   "mhc_single_pass": SinglePassMHC,
   "identity": IdentityHC,
+  "gated_residual": GatedResidual,
   "mhc_lite": MHCLite,
   "mhc_per_stream": PerStreamMHC,
   "kromhc": KromHC,

@@ -30,7 +30,7 @@ INHERITED += PLACE
 # Methods of a variant that are functions of its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
 PURE |= {"silent", "num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
-PURE |= {"frozen_scales", "distance_at_init", "declare_scales", "scales_of"}
+PURE |= {"exit", "frozen_scales", "distance_at_init", "declare_scales", "scales_of"}
 
 
 class Connection(nn.Module):
@@ -63,6 +63,8 @@ class Connection(nn.Module):
 
   # Whether each site is read by what the site before it made, `Coefs.next_read`.
   carries_read: ClassVar[bool] = False
+  # Whether the branch input is normed, so that a block has no norm before its branch.
+  norms_input: ClassVar[bool] = False
   # How the streams of a network begin and end, where a model leaves it open.
   expand_kind: ClassVar[str] = "copy"
   reduce_kind: ClassVar[str] = "sum"
@@ -168,6 +170,17 @@ class Connection(nn.Module):
     return Facts()
 
   @nn.nowrap
+  def exit(self) -> "Connection":
+    """Returns what reads the streams at the end of a network, in its declared form.
+
+    Raises:
+      ValueError: if the variant has no read of its own for the end.
+    """
+    raise ValueError(
+      f"{type(self).__name__} has no read of its own for the end of a network; leave reduce unset"
+    )
+
+  @nn.nowrap
   def num_params(self, d_model: int) -> int | None:
     """Returns the number of parameters of one site; None for the free form."""
     if not self.is_declared:
@@ -251,7 +264,7 @@ class Connection(nn.Module):
     with jax.named_scope("hc/coefs"):
       coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
       coefs = self.carry(coefs, streams, read)
-      coefs = jax.tree.map(_as_coefs, coefs)
+      coefs = _named(coefs)
     self.sow("intermediates", "coefs", coefs)
     with jax.named_scope("hc/read"):
       branch_input = ops.read(streams, coefs, dtype, **self._options())
@@ -319,6 +332,15 @@ def _as_coefs(x: jax.Array) -> jax.Array:
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return x
   return checkpoint_name(x.astype(jnp.float32), "coefs")
+
+
+def _named(coefs: Coefs) -> Coefs:
+  """Returns all maps in float32 and named; of gates what is made per token, and no parameter."""
+  # A connection of a user's own may have maps of its own.
+  if (gates := getattr(coefs, "gates", None)) is None:
+    return jax.tree.map(_as_coefs, coefs)
+  gates = gates.replace(hidden=_as_coefs(gates.hidden))
+  return jax.tree.map(_as_coefs, coefs.replace(gates=None)).replace(gates=gates)
 
 
 def _check_index(index: int | jax.Array) -> None:

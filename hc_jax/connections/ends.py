@@ -9,13 +9,15 @@ import jax.numpy as jnp
 
 from hc_jax import axes, ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection
+from hc_jax.connections.base import Connection, ConnectionLike, connection_factory
 from hc_jax.connections.declare import Param, bind
 
 EXPAND = ("copy", "scaling", "embedding", "first")
-REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth")
+REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated")
 # Kinds of ends of connections that take no other, and that no other connection takes.
-OWN = {"read", "first", "backout", "depth"}
+OWN = {"read", "first", "backout", "depth", "gated"}
+# Kinds whose result is normed: it goes to the output layer without a final norm.
+NORMED = ("gated",)
 
 
 class Expand(nn.Module):
@@ -99,6 +101,8 @@ class Reduce(nn.Module):
   * "depth" is one more read of `AttentionResiduals`, of all slots: `sum_j softmax(s)_j X[j]` with
     `s_j = <scale * depth_query, rmsnorm(X[j])>`. Parameters: `2w`; the query starts at zero, which
     is the mean, and the scale at one.
+  * "gated" is one more read of `GatedResidual`, without a write. It norms the streams, so that no
+    final norm comes after it. Parameters: `nd + 2ndr`.
 
   Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
@@ -106,18 +110,21 @@ class Reduce(nn.Module):
 
   Attributes:
     fractions: m, as in `hc_jax.reduce`.
-    kind: one of the seven.
+    kind: one of the eight.
     norm_eps: added to the mean square of the norm of "head" and "depth".
     partitioned: as in `Expand`.
+    connection: that of the last site, for the kind "gated".
   """
 
   fractions: int = 1
   kind: str = "sum"
   norm_eps: float = 1e-6
   partitioned: bool = False
+  connection: ConnectionLike | None = None
 
   # Of parameters, of all kinds together.
   NAMES: ClassVar = ("kernel", "bias", "scale", "depth_query")
+  NAMES += ("down_kernel", "up_kernel", "norm_gamma")
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
@@ -131,8 +138,8 @@ class Reduce(nn.Module):
       float32 `[..., m * w]`.
 
     Raises:
-      ValueError: if the kind is unknown, n < m, "read" comes without a read, or "backout" without a
-        third stream.
+      ValueError: if the kind is unknown, n < m, "read" comes without a read, "backout" without a
+        third stream, or "gated" without a connection that has one.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
@@ -147,6 +154,8 @@ class Reduce(nn.Module):
       return ops.reduce(streams[..., : self.fractions, :], self.fractions)
     if self.kind == "backout":
       return self._backout(streams)
+    if self.kind == "gated":
+      return self._gated(streams)
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)
@@ -167,6 +176,20 @@ class Reduce(nn.Module):
     scale = bind(self, {"scale": scale}, self.partitioned)["scale"]
     state, kept = (ops.reduce(streams[..., i : i + m, :], m) for i in (0, 2 * m))
     return state - scale.reshape((1,) * state.ndim) * kept
+
+  def _gated(self, streams: jax.Array) -> jax.Array:
+    """Reads the streams as one more site does, float32 `[..., d]`."""
+    if self.connection is None:
+      raise ValueError(
+        'reduce="gated" is one more read of a connection; give it, '
+        'Reduce(kind="gated", connection=hc_jax.GatedResidual)'
+      )
+    end = connection_factory(self.connection)(parent=None).exit()
+    end.check()
+    params = bind(self, end.declare(streams.shape[-1], 0), self.partitioned)
+    options = {"implementation": end.implementation, "derivatives": end.derivatives}
+    coefs = ops.coefs(streams, end.generate(params, 0), **options)
+    return ops.read(streams, coefs, jnp.float32, **options)
 
   def _weights(self, streams: jax.Array) -> jax.Array:
     """Computes a weight for every stream, float32 `[..., n]`."""

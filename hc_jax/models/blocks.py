@@ -7,7 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax.connections import ConnectionLike, HyperConnection, connection_factory
+from hc_jax import ops
+from hc_jax.connections import (
+  Connection,
+  ConnectionLike,
+  HyperConnection,
+  connection_factory,
+)
 from hc_jax.connections.carry import Carry, join, split
 from hc_jax.models.layers import Dtype, TokenContext
 
@@ -31,8 +37,9 @@ class Block(nn.Module):
     feed_forward: makes the second.
     norm: makes a norm, `norm(name=...)(x)`.
     connection: a class of connection, a partial of one, or an instance.
-    norm_position: "pre" norms each branch's input; "post" norms the streams after each write
-      (Post-Norm, arXiv 1706.03762), each stream by itself.
+    norm_position: "pre" norms each branch's input, unless the connection does (`norms_input`);
+      "post" norms the streams after each write (Post-Norm, arXiv 1706.03762), each stream by
+      itself.
     dropout: rate, on the branch output alone. On all streams it would erase the residual path.
     dtype: of branch inputs.
     attention_views: how many inputs the attention takes; with more than one, its connection reads
@@ -80,16 +87,13 @@ class Block(nn.Module):
     views: int = 1,
   ) -> Carry:
     """One connection around the sum of its branches, which share a norm."""
-    if self.norm_position not in NORM_POSITIONS:
-      raise ValueError(
-        f"norm_position={self.norm_position!r} is unknown; choose one of {NORM_POSITIONS}"
-      )
     factory = with_views(connection_factory(self.connection, **place), views)
     connection = factory(name=f"{prefix}connection")
+    check_norm_position(self.norm_position, connection)
     norm = self.norm(name=f"{prefix}norm")
     streams, carried = split(carry)
     h, coefs = connection(streams, index, dtype=self.dtype, **carried)
-    if self.norm_position == "pre":
+    if self.norm_position == "pre" and (ops.is_plain() or not connection.norms_input):
       h = norm(h)
     outputs = [make(name=name)(h, context) for name, make in branches.items()]
     y = nn.Dropout(self.dropout)(
@@ -118,6 +122,17 @@ class ParallelBlock(Block):
     branches = {"attn": self.attention, "ffn": self.feed_forward}
     place = {"sites_per_block": 1, "site_in_block": 0}
     return self._site(carry, layer, context, branches, place)
+
+
+def check_norm_position(norm_position: str, connection: Connection) -> None:
+  """Raises ValueError, with the remedy, if blocks of that connection cannot have that norm."""
+  if norm_position not in NORM_POSITIONS:
+    raise ValueError(f"norm_position={norm_position!r} is unknown; choose one of {NORM_POSITIONS}")
+  if norm_position == "post" and connection.norms_input and not ops.is_plain():
+    raise ValueError(
+      f"norm_position='post': {type(connection).__name__} norms what branches read, in the place "
+      "of a pre-norm; leave norm_position at 'pre'"
+    )
 
 
 def check_block(block: str) -> None:

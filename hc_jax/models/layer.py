@@ -28,7 +28,7 @@ class TransformerLayer(nn.Module):
     norm: "layernorm" or "rmsnorm".
     norm_params: whether norms have a scale (and layernorm a bias).
     norm_eps: added to the variance.
-    norm_position: "pre" or "post".
+    norm_position: "pre" or "post"; "pre" is no norm for a connection that norms its read.
     rotary_theta: base of the rotary wavelengths; None has no rotary positions.
     dropout: rate on branch outputs.
     causal: whether a token sees only itself and those before it; the mask comes on top.

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax import axes
+from hc_jax import axes, ops
 from hc_jax.connections import (
   Connection,
   ConnectionLike,
@@ -20,7 +20,14 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.carry import split, start
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
-from hc_jax.models.blocks import Block, ParallelBlock, check_block, sites_per_block, with_views
+from hc_jax.models.blocks import (
+  Block,
+  ParallelBlock,
+  check_block,
+  check_norm_position,
+  sites_per_block,
+  with_views,
+)
 from hc_jax.models.layers import (
   Dtype,
   Embed,
@@ -71,8 +78,10 @@ class TransformerLM(nn.Module):
     norm: "layernorm" or "rmsnorm".
     norm_params: whether norms have a scale (and layernorm a bias).
     norm_eps: added to the variance.
-    final_norm_eps: that of the final norm; norm_eps by default.
-    norm_position: "pre" or "post".
+    final_norm_eps: that of the final norm; by default norm_eps, or the connection's own where its
+      end is the final norm.
+    norm_position: "pre" or "post". A connection that norms its read takes the place of "pre", and
+      one whose end is normed takes that of the final norm.
     positions: "rotary" or "learned".
     rotary_theta: base of the rotary wavelengths.
     qk_norm: whether queries and keys are normed, with parameters.
@@ -143,6 +152,7 @@ class TransformerLM(nn.Module):
     for _, connection in self._segments():
       with_views(connection, 1)
       check_connection(connection, self.d_model)
+      check_norm_position(self.norm_position, connection(parent=None))
 
   def setup(self) -> None:
     self.check()
@@ -168,7 +178,10 @@ class TransformerLM(nn.Module):
     self.expand_streams = Expand(
       first.num_streams, first.fractions, expand, self.expand_init_std, partitioned=True
     )
-    self.reduce_streams = Reduce(last.fractions, kind=reduce, partitioned=True)
+    _, exit_of = self._segments()[-1]
+    if reduce in ends.NORMED and self.final_norm_eps is not None:
+      exit_of = functools.partial(exit_of, norm_eps=self.final_norm_eps)
+    self.reduce_streams = Reduce(last.fractions, kind=reduce, partitioned=True, connection=exit_of)
     self.final_norm = norm(
       eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
     )
@@ -225,7 +238,11 @@ class TransformerLM(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
   ) -> jax.Array:
-    """The reduced streams before the final norm, float32 `[B, L, d]`; arguments as `__call__`."""
+    """The reduced streams, float32 `[B, L, d]`; arguments as `__call__`.
+
+    They are those before the final norm. Where the connection's end is the final norm, they are
+    normed.
+    """
     if tokens.ndim != 2:
       raise ValueError(
         f"tokens have the shape {tokens.shape}, and the model takes [batch, length]; give one text "
@@ -261,7 +278,10 @@ class TransformerLM(nn.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """float32 `[B, L, d]` -> float32 `[B, L, V]`."""
-    x = self.final_norm(hidden)
+    if ops.is_plain() or self._ends()[1] not in ends.NORMED:
+      x = self.final_norm(hidden)
+    else:
+      x = hidden.astype(self.dtype)
     if self.tie_embeddings:
       return self.token_embed.attend(x)
     return output_logits(x, self.output_kernel.astype(self.dtype))

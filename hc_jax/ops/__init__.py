@@ -1,5 +1,6 @@
 """Pure functions on arrays: no Flax modules, no state."""
 
+from hc_jax.ops.channels import channel_weights as channel_weights
 from hc_jax.ops.combine import lift as lift
 from hc_jax.ops.generator import Generator as Generator
 from hc_jax.ops.generator import boundary as boundary

@@ -7,6 +7,7 @@ import flax
 import jax
 
 from hc_jax.coefs import Coefs
+from hc_jax.ops import channels
 from hc_jax.ops.project import project
 from hc_jax.ops.streams import read, write
 
@@ -29,6 +30,10 @@ class Generator:
       or None. It is hashable, equal for equal variants, and captures no arrays.
     norm: "layernorm" or "rmsnorm", before the projection.
     eps: what that norm adds to the variance (to the mean square for rmsnorm).
+    norm_over: "all", or "stream" for a norm of each stream before a kernel `[n, w, k]`.
+    gates: float32 `[r, v, n, w]`, makes a weight for every channel of the read of the r numbers
+      `hidden` that `finish` gives; see `hc_jax.coefs.Gates`. The read norms each stream as the
+      projection does, with the same scale. None where weights are those of streams.
   """
 
   kernel: jax.Array | None
@@ -38,6 +43,8 @@ class Generator:
   finish: Callable[[jax.Array | None, Any], Coefs] = flax.struct.field(pytree_node=False)
   norm: str = flax.struct.field(pytree_node=False, default="layernorm")
   eps: float = flax.struct.field(pytree_node=False, default=1e-5)
+  norm_over: str = flax.struct.field(pytree_node=False, default="all")
+  gates: jax.Array | None = None
 
 
 def coefs(
@@ -57,10 +64,10 @@ def coefs(
 
   Returns:
     `read` `[..., v, n]`, `write` `[..., n, m]` and `mix` `[..., n, n]` or None, float32; static
-    ones have no axes of tokens.
+    ones have no axes of tokens. With gates, `read` is the mean over the channels.
 
   Raises:
-    ValueError: if an option or the norm is unknown.
+    ValueError: if an option or the norm is unknown, or gates come without RMSNorm of each stream.
   """
   logits = None
   if generator.kernel is not None:
@@ -71,10 +78,21 @@ def coefs(
       scale=generator.scale,
       bias=generator.bias,
       eps=generator.eps,
+      norm_over=generator.norm_over,
       implementation=implementation,
       derivatives=derivatives,
     )
-  return generator.finish(logits, generator.small)
+  made = generator.finish(logits, generator.small)
+  if generator.gates is None:
+    return made
+  if (generator.norm, generator.norm_over, generator.bias) != ("rmsnorm", "stream", None):
+    raise ValueError(
+      "a generator with gates reads streams that are normed one by one; give it norm='rmsnorm', "
+      "norm_over='stream' and no bias"
+    )
+  return channels.with_gates(
+    streams, made, generator.gates, generator.scale, generator.eps, derivatives
+  )
 
 
 def boundary(

@@ -10,6 +10,7 @@ from hc_jax.ops.options import check_options, reverse_mode
 from hc_jax.ops.platform import alike, by_platform, explicit_sharding, explicit_spec, stored
 
 NORMS = ("layernorm", "rmsnorm")
+NORM_OVER = ("all", "stream")
 _FEW = 64  # elements of which a first guess at the mean is made
 _TINY = 1e-24  # below this eps a norm of zeros needs a floor, and rstd^3 overflows float32
 
@@ -22,13 +23,15 @@ def project(
   scale: jax.Array | None = None,
   bias: jax.Array | None = None,
   eps: float = 1e-5,
+  norm_over: str = "all",
   implementation: str = "auto",
   derivatives: str = "custom",
 ) -> jax.Array:
   """Returns `norm(X) @ kernel`: of each stream by itself, or of all streams as one long vector.
 
   Which of them is the kernel's shape: HC's generators see one stream (2409.19606 Eq. 10-13, before
-  the tanh), those of mHC all n of them (2512.24880 Eq. 7), without the axes being merged.
+  the tanh), those of mHC all n of them (2512.24880 Eq. 7), without the axes being merged. Gated
+  residuals project all streams after a norm of each by itself (`norm_over="stream"`).
 
   The norm is folded in: `norm(x) @ W = (x @ W') * rstd + bias @ W`, where W' is W with the norm's
   scale multiplied in and, for LayerNorm, its columns centred. The normed streams never exist.
@@ -36,10 +39,12 @@ def project(
   Args:
     streams: `[..., n, w]`.
     kernel: `[w, k]` for each stream, `[n, w, k]` for all; float32.
-    norm: "layernorm" or "rmsnorm", over the kernel's axes but the last.
+    norm: "layernorm" or "rmsnorm".
     scale: `[w]` (`[n, w]`) or None, the norm's own scale.
     bias: likewise, the norm's own bias.
     eps: added to the variance (to the mean square for rmsnorm); see `reciprocal_std` for zero.
+    norm_over: "all" norms over all axes of the kernel but the last, "stream" each stream by itself,
+      which a kernel `[w, k]` always does.
     implementation: the backend, "auto" or "xla".
     derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
 
@@ -47,11 +52,18 @@ def project(
     `[..., n, k]`, for all streams `[..., k]`; float32.
 
   Raises:
-    ValueError: if `norm`, `implementation` or `derivatives` is unknown.
+    ValueError: if `norm`, `norm_over`, `implementation` or `derivatives` is unknown.
   """
   check_norm(norm)
   check_options(implementation, derivatives)
+  if norm_over not in NORM_OVER:
+    raise ValueError(f"norm_over={norm_over!r} is unknown; choose one of {NORM_OVER}")
   kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
+  if norm_over == "stream" and kernel.ndim == 3:
+    run = functools.partial(_project_normed, norm=norm, eps=eps)
+    if derivatives == "custom":
+      run = jax.checkpoint(run)  # the normed streams, in float32, are made again
+    return run(streams, kernel, scale, bias)
   weights = kernel if scale is None else scale[..., None] * kernel
   if norm == "layernorm":
     # (x - mean) @ W = x @ (W - mean of W's columns): centring W once spares a pass over x.
@@ -72,6 +84,23 @@ def check_norm(norm: str) -> None:
   """Raises ValueError unless `norm` is one of `NORMS`."""
   if norm not in NORMS:
     raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(map(repr, NORMS))}")
+
+
+def normed(streams: jax.Array, norm: str, eps: float) -> jax.Array:
+  """Computes the norm of each stream by itself, without scale and bias; float32 `[..., n, w]`."""
+  x = streams.astype(jnp.float32)
+  if norm == "layernorm":
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+  square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+  return x * reciprocal_std(square, eps, norm, x.shape[-1])
+
+
+def _project_normed(streams, kernel, scale, bias, norm, eps):
+  """Of all streams, each of them normed by itself: float32 `[..., k]`."""
+  x = normed(streams, norm, eps)
+  x = x if scale is None else x * lift(scale, x.ndim)
+  x = x if bias is None else x + lift(bias, x.ndim)
+  return _contract(x, kernel)
 
 
 def reciprocal_std(square: jax.Array, eps: float, norm: str, size: int) -> jax.Array:

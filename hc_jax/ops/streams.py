@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from hc_jax import axes
 from hc_jax.coefs import Coefs
-from hc_jax.ops import combine
+from hc_jax.ops import channels, combine
 from hc_jax.ops.options import check_options
 from hc_jax.ops.plain import is_plain
 
@@ -104,6 +104,8 @@ def read(
 ) -> jax.Array:
   """The branch input `read @ X` (Eq. 3), one slot after the other.
 
+  Where the coefficients have gates, every channel has weights of its own: see `hc_jax.coefs.Gates`.
+
   Args:
     streams: `[..., n, w]`.
     coefs: their `read` is `[..., v, n]`.
@@ -120,7 +122,10 @@ def read(
   """
   check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])
-  h = combine.read(coefs.read, streams, dtype or streams.dtype, derivatives)
+  if coefs.gates is not None:
+    h = channels.read(streams, coefs.gates, dtype or streams.dtype, derivatives)
+  else:
+    h = combine.read(coefs.read, streams, dtype or streams.dtype, derivatives)
   return h.reshape(*streams.shape[:-2], h.shape[-2] * h.shape[-1])
 
 

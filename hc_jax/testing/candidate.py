@@ -16,7 +16,7 @@ from hc_jax import axes
 from hc_jax import params as hc_params
 from hc_jax.connections import Connection, ConnectionLike, Residual, connection_factory
 from hc_jax.models import TransformerLM, unstack_layers
-from hc_jax.testing import subject, transformer
+from hc_jax.testing import reference, subject, transformer
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.references import has_reference, matrices_of
 
@@ -139,7 +139,7 @@ def exact_site(
   m = matrices_of(candidate.module, params, 1)(H)
   carries = candidate.module.carries_read
   A_m = np.eye(1, H.shape[-2]).T if carries else m.A_m  # the first site of those that carry it
-  inputs = np.einsum("...ij,...id->...jd", A_m, H)
+  inputs = reference.inputs(H, dataclasses.replace(m, A_m=A_m))
   h = inputs.reshape(*inputs.shape[:-2], -1)
   if candidate.module.num_views > 1:
     h = h.reshape(*h.shape[:-1], candidate.module.num_views, -1)

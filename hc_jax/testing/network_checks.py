@@ -202,6 +202,8 @@ def _silent(module, part: str, site: int) -> bool | None:
   if part == "read":
     if module.expand_kind == "first" and site == 1:
       return None  # the first site may have written into the only stream that is not zero
+    if module.norms_input:
+      return False  # a read by channel is more than a scale
     return (equal and not module.carries_read) or module.num_streams == 1
   facts, last = module.facts(cd.WIDTH), site == cd.SITES - 1
   rows, columns = facts.mix_rows_sum_to_one, facts.mix_columns_sum_to_one

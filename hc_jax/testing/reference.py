@@ -20,11 +20,13 @@ class Matrices:
   """The parts of `HC = [[0, B], [A_m, A_r]]` (Eq. 1), per token or static.
 
   `A_m [..., n, v]`, `A_r [..., n, n]`, `B [..., v, n]`; v is 1 but for fractions (2511.11238).
+  `channels [..., v, n, d]` are the weights of a read by channel, of which `A_m` is the mean.
   """
 
   A_m: np.ndarray
   A_r: np.ndarray
   B: np.ndarray
+  channels: np.ndarray | None = None
 
 
 def initial(n: int, k: int) -> Matrices:
@@ -110,10 +112,17 @@ def normalise(
 
 def sublayer(H: np.ndarray, m: Matrices, branch: Branch) -> np.ndarray:
   """`B^T T(A_m^T H) + A_r^T H` (Eq. 2; 2511.11238 Eq. 6), token by token."""
-  h = np.einsum("...ij,...id->...jd", m.A_m, H)
+  h = inputs(H, m)
   mixed = np.einsum("...ij,...id->...jd", m.A_r, H)
   y = branch(h.reshape(*h.shape[:-2], -1)).reshape(h.shape)
   return np.einsum("...oi,...od->...id", m.B, y) + mixed
+
+
+def inputs(H: np.ndarray, m: Matrices) -> np.ndarray:
+  """`A_m^T H`, or channel by channel where weights are: `[..., v, d]`."""
+  if m.channels is None:
+    return np.einsum("...ij,...id->...jd", m.A_m, H)
+  return np.einsum("...vid,...id->...vd", m.channels, H)
 
 
 def network(

@@ -1,4 +1,4 @@
-"""mHC, Identity HC, mHC-lite, KromHC and oHC in float64 NumPy, each from its paper's equations.
+"""mHC and its kin, and gated residuals, in float64 NumPy, each from its paper's equations.
 
 In mHC's letters and orientation: `X_next = H_res X + H_post^T F(H_pre X)`, all of them made of
 `vec(X)`; `hc_jax.testing.references` has the other variants and the table.
@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hc_jax.connections import MHC, GatedConnection, KromHC, MHCLite, OrthogonalHC, PerStreamMHC
+from hc_jax.connections import (
+  MHC,
+  GatedConnection,
+  GatedResidual,
+  KromHC,
+  MHCLite,
+  OrthogonalHC,
+  PerStreamMHC,
+)
 from hc_jax.testing.reference import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
@@ -69,6 +77,27 @@ def per_stream_mhc(connection: PerStreamMHC, params: Params, index: int) -> Call
     return Matrices(
       A_m=sigmoid(free[0]), A_r=sinkhorn(free[1], connection.sinkhorn_steps), B=2 * sigmoid(free[2])
     )
+
+  return site
+
+
+def gated_residual(connection: GatedResidual, params: Params, index: int) -> Callable:
+  """2608.30320 Eq. 30-34, on the long vector of all streams: block i is stream i."""
+  del index
+  W_down, W_up = params["down_kernel"], params["up_kernel"]
+  r, v, n, d = W_up.shape
+  W_inj = params.get("write_kernel", np.zeros((n, d, n)))  # the end of a network writes nothing
+
+  def site(H: np.ndarray) -> Matrices:
+    rms = np.sqrt(np.mean(H * H, axis=-1, keepdims=True) + connection.norm_eps)
+    gain = (1 + params["norm_gamma"]) / rms
+    long = (gain * H).reshape(*H.shape[:-2], n * d)
+    z = long @ W_down.reshape(n * d, r) / n
+    G = sigmoid((z * sigmoid(z)) @ W_up.reshape(r, v * n * d)).reshape(*H.shape[:-2], v, n, d)
+    s = 2 * sigmoid(long @ W_inj.reshape(n * d, n) / n)
+    weights = G * gain[..., None, :, :] / n
+    A_m = np.swapaxes(np.mean(weights, axis=-1), -1, -2)
+    return Matrices(A_m=A_m, A_r=np.eye(n), B=s[..., None, :], channels=weights)
 
   return site
 

@@ -17,6 +17,7 @@ from hc_jax.connections import (
   DeltaAttentionResiduals,
   FracConnection,
   GatedConnection,
+  GatedResidual,
   GeneralizedHyperConnection,
   HyperConnection,
   IdentityHC,
@@ -31,7 +32,7 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
-from hc_jax.testing.reference_gated import gated, per_stream_mhc
+from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
@@ -181,6 +182,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   DeltaAttentionResiduals: delta_attention_residuals,
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
+  GatedResidual: gated_residual,
 }
 
 
@@ -188,7 +190,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
-_FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals)
+_FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals, GatedResidual)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")
 

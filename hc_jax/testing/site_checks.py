@@ -105,7 +105,7 @@ def derivatives(candidate: Candidate) -> None:
   def loss(inputs):
     params = {k: v for k, v in inputs.items() if k not in ("streams", "y")}
     h, coefs, out = run(params, inputs["streams"], inputs["y"])
-    squares = [jnp.sum(jnp.square(c)) for c in jax.tree.leaves(coefs)]
+    squares = [jnp.sum(jnp.square(c)) for c in jax.tree.leaves(coefs.replace(gates=None))]
     return (
       jnp.sum(out * weights) + sum(squares) + jnp.sum(jnp.sin(h)) + jnp.sum(inputs["streams"] ** 3)
     )

@@ -62,7 +62,8 @@ def logits(
       found = matrices(H)
       if connection.carries_read:
         found, read = dataclasses.replace(found, A_m=read), found.A_m
-      H = reference.sublayer(H, found, _branch(model, p, name, visible))
+      has_norm = model.norm_position == "pre" and not connection.norms_input
+      H = reference.sublayer(H, found, _branch(model, p, name, visible, has_norm))
       if model.norm_position == "post":
         H = norm(below(p, f"{name}_norm"), H, model)
   eps = model.norm_eps if model.final_norm_eps is None else model.final_norm_eps
@@ -76,7 +77,14 @@ def logits(
   if connection.reduce_kind == "depth":
     p = below(params, "reduce_streams")
     end = np.sum(depth_weights(H, p["depth_query"][None], p["scale"], 1e-6) * H, axis=-2)
-  hidden = norm(below(params, "final_norm"), end, model, eps)
+  if connection.reduce_kind == "gated":  # one more site, which is read alone
+    exit_ = connection.exit()
+    if model.final_norm_eps is not None:
+      exit_ = exit_.clone(norm_eps=eps)
+    last = matrices_of(exit_, below(params, "reduce_streams"))
+    hidden = reference.inputs(H, last(H))[..., 0, :]
+  else:
+    hidden = norm(below(params, "final_norm"), end, model, eps)
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 
 
@@ -130,11 +138,13 @@ def below(params: Params, path: str) -> Params:
   return {k.removeprefix(f"{path}/"): v for k, v in params.items() if k.startswith(f"{path}/")}
 
 
-def _branch(model: TransformerLM, p: Params, name: str, visible: np.ndarray) -> reference.Branch:
-  """A sublayer's layer T, its own norm included when that comes first."""
+def _branch(
+  model: TransformerLM, p: Params, name: str, visible: np.ndarray, has_norm: bool
+) -> reference.Branch:
+  """A sublayer's layer T, its own norm included where it has one."""
 
   def run(h: np.ndarray) -> np.ndarray:
-    h = norm(below(p, f"{name}_norm"), h, model) if model.norm_position == "pre" else h
+    h = norm(below(p, f"{name}_norm"), h, model) if has_norm else h
     weights = below(p, name)
     if name == "attn":
       return attention(weights, h, model, visible)

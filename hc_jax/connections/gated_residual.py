@@ -1,0 +1,122 @@
+"""Gated residuals: a read with a weight for every channel, in the place of norms."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs, Gates
+from hc_jax.connections.base import Connection, check_one_fraction
+from hc_jax.connections.declare import Param
+from hc_jax.connections.facts import Facts
+
+
+class GatedResidual(Connection):
+  """Gated residual of Qwen3.8-Next (arXiv 2608.30320, Eq. 30-34).
+
+      N[i] = rmsnorm(X[i]) * (1 + norm_gamma[i])                    each stream by itself
+      G = sigmoid(silu(vec N @ down_kernel / n) @ up_kernel)        [n, d], rank r
+      read: mean over i of G[i] * N[i]                              in the place of the pre-norm
+      write = 2 sigmoid(vec N @ write_kernel / n)                   [n]
+      mix = identity
+
+  The read norms its streams, so that the branch must not: blocks of this package then have no
+  pre-norm. The network ends in one more read, `exit()`, which is its final norm
+  (`reduce="gated"`). `Coefs.read` is the mean over channels of the weights on X; the weights
+  themselves are rebuilt from r numbers a token, `Coefs.gates`.
+
+  The report could not be read: the equations follow the code published for it (Transformers,
+  `qwen4_exp`), whose initial values beyond the norm's zeros are not known. Kernels here start as
+  normal noise, gates near one half and writes near one.
+
+  Parameters: `nd + 2ndr + n^2 d`, with V views `nd + (1 + V)ndr + n^2 d`; at the end `nd + 2ndr`.
+
+  Attributes:
+    rank: r; None is an eighth of the width, at least one.
+    kernel_init_std: standard deviation of the initial kernels.
+    norm_eps: added to the mean square of each stream.
+  """
+
+  norms_input: ClassVar[bool] = True
+  reduce_kind: ClassVar[str] = "gated"
+
+  rank: int | None = None
+  kernel_init_std: float = 0.02
+  norm_eps: float = 1e-6
+
+  def check(self) -> None:
+    check_one_fraction(self)
+    super().check()
+    if self.rank is not None and (
+      not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1
+    ):
+      raise ValueError(
+        f"rank={self.rank!r} must be a whole number from 1 on; leave it unset for an eighth of the "
+        "width"
+      )
+
+  def facts(self, d_model: int) -> Facts:
+    return Facts(
+      source="arXiv 2608.30320, Eq. 30-34, by public code (Transformers, qwen4_exp)",
+      note="no residual network: every read is a mean of streams that are normed one by one, by "
+      "gates near one half, and sees all streams as equal at first",
+    )
+
+  def exit(self) -> "GatedExit":
+    given = ("num_streams", "implementation", "derivatives", "partitioned")
+    given += ("rank", "kernel_init_std", "norm_eps")
+    return GatedExit(**{name: getattr(self, name) for name in given}, parent=None)
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del index
+    n, views = self.num_streams, self.num_views
+    r = self.rank or max(1, width // 8)
+    normal = nn.initializers.normal(self.kernel_init_std)
+    over, wide = ("stream", "embed"), {"decays": True}
+    return {
+      "down_kernel": Param((n, width, r), normal, "read", axes=(*over, None), **wide),
+      "up_kernel": Param((r, views, n, width), normal, "read", axes=(None, None, *over), **wide),
+      "write_kernel": Param((n, width, n), normal, "write", axes=(*over, None), **wide),
+      "norm_gamma": Param((n, width), nn.initializers.zeros, axes=over),
+    }
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    del index
+    kernels = [params[name] for name in ("write_kernel", "down_kernel") if name in params]
+    return ops.Generator(
+      kernel=jnp.concatenate(kernels, axis=-1),
+      scale=1 + params["norm_gamma"],
+      bias=None,
+      small=None,
+      finish=self.finisher(),
+      norm="rmsnorm",
+      eps=self.norm_eps,
+      norm_over="stream",
+      gates=params["up_kernel"],
+    )
+
+  def finish(self, logits: jax.Array | None, small: None) -> Coefs:
+    del small
+    n = self.num_streams
+    write, hidden = jnp.split(logits / n, [n], axis=-1)
+    # Its read, the mean over channels, is made of the gates and the streams.
+    write, gates = 2 * jax.nn.sigmoid(write)[..., None], Gates(jax.nn.silu(hidden))
+    return Coefs(read=None, write=write, mix=None, gates=gates)
+
+
+class GatedExit(GatedResidual):
+  """The read at the end of gated residuals: theirs, without a write."""
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    declared = super().declare(width, index)
+    del declared["write_kernel"]
+    return declared
+
+  def finish(self, logits: jax.Array | None, small: None) -> Coefs:
+    del small
+    n = self.num_streams
+    nothing, gates = jnp.zeros((n, 1), jnp.float32), Gates(jax.nn.silu(logits / n))
+    return Coefs(read=None, write=nothing, mix=None, gates=gates)
