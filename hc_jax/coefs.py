@@ -7,14 +7,15 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Gates:
-  """What a read with a weight for every channel is made of: `sum_i G[i] * rmsnorm(X[i]) / n`.
+  """Numbers that make a read with a weight for every channel: `sum_i G[i] * rmsnorm(X[i]) / n`.
 
-  The gates `G = sigmoid(hidden @ kernel)`, as wide as all streams, are made anew wherever they are
-  needed: what is made per token and kept is `hidden` alone.
+  The gates `G = sigmoid(hidden @ kernel)` are as wide as all streams, and are made anew wherever
+  they are needed. A token keeps `hidden` alone.
 
   Attributes:
     hidden: float32 `[..., r]`, made of the streams.
-    kernel: float32 `[r, v, n, w]`, a parameter; `hc_jax.ops.coefs` puts it here, and scale and eps.
+    kernel: float32 `[r, v, n, w]`, a parameter. `finish` leaves it out, and scale and eps;
+      `hc_jax.ops.coefs` puts them here.
     scale: float32 `[n, w]`, that of the norm, or None for one.
     eps: what the norm adds to the mean square of a stream.
   """

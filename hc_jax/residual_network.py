@@ -29,7 +29,8 @@ def as_residual(model: Any) -> Any:
       variables = baseline.init(key, x)       # the model's parameters but for the connections'
 
   It takes any variant, number of streams and fractions. The other parameters keep their names, so
-  that those of the model can be given too. Methods other than `__call__` run within
+  that those of the model can be given too. Norms that a connection stood for are there again; where
+  norms have parameters, the model has none for them. Methods other than `__call__` run within
   `plain_residual` only if they are called within it.
 
   Args:

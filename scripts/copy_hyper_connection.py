@@ -121,7 +121,10 @@ PIECES = {
       hc_jax.Coefs,
       (" `n` is the number of streams<...>Frac-Connections).", " Here v is 1."),
       ('    next_read: `<...>None elsewhere.\n  """', '  """'),
-      ("  next_read: jax.Array | None = None\n  slot: jax.Array | None = None\n", ""),
+      (
+        "  next_read: jax.Array | None = None\n  slot: jax.Array | None = None\n<...>None = None\n",
+        "",
+      ),
       ("\n  def as_matrix<...>return jnp.concatenate([top, rest], axis=-2)\n", ""),
     )
   ],
@@ -156,8 +159,8 @@ PIECES = {
       _CHECK_OPTIONS,
       ('  _check_fit("read", streams, [("read", coefs.read, -1)])\n', ""),
       (
-        "combine.read(coefs.read, streams, dtype or streams.dtype, derivatives)",
-        "combine(coefs.read, streams).astype(dtype or streams.dtype)",
+        "  if coefs.gates<...>combine.read(coefs.read<...>derivatives)",
+        "  h = combine(coefs.read, streams).astype(dtype or streams.dtype)",
       ),
     )
   ],
@@ -211,7 +214,8 @@ PIECES = {
         "",
         "It is `(X @ W) * rstd`, where W is the kernel with centred columns: no normed streams.",
       ),
-      ("  check_norm(norm)\n" + _CHECK_OPTIONS[0], ""),
+      ("  check_norm(norm)\n" + _CHECK_OPTIONS[0] + '<...>choose one of {NORM_OVER}")\n', ""),
+      ('  if norm_over == "stream"<...>(streams, kernel, scale, bias)\n', ""),
       ("  weights = kernel if<...>\n", ""),
       ('  if norm == "layernorm":\n    # (x - mean)', "  # (x - mean)"),
       (

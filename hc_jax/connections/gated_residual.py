@@ -17,20 +17,22 @@ from hc_jax.connections.facts import Facts
 class GatedResidual(Connection):
   """Gated residual of Qwen3.8-Next (arXiv 2608.30320, Eq. 30-34).
 
-      N[i] = rmsnorm(X[i]) * (1 + norm_gamma[i])                    each stream by itself
+      N[i] = rmsnorm(X[i]) * (1 + norm_gamma[i])                    each stream alone
       G = sigmoid(silu(vec N @ down_kernel / n) @ up_kernel)        [n, d], rank r
       read: mean over i of G[i] * N[i]                              in the place of the pre-norm
       write = 2 sigmoid(vec N @ write_kernel / n)                   [n]
       mix = identity
 
-  The read norms its streams, so that the branch must not: blocks of this package then have no
-  pre-norm. The network ends in one more read, `exit()`, which is its final norm
-  (`reduce="gated"`). `Coefs.read` is the mean over channels of the weights on X; the weights
-  themselves are rebuilt from r numbers a token, `Coefs.gates`.
+  The read norms its streams, so that a branch has no norm before it: blocks of this package leave
+  theirs out. The network ends in one more read, `exit()`, which is its final norm
+  (`reduce="gated"`).
+
+  `Coefs.read` is the mean over channels of the weights on X. The weights themselves are rebuilt
+  from r numbers a token, `Coefs.gates`.
 
   The report could not be read: the equations follow the code published for it (Transformers,
-  `qwen4_exp`), whose initial values beyond the norm's zeros are not known. Kernels here start as
-  normal noise, gates near one half and writes near one.
+  `qwen4_exp`). Its norm starts at zero; of the kernels' initial values nothing was found. Here they
+  start as normal noise: gates near one half, writes near one.
 
   Parameters: `nd + 2ndr + n^2 d`, with V views `nd + (1 + V)ndr + n^2 d`; at the end `nd + 2ndr`.
 
@@ -61,8 +63,8 @@ class GatedResidual(Connection):
   def facts(self, d_model: int) -> Facts:
     return Facts(
       source="arXiv 2608.30320, Eq. 30-34, by public code (Transformers, qwen4_exp)",
-      note="no residual network: every read is a mean of streams that are normed one by one, by "
-      "gates near one half, and sees all streams as equal at first",
+      note="no residual network: every read is the mean of streams that are normed one by one, by "
+      "gates near one half",
     )
 
   def exit(self) -> "GatedExit":

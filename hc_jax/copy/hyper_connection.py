@@ -44,7 +44,6 @@ class Coefs:
   read: jax.Array
   write: jax.Array
   mix: jax.Array | None
-  gates: Gates | None = None
 
 
 def expand(x: jax.Array, num_streams: int) -> jax.Array:
@@ -68,10 +67,7 @@ def read(
   dtype: jax.typing.DTypeLike | None = None,
 ) -> jax.Array:
   """Reads the branch input `read @ X` (Eq. 3), `[..., d]`; sums are float32."""
-  if coefs.gates is not None:
-    h = channels.read(streams, coefs.gates, dtype or streams.dtype, derivatives)
-  else:
-    h = combine(coefs.read, streams).astype(dtype or streams.dtype)
+  h = combine(coefs.read, streams).astype(dtype or streams.dtype)
   return h.reshape(*streams.shape[:-2], h.shape[-2] * h.shape[-1])
 
 
@@ -119,14 +115,7 @@ def project(streams: jax.Array, kernel: jax.Array, eps: float) -> jax.Array:
 
   It is `(X @ W) * rstd`, where W is the kernel with centred columns: no normed streams.
   """
-  if norm_over not in NORM_OVER:
-    raise ValueError(f"norm_over={norm_over!r} is unknown; choose one of {NORM_OVER}")
   kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
-  if norm_over == "stream" and kernel.ndim == 3:
-    run = functools.partial(_project_normed, norm=norm, eps=eps)
-    if derivatives == "custom":
-      run = jax.checkpoint(run)  # the normed streams, in float32, are made again
-    return run(streams, kernel, scale, bias)
   # (x - mean) @ W = x @ (W - mean of W's columns): centring W once spares a pass over x.
   weights = kernel - jnp.mean(kernel, axis=0, keepdims=True)
   x = streams.astype(jnp.float32)
