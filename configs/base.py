@@ -37,7 +37,7 @@ def get_config() -> config_dict.ConfigDict:
   # How streams begin: copy | scaling | embedding | first; the connection's own, mostly copy.
   c.model.expand = placeholder(str)
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
-  # How streams end: sum | mean | head | read | first | backout | depth | gated; mostly sum by itself.
+  # How streams end: sum | mean | head | read | first | backout | depth | gated; mostly sum.
   c.model.reduce = placeholder(str)
   c.model.positions = "learned"  # learned | rotary
   c.model.rotary_theta = 10000.0  # base of the rotary wavelengths
