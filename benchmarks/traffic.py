@@ -50,9 +50,11 @@ def measure(target, connection, flags, remat=""):
 
   from benchmarks import programs
 
+  # Both chains have the slots of the longer one: a sublayer more is then all that differs.
+  connection = programs.connection_factory(connection, num_sites=2 * flags.depth)
   dtype = jnp.dtype(flags.dtype)
   x = ShapeDtypeStruct((flags.batch, flags.length, flags.d), dtype)
-  made = programs.connection_factory(connection, num_sites=2 * flags.depth)(parent=None)
+  made = connection(parent=None)
   elements = x.size * made.num_streams // made.fractions
   found = []
   depths = (flags.depth, 2 * flags.depth)

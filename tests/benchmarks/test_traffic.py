@@ -1,11 +1,13 @@
 """benchmarks/traffic.py counts what it says, on a program for this machine's CPU."""
 
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import hc_jax as hc
 from benchmarks import hlo, programs, targets, traffic
 
 HLO = """HloModule m, is_scheduled=true
@@ -45,12 +47,33 @@ def test_bytes_by_hand():
   assert copy.is_copy and copy.bytes == 5 * 256
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_a_write_into_one_slot_moves_that_slot_alone():
+  """The slot in and out and the branch output, instead of all n streams in and out."""
+  n = 5
+  streams, y = (
+    jax.ShapeDtypeStruct((64, n, 32), "float32"),
+    jax.ShapeDtypeStruct((64, 32), "float32"),
+  )
+
+  def write(slot, is_one, streams, y):
+    maps = jnp.ones((1, n)), jax.nn.one_hot(slot, n)[:, None]
+    return hc.write(streams, y, hc.Coefs(*maps, None, slot=slot if is_one else None))
+
+  for is_one, passes in ((True, 3), (False, 2 * n + 1)):
+    run = jax.jit(functools.partial(write, is_one=is_one), donate_argnames="streams")
+    program = run.lower(jnp.int32(2), streams=streams, y=y).compile().as_text()
+    moved = sum(kernel.bytes for kernel in hlo.Program(program).kernels())
+    assert moved == pytest.approx(passes * 64 * 32 * 4, rel=0.02)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("optimised")
 def test_autodiff_moves_more_than_the_hand_written_derivatives(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(targets, "prepare", lambda: None)  # it is for a JAX not yet imported
   file = tmp_path / "out.json"
-  rows = "branch,residual,dhc4,dhc4-autodiff"
+  rows = "branch,residual,dhc4,dhc4-autodiff,attn_res"
   flags = ["--target=cpu", "--batch=2", "--length=32", "--d=64", "--depth=1"]
   assert traffic.main([*flags, f"--rows={rows}", f"--json={file}"]) == 0
   found = json.loads(file.read_text())["rows"]
@@ -58,6 +81,7 @@ def test_autodiff_moves_more_than_the_hand_written_derivatives(tmp_path, monkeyp
   both = {name: row["both"]["bytes_c"] for name, row in found.items()}
   assert 0 < both["branch"] < both["residual"] < both["dhc4"] < both["dhc4-autodiff"]
   assert found["dhc4"]["forward"]["bytes_c"] < both["dhc4"]
+  assert both["residual"] < both["attn_res"]  # its two sites of the longer chain have three slots
 
 
 def test_an_unknown_row_is_refused(monkeypatch, capsys):
