@@ -31,7 +31,8 @@ class Sublayer(nn.Module):
     streams, carried = split(carry)
     h, coefs = connection(streams, index, dtype=self.dtype, **carried)
     if self.branch:
-      h = models.Norm("rmsnorm", dtype=self.dtype)(h)
+      if not connection.norms_input:
+        h = models.Norm("rmsnorm", dtype=self.dtype)(h)
       y = nn.Dense(h.shape[-1], use_bias=False, dtype=self.dtype)(h)
     else:
       y = stored(h)
@@ -64,7 +65,9 @@ class Chain(nn.Module):
       for index in range(self.depth):
         carry = Sublayer(make, self.dtype, self.branch)(carry, index)
     streams, carried = split(carry)
-    return hc.Reduce(m, kind=connection.reduce_kind)(streams, **carried)
+    kind = connection.reduce_kind
+    end = hc.Reduce(m, kind=kind, connection=make if kind == "gated" else None)
+    return end(streams, **carried)
 
 
 def forward_and_both(chain: Chain, x: jax.ShapeDtypeStruct):
