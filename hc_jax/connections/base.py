@@ -1,10 +1,9 @@
 """The contract that every variant keeps, and everything that variants have in common."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Union
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,16 +16,6 @@ from hc_jax.connections.declare import MAPS, Param, bind
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.place import check_place, check_whole
 
-# What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
-# fields are copied to every site (its parameters never are).
-ConnectionLike = Union[Callable[..., "Connection"], "Connection"]
-
-# Fields that a model fills in with its own value where the connection leaves them None.
-INHERITED = ("norm", "norm_params", "norm_eps", "partitioned")
-# Fields that are the network's to say: a model and its blocks fill them in where a class has them.
-# num_sites: sites of the whole network. sites_per_block, site_in_block: of a block, and which.
-PLACE = ("num_sites", "sites_per_block", "site_in_block")
-INHERITED += PLACE
 # Methods of a variant that are functions of its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
 PURE |= {"silent", "num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
@@ -368,47 +357,3 @@ def plain_coefs(num_views: int = 1) -> Coefs:
   """Those of `x' = x + F(x)`: one stream, all weights one."""
   ones = jnp.ones((num_views, 1), jnp.float32)
   return Coefs(read=ones, write=ones[:1], mix=None)
-
-
-def connection_factory(connection: ConnectionLike, **inherited: Any) -> functools.partial:
-  """Whatever a user gives as a model's connection, as a partial of its class.
-
-  Args:
-    connection: a class, a partial of one, or an instance (its fields are taken, it is not shared).
-    **inherited: the model's own values, for fields of `INHERITED` that the connection has and
-      leaves None.
-
-  Returns:
-    A partial that makes one site's connection: `factory(name=...)`.
-
-  Raises:
-    TypeError: if it is none of the three.
-  """
-  if isinstance(connection, Connection):
-    cls = type(connection)
-    given = {f: getattr(connection, f) for f in _all_fields(cls)}
-  elif isinstance(connection, functools.partial):
-    cls, given = connection.func, dict(connection.keywords)
-  else:
-    cls, given = connection, {}
-  if not (isinstance(cls, type) and issubclass(cls, Connection)):
-    raise TypeError(
-      f"connection={connection!r} is no connection; give a class such as hc_jax.HyperConnection, "
-      "functools.partial(hc_jax.HyperConnection, num_streams=2), or an instance"
-    )
-  fields = _all_fields(cls)
-  for name, value in inherited.items():
-    if name in fields and given.get(name, fields[name]) is None:
-      given[name] = value
-  return functools.partial(cls, **given)
-
-
-def connection_fields(cls: type[Connection]) -> dict[str, Any]:
-  """Returns the fields of a connection class that a config has, and their defaults."""
-  others = ("partitioned", *PLACE)  # what the model decides
-  return {name: default for name, default in _all_fields(cls).items() if name not in others}
-
-
-def _all_fields(cls: type[Connection]) -> dict[str, Any]:
-  flax = ("parent", "name")
-  return {f.name: f.default for f in dataclasses.fields(cls) if f.name not in flax}

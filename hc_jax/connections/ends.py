@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from hc_jax import axes, ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection, ConnectionLike, connection_factory
+from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, bind
+from hc_jax.connections.factory import ConnectionLike, connection_factory
 
 EXPAND = ("copy", "scaling", "embedding", "first")
 REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated")

@@ -3,7 +3,8 @@
 import inspect
 from typing import Any
 
-from hc_jax.connections.base import Connection, connection_fields
+from hc_jax.connections.base import Connection
+from hc_jax.connections.factory import connection_fields
 
 
 def field_types(cls: type[Connection]) -> dict[str, type]:

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hc_jax.connections.base import Connection, ConnectionLike, connection_factory
+from hc_jax.connections.base import Connection
 from hc_jax.connections.carry import Carry, join, split
+from hc_jax.connections.factory import ConnectionLike, connection_factory
 
 PyTree = Any
 
