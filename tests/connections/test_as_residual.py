@@ -77,7 +77,7 @@ def test_it_is_the_handwritten_residual_model_bit_for_bit(fields):
 @pytest.mark.parametrize("name", hc.CONNECTIONS)
 def test_it_knows_every_variant(name):
   instance = hc.make_connection(name)(parent=None)
-  model = Net(name, instance.num_streams, instance.fractions)
+  model = Net(name, instance.num_streams or 4, instance.fractions)
   plain = jax.eval_shape(hc.as_residual(model).init_with_output, jax.random.key(0), X)
   chex.assert_trees_all_equal_shapes_and_dtypes(
     plain, jax.eval_shape(ByHand().init_with_output, jax.random.key(0), X)
