@@ -128,6 +128,7 @@ def test_sample_puts_a_space_between_the_prompt_and_the_next_word(monkeypatch, c
   assert capsys.readouterr().out.count("read words more\n") == samples
 
 
+@pytest.mark.slow
 def test_analyze_draws_and_prints_what_a_run_learned(run, capsys, tmp_path):
   with tiny.tiny_text():
     assert cli.main(["analyze", str(run), f"--out={tmp_path}", "--formats=png"]) == 0

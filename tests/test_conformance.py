@@ -44,8 +44,8 @@ CASES = {
 
 
 # Checks of one connection by itself: `make test` runs them for one variant of each structure, and
-# `MAPS` for every variant as it comes. They are also the only ones for several views, which no
-# feed-forward takes.
+# that of the maps for every variant as it comes. They are also the only ones for several views,
+# which no feed-forward takes.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 MAPS = ("counts", "maps", "grads")
 # Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
@@ -54,6 +54,7 @@ EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "pmap", "explici
 # Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
 # of them for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
+FAST = (*ALONE, *NETWORK, *EVERYWHERE)
 # Checks of how a connection is used, which does not hang on its fields: cases with fields of their
 # own leave them out.
 HEAVY = ("ways", "half", "mesh", "once", "decode")
@@ -71,7 +72,7 @@ def cases():
         continue
       if "num_views" in fields and check.name not in (*ALONE, *EVERYWHERE):
         continue
-      fast = check.name in (MAPS if case not in STRUCTURES else (*ALONE, *NETWORK, *EVERYWHERE))
+      fast = check.name == "maps" if case not in STRUCTURES else check.name in FAST
       heavy = check.name in (*HEAVY, "second", "index") and case != "hc"
       marks = [pytest.mark.xdist_group(case)]
       if heavy or (fields and check.name not in MAPS):

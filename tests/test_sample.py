@@ -31,7 +31,9 @@ def run(prompt, num_tokens, seed=0, **settings):
   return np.stack(list(steps), axis=1)
 
 
-@pytest.mark.parametrize("length", [1, 5, 16, 17])
+@pytest.mark.parametrize(
+  "length", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (5, 16, 17))]
+)
 def test_greedy_is_the_uncached_argmax(length):
   """17 tokens are padded to 32, which is all the model has; the padding must stay unseen."""
   model, params = model_and_params()
@@ -42,6 +44,7 @@ def test_greedy_is_the_uncached_argmax(length):
   np.testing.assert_array_equal(out, np.argmax(logits, -1)[:, length - 1 : -1])
 
 
+@pytest.mark.slow
 def test_draws_follow_the_probabilities():
   """4,000 draws of the next token, against the softmax of the uncached logits."""
   model, params = model_and_params()

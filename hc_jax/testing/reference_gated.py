@@ -20,6 +20,7 @@ from hc_jax.connections import (
   PerStreamMHC,
 )
 from hc_jax.testing.reference import Matrices, normalise
+from hc_jax.testing.reference_mixers import MIXERS, mix_of
 
 Params = Mapping[str, np.ndarray]
 
@@ -116,6 +117,8 @@ def residual_matrix(connection: GatedConnection, z: np.ndarray) -> np.ndarray:
     return kronecker(z)
   if isinstance(connection, OrthogonalHC):
     return quaternions(z)
+  if isinstance(connection, MIXERS):
+    return mix_of(connection, z)
   raise KeyError(f"{type(connection).__name__} has no float64 reference of its mix")
 
 

@@ -33,6 +33,7 @@ from hc_jax.connections import (
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
 from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
+from hc_jax.testing.reference_mixers import MIXERS
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
@@ -190,6 +191,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
+_FOLLOWED += MIXERS
 _FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals, GatedResidual)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")

@@ -117,6 +117,7 @@ def test_compiled_functions_are_never_mistaken():
   [{"scan": True, "remat": "full"}, pytest.param({"scan": False}, marks=pytest.mark.slow)],
   ids=str,
 )
+@pytest.mark.slow
 def test_our_language_model(fields):
   make = functools.partial(tiny.model, **fields)
   model, residual = make(connection=hc.HyperConnection), make(connection=hc.Residual)

@@ -107,6 +107,7 @@ def test_streams_begin_in_one_slot():
   "cls, block",
   [(hc.AttentionResiduals, 1), (hc.AttentionResiduals, 3), (hc.DeltaAttentionResiduals, 3)],
 )
+@pytest.mark.slow
 def test_the_unfolded_matrix_rebuilds_every_input(cls, block):
   model = tiny.model(connection=functools.partial(cls, block_sites=block))
   sites = list(collect_sites(model, tiny.params(model), tiny.TOKENS).values())

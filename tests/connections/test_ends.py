@@ -113,6 +113,7 @@ def test_the_language_model_has_them(expand, reduce):
   "expand, reduce",
   [("scaling", "head"), pytest.param("embedding", "mean", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_without_noise_the_network_starts_as_with_copies_and_a_sum(expand, reduce):
   """The ends have initial values of their own, the rest is taken from the plain model."""
   fields = {"connection": tiny.DHC2, "final_norm_eps": 1e-12}
@@ -239,6 +240,7 @@ def test_what_reduce_refuses():
     {"block": "parallel"},
   ],
 )
+@pytest.mark.slow
 def test_as_its_own_plain_residual_network_neither_end_is_there(fields):
   fields = {"scan": False, **fields}
   model = tiny.model(**fields)

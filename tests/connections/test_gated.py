@@ -147,6 +147,7 @@ def test_identity_starts_with_the_mean_and_ones(make):
 
 
 @every
+@pytest.mark.slow
 def test_onehot_rotates_with_the_site(make):
   connection = make(bias_init="onehot", num_views=2)
   up, down = 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))
@@ -285,6 +286,7 @@ def test_what_does_not_fit_is_refused(call, words):
   ],
   ids=lambda connection: f"{type(connection).__name__}-{connection.num_streams}",
 )
+@pytest.mark.slow
 def test_the_note_on_uniform_is_true(connection):
   n, note = connection.num_streams, connection.facts(8).note
   streams = normal("streams", 2, n, 8)

@@ -56,6 +56,7 @@ def test_counts_are_those_of_the_papers(connection, sites, wanted):
 
 @pytest.mark.parametrize("fractions, copies", [(2, 1), (4, 1), (3, 2)])
 @pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.slow
 def test_frac_starts_as_the_residual_bit_by_bit(fractions, copies, dynamic):
   connection = hc.FracConnection(
     fractions=fractions, num_streams=fractions * copies, dynamic=dynamic
@@ -196,6 +197,7 @@ def test_views_read_with_weights_of_their_own():
 
 @pytest.mark.parametrize("cls", [hc.FracConnection, hc.GeneralizedHyperConnection])
 @pytest.mark.parametrize("held", [("read_mix",), ("write",), ("read_mix", "write")])
+@pytest.mark.slow
 def test_what_is_said_to_be_frozen_is_what_gets_no_gradient(cls, held):
   connection = cls(norm_params=True, **{f"train_{name}": False for name in held})
   streams = normal("streams", connection.num_streams, D // connection.fractions)

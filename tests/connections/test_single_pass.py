@@ -108,6 +108,7 @@ def test_what_does_not_go_together_is_refused():
     hc.Reduce(kind="read").init(KEY, STREAMS)
 
 
+@pytest.mark.slow
 def test_inputs_and_the_end_are_rebuilt_by_the_unfolded_matrix():
   model = tiny.model(connection=hc.SinglePassMHC)
   params = tiny.params(model)

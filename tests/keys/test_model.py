@@ -102,6 +102,7 @@ CONNECTION = {
   "backout": Row(True, X0),
   "backout_block": Row(1, {**X0, "model.connection.backout": True}),
   "block_sites": Row(3, of("attn_res")),
+  "rank": Row(2, of("gated_residual")),
 }
 # A branch says itself how many views it takes, and XLA is the one backend there is: other values
 # are refused.

@@ -81,6 +81,7 @@ def _views(layers, layer, views):
   return views.reshape(*views.shape[:-2], 3 * d)
 
 
+@pytest.mark.slow
 def test_with_equal_rows_views_change_nothing():
   """At initialisation the three rows of the read are equal, and the network is the ordinary one."""
   plain = tiny.model()

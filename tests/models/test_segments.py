@@ -85,6 +85,7 @@ def test_one_segment_is_the_ordinary_stack():
   assert tiny.model(layers=LAYERS, num_layers=5).clone(scan=False).num_layers == 5
 
 
+@pytest.mark.slow
 def test_sites_are_counted_through_and_nothing_is_scaled_at_init():
   """At initialisation: reads count sublayers through the network, which is the residual one."""
   mixed = {

@@ -57,7 +57,7 @@ def expected():
   [
     (True, "branches"),
     pytest.param(False, "full", marks=pytest.mark.slow),
-    (True, "blocks:2"),
+    pytest.param(True, "blocks:2", marks=pytest.mark.slow),
     pytest.param(False, "blocks:2", marks=pytest.mark.slow),
   ],
 )

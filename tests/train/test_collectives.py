@@ -80,6 +80,7 @@ def eight_devices():
 @pytest.mark.parametrize(
   "preset", [*(pytest.param(p, marks=pytest.mark.exhaustive) for p in ("dp", "fsdp")), "fsdp_tp"]
 )
+@pytest.mark.slow
 def test_streams_are_never_sent(preset):
   found = collectives(preset)
   names = {name for name, _ in found}

@@ -69,6 +69,7 @@ def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_gi
   assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeypatch):
   from hc_jax.train.metrics import Metrics
 

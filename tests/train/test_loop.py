@@ -23,6 +23,7 @@ from tests.train.tiny import start
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+@pytest.mark.slow
 def test_loss_falls_on_real_text_and_what_is_left_behind_can_be_opened(tmp_path, capsys):
   flags = {"train__num_steps": 60, "train__log_every": 7, "train__eval_every": 25}
   state = start(tmp_path, **flags)

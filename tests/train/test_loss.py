@@ -34,7 +34,8 @@ def task(tie_embeddings=True, vocab_size=48):
   return model, params, batch
 
 
-@pytest.mark.parametrize("tie_embeddings", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_parts_give_the_same_nats_and_gradients(tie_embeddings):
   model, params, batch = task(tie_embeddings)
 

@@ -1,0 +1,55 @@
+"""Arithmetic on matrices of a few rows, one for each token: unrolled, so that XLA fuses it."""
+
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Returns `a @ b` in float32 throughout, `[..., n, n]`."""
+  return jnp.einsum("...ij,...jk->...ik", a, b, precision=HIGHEST)
+
+
+def skew(entries: jax.Array, n: int) -> jax.Array:
+  """Returns the skew-symmetric matrix whose entries above the diagonal are these, row by row.
+
+  Args:
+    entries: `[..., n (n - 1) / 2]`.
+    n: number of rows.
+  """
+  rows, columns = jnp.triu_indices(n, k=1)
+  upper = jnp.zeros((*entries.shape[:-1], n, n), entries.dtype).at[..., rows, columns].set(entries)
+  return upper - upper.swapaxes(-1, -2)
+
+
+def identity(n: int, ndim: int) -> jax.Array:
+  """Returns the identity with as many axes as its partners have."""
+  return jnp.eye(n, dtype=jnp.float32).reshape((1,) * (ndim - 2) + (n, n))
+
+
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Solves `a @ x = b` by elimination without pivoting, for matrices that need none.
+
+  None is needed where the symmetric part of `a` is positive definite, as of the identity plus a
+  skew-symmetric matrix, or of a Hessian.
+
+  Args:
+    a: `[..., n, n]`.
+    b: `[..., n, k]`.
+  """
+  n = a.shape[-1]
+  for i in range(n):
+    pivot = a[..., i : i + 1, i : i + 1]
+    row, right = a[..., i : i + 1, :] / pivot, b[..., i : i + 1, :] / pivot
+    factor = a[..., :, i : i + 1]
+    others = (jnp.arange(n) != i).astype(a.dtype).reshape((1,) * (a.ndim - 2) + (n, 1))
+    a = jnp.where(others > 0, a - factor * row, row)
+    b = jnp.where(others > 0, b - factor * right, right)
+  return b
+
+
+def cayley(generator: jax.Array) -> jax.Array:
+  """Returns `(I + A)^-1 (I - A)`, a rotation for a skew-symmetric A, `[..., n, n]`."""
+  eye = identity(generator.shape[-1], generator.ndim)
+  return solve(eye + generator, eye - generator)

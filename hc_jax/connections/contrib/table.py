@@ -1,0 +1,17 @@
+"""Names for the variants of `contrib`: importing this module puts them into `CONNECTIONS`.
+
+Commands take `--import=hc_jax.connections.contrib.table`, and then
+`--config.model.connection.name=cayley`.
+"""
+
+from hc_jax.connections import Connection, register
+from hc_jax.connections.contrib import CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC
+
+MIXERS: dict[str, type[Connection]] = {
+  "spectral_sphere": SpectralSphereHC,
+  "cayley": CayleyHC,
+  "newton": NewtonHC,
+  "matrix_exponential": ContinuousHC,
+}
+for _name, _cls in MIXERS.items():
+  register(_name, _cls)

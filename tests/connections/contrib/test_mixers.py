@@ -1,0 +1,104 @@
+"""The mixers of `hc_jax.connections.contrib`: conformance, small matrices, special cases."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hc_jax as hc
+from hc_jax.connections.contrib import CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC
+from hc_jax.connections.contrib.matrix_exponential import exponential
+from hc_jax.connections.contrib.small_matrices import cayley, skew, solve
+from hc_jax.testing.candidate import Candidate
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+from hc_jax.testing.reference_mixers import balanced, flow
+
+MIXERS = {cls.__name__: cls for cls in (CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC)}
+MAPS = ("counts", "maps", "grads", "claims")
+CASES = {name: {} for name in MIXERS} | {
+  "NewtonHC-3": {"num_streams": 3, "bias_init": "uniform"},
+  "SpectralSphereHC-2": {"num_streams": 2},
+  "CayleyHC-8": {"num_streams": 8, "norm_params": True},
+  "ContinuousHC-1": {"num_streams": 1},
+}
+
+
+@functools.cache
+def candidate(case):
+  return Candidate(case, functools.partial(MIXERS[case.split("-")[0]], **CASES[case]))
+
+
+def marked():
+  for case, fields in CASES.items():
+    for check in CONFORMANCE:
+      fast = check.name == "maps" and not fields
+      marks = () if fast else pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive
+      yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
+
+
+@pytest.mark.parametrize("case, check", list(marked()))
+def test_conforms(case, check):
+  try:
+    check.run(candidate(case))
+  except NotApplicable as reason:
+    pytest.skip(str(reason))
+
+
+def test_small_systems_are_solved():
+  a = np.eye(4) + np.float32(skew(normal("a", 5, 6), 4))
+  b = normal("b", 5, 4, 2)
+  np.testing.assert_allclose(solve(a, b), np.linalg.solve(a, b), rtol=2e-5, atol=1e-6)
+  turned = np.float64(cayley(skew(3 * normal("large", 5, 6), 4)))
+  np.testing.assert_allclose(
+    turned @ turned.swapaxes(-1, -2), np.tile(np.eye(4), (5, 1, 1)), atol=2e-6
+  )
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_projection_is_the_limit_of_sinkhorns_steps(scale):
+  logits = scale * normal("logits", 7, 4, 4)
+  mix = np.float64(jit(NewtonHC().mix_of)(logits.reshape(7, 16)))
+  np.testing.assert_allclose(mix, balanced(np.float64(logits)), atol=3e-6 * max(1, scale))
+  np.testing.assert_allclose(mix.sum(-1), 1, atol=1e-6)
+  np.testing.assert_allclose(mix.sum(-2), 1, atol=1e-4)
+
+
+def test_its_gradient_is_that_of_implicit_sinkhorn():
+  logits, weights = normal("logits", 7, 16), normal("weights", 7, 4, 4)
+  sinkhorn = hc.MHC(sinkhorn_steps=300, sinkhorn_gradient="implicit")
+  found, want = (
+    jit(jax.grad(lambda z, m=module: jnp.sum(m.mix_of(z) * weights)))(logits)
+    for module in (NewtonHC(), sinkhorn)
+  )
+  np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def test_zero_logits_are_the_identity():
+  for module in (CayleyHC(), ContinuousHC()):
+    mix = module.mix_of(jnp.zeros((2, module.num_mix_logits())))
+    np.testing.assert_array_equal(mix, np.tile(np.eye(4, dtype=np.float32), (2, 1, 1)))
+
+
+def test_the_exponential_is_exact_to_what_it_says():
+  a = skew(normal("a", 5, 6), 4)
+  a = 4 * a / np.linalg.norm(a, 2, axis=(-2, -1), keepdims=True)
+  got = np.float64(exponential(a))
+  np.testing.assert_allclose(got @ got.swapaxes(-1, -2), np.tile(np.eye(4), (5, 1, 1)), atol=2e-5)
+  z = normal("z", 3, ContinuousHC().num_mix_logits())
+  np.testing.assert_allclose(ContinuousHC().mix_of(z), flow(np.float64(z), 4), atol=5e-6)
+
+
+def test_importing_the_table_gives_them_names():
+  before = dict(hc.CONNECTIONS)
+  try:
+    from hc_jax.connections.contrib import table
+
+    assert set(table.MIXERS) == {"spectral_sphere", "cayley", "newton", "matrix_exponential"}
+    made = hc.make_connection("cayley", {"num_streams": 3})()
+    assert isinstance(made, CayleyHC) and made.num_mix_logits() == 3
+  finally:
+    hc.CONNECTIONS.clear()
+    hc.CONNECTIONS.update(before)
