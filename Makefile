@@ -37,15 +37,15 @@ quickstart: ## train a small DHC×4 language model, sample from it, draw its pic
 	@VENV='$(VENV)' sh scripts/whats_next.sh '$(RUN)'
 
 test: lint ## style, then every test that takes seconds
-	@$(BIN)/python -m pytest -m "not slow and not exhaustive" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not exhaustive" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: ## only what `make test` leaves out: long ones, and those that start processes
 	@$(SETUP) test
-	@$(BIN)/python -m pytest -m "slow and not exhaustive" -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "slow and not exhaustive" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-exhaustive: ## only the rest: soaks, all mutants, all pairs of options, the whole table of variants
 	@$(SETUP) test
-	@$(BIN)/python -m pytest -m exhaustive -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m exhaustive -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: test test-slow test-exhaustive ## everything but parity
 

@@ -25,10 +25,3 @@ def optimised(monkeypatch):
 def pytest_make_parametrize_id(val: object) -> str | None:
   """Bytes go into a test's name by length: compressed ones hold the time, and ids must agree."""
   return f"{len(val)}bytes" if isinstance(val, bytes) else None
-
-
-def pytest_collection_modifyitems(items: list) -> None:
-  """Tests of a file run in one process, which keeps compiled code; unless they say otherwise."""
-  for item in items:
-    if not item.get_closest_marker("xdist_group"):
-      item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))

@@ -74,11 +74,11 @@ def cases():
         continue
       fast = check.name == "maps" if case not in STRUCTURES else check.name in FAST
       heavy = check.name in (*HEAVY, "second", "index") and case != "hc"
-      marks = [pytest.mark.xdist_group(case)]
+      marks = ()
       if heavy or (fields and check.name not in MAPS):
-        marks.append(pytest.mark.exhaustive)
+        marks = pytest.mark.exhaustive
       elif fields or not fast:
-        marks.append(pytest.mark.slow)
+        marks = pytest.mark.slow
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
 
