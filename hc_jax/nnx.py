@@ -64,7 +64,8 @@ class Connection(nnx.Module):
     """Reads the branch input; see `hc_jax.Connection.__call__`."""
     index = self.index[...] if isinstance(self.index, nnx.Variable) else self.index
     params = {name: getattr(self, name)[...] for name in self.names}
-    return self.module.apply({"params": params}, streams, index, read=read, dtype=dtype)
+    carried = {} if read is None else {"read": read}
+    return self.module.apply({"params": params}, streams, index, dtype=dtype, **carried)
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
     """Writes the branch output and mixes; see `hc_jax.Connection.write`."""
@@ -92,14 +93,20 @@ def as_residual(model: nnx.Module) -> nnx.Module:
       for name in module.names:
         delattr(module, name)
       module.names = ()
+  plain.__class__ = _plain_class(type(model))
+  return plain
+
+
+@functools.cache
+def _plain_class(cls: type[nnx.Module]) -> type[nnx.Module]:
+  """Returns the class of the same name whose calls run within `plain_residual`."""
 
   def call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
     with ops.plain_residual():
-      return type(model).__call__(self, *args, **kwargs)
+      return cls.__call__(self, *args, **kwargs)
 
-  body = {"__call__": call, "__doc__": type(model).__doc__, "__module__": type(model).__module__}
-  plain.__class__ = type(type(model))(type(model).__name__, (type(model),), body)
-  return plain
+  body = {"__call__": call, "__doc__": cls.__doc__, "__module__": cls.__module__}
+  return type(cls)(cls.__name__, (cls,), body)
 
 
 class Functional:

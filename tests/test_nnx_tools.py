@@ -98,6 +98,21 @@ def test_the_residual_network_is_a_copy_without_the_connections(model):
   assert all(site.streams.shape[-2] == 1 for site in sites.values())
 
 
+def test_a_site_that_the_output_does_not_need_is_named(page):
+  class Aside(page["Model"]):
+    def __call__(self, x):
+      self.blocks[2](hc.expand(x, 4))
+      return hc.reduce(self.blocks[1](self.blocks[0](hc.expand(x, 4))))
+
+  with pytest.raises(ValueError, match="blocks/2/connection: the output does not depend on"):
+    analysis.collect_sites(Aside(8, 3, rngs=nnx.Rngs(0)), None, X)
+
+
+def test_residual_networks_of_one_class_compile_once(model):
+  first, second = hc.as_residual(model), hc.as_residual(model)
+  assert type(first) is type(second) and nnx.graphdef(first) == nnx.graphdef(second)
+
+
 def test_what_is_no_model_is_refused():
   with pytest.raises(TypeError, match="function is neither a Linen nor an NNX module"):
     check_model(lambda x: x, X)

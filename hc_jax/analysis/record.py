@@ -19,9 +19,11 @@ def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dic
   `path/call_0`, `path/call_1` and so on.
   """
   calls: list[tuple[str, Call, Any]] = []
+  traced: dict[str, None] = {}  # in order
 
   def record(call: Call, run: Callable) -> Any:
     name = call.name
+    traced[name] = None
 
     def see(seen: Call, out: Any) -> Any:
       calls.append((name, seen, out))
@@ -36,6 +38,11 @@ def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dic
 
   jax.block_until_ready(run(params, args, kwargs))
   jax.effects_barrier()
+  if unused := [name for name in traced if name not in {name for name, *_ in calls}]:
+    raise ValueError(
+      f"{', '.join(unused)}: the output does not depend on what it reads and writes, so that the "
+      "compiled program leaves it out; use its streams, or take it out of the model"
+    )
   reads = collections.defaultdict(list)
   order = []
   for name, call, out in calls:

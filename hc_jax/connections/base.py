@@ -81,6 +81,11 @@ class Connection(nn.Module):
     return self.num_views * self.fractions
 
   @property
+  def has_roles(self) -> bool:
+    """Whether its streams are not alike: they begin empty, or end in one of them."""
+    return self.expand_kind == "first" or self.reduce_kind in ("first", "backout")
+
+  @property
   def is_declared(self) -> bool:
     """Whether the variant has the declared form; a class that overrides `coefs` is free."""
     return type(self).coefs is Connection.coefs
@@ -286,6 +291,11 @@ class Connection(nn.Module):
       return coefs
     if read is None:
       read = first_read(self.num_streams, self.slots)
+    if read.shape[-2:] != coefs.read.shape[-2:]:
+      raise ValueError(
+        f"{type(self).__name__} reads {coefs.read.shape[-2:]}, but the read that it is given is "
+        f"{read.shape}; give it next_read of a site of as many streams and views"
+      )
     return coefs.replace(read=read, next_read=coefs.read)
 
   @nn.nowrap

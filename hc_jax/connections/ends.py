@@ -187,6 +187,11 @@ class Reduce(nn.Module):
       )
     end = connection_factory(self.connection)(parent=None).exit()
     end.check()
+    if streams.shape[-2] != end.num_streams:
+      raise ValueError(
+        f'reduce="gated": the connection has num_streams={end.num_streams}, but there are '
+        f"{streams.shape[-2]} streams {streams.shape}; give the connection of the last site"
+      )
     params = bind(self, end.declare(streams.shape[-1], 0), self.partitioned)
     options = {"implementation": end.implementation, "derivatives": end.derivatives}
     coefs = ops.coefs(streams, end.generate(params, 0), **options)
@@ -260,6 +265,11 @@ def chosen(
     raise ValueError(
       f"reduce={kinds[1]!r} does not go with {name}, which has {last.reduce_kind!r}; leave reduce "
       "unset"
+    )
+  if first.reduce_kind in ("first", "backout") and kinds[0] == "first":
+    raise ValueError(
+      f"expand={expand!r} does not go with {type(first).__name__}, which keeps the embedding in "
+      "stream 1; leave expand unset"
     )
   if first.keeps_history and kinds[0] != first.expand_kind:
     raise ValueError(

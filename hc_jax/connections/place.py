@@ -3,6 +3,8 @@
 import numbers
 from typing import Any
 
+import jax
+
 
 def check_whole(name: str, value: Any) -> None:
   """Raises ValueError unless the value is a whole number from 1 on."""
@@ -26,11 +28,11 @@ def check_place(connection: Any, index: Any) -> None:
   for field in connection.needs:
     if getattr(connection, field) is None:
       raise ValueError(
-        f"{name} has {field}=None and cannot do without; the models of this package fill it in, "
+        f"{name} has {field}=None and cannot do without; hc_jax.models.TransformerLM fills it in, "
         f"elsewhere give it: {name}({field}=8) for a network of eight sites"
       )
   sites = getattr(connection, "num_sites", None)
-  if sites is not None and isinstance(index, numbers.Integral) and not 0 <= index < sites:
+  if sites is not None and not isinstance(index, jax.core.Tracer) and not 0 <= index < sites:
     raise ValueError(
       f"{name} has num_sites={sites}, but a site has index={index}; count sites from 0 to "
       f"{sites - 1}, or give the num_sites of the whole network"

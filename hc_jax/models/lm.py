@@ -19,6 +19,7 @@ from hc_jax.connections import (
   ends,
 )
 from hc_jax.connections.carry import split, start
+from hc_jax.connections.factory import PLACE
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import (
   Block,
@@ -153,6 +154,23 @@ class TransformerLM(nn.Module):
       with_views(connection, 1)
       check_connection(connection, self.d_model)
       check_norm_position(self.norm_position, connection(parent=None))
+      self._check_place(connection(parent=None))
+
+  @nn.nowrap
+  def _check_place(self, connection: Connection) -> None:
+    """Raises ValueError if a connection says that it is in another network than this."""
+    for field, value in self._inherited().items():
+      found = getattr(connection, field, value)
+      if field in PLACE and found != value:
+        raise ValueError(
+          f"{type(connection).__name__} has {field}={found}, but this model has {field}={value}; "
+          f"leave {field} unset, the model fills it in"
+        )
+    if connection.carries_read and self.attention_views:
+      raise ValueError(
+        f"attention_views=True needs three reads at every other site, and "
+        f"{type(connection).__name__} hands one read from site to site; leave attention_views off"
+      )
 
   def setup(self) -> None:
     self.check()
@@ -181,7 +199,10 @@ class TransformerLM(nn.Module):
     _, exit_of = self._segments()[-1]
     if reduce in ends.NORMED and self.final_norm_eps is not None:
       exit_of = functools.partial(exit_of, norm_eps=self.final_norm_eps)
-    self.reduce_streams = Reduce(last.fractions, kind=reduce, partitioned=True, connection=exit_of)
+    options = {"norm_eps": last.norm_eps} if reduce == "depth" else {}
+    self.reduce_streams = Reduce(
+      last.fractions, kind=reduce, partitioned=True, connection=exit_of, **options
+    )
     self.final_norm = norm(
       eps=self.norm_eps if self.final_norm_eps is None else self.final_norm_eps
     )

@@ -65,11 +65,18 @@ def check_segments(connections: Sequence[Connection]) -> None:
   Between segments streams become one and then copies, which would lose what each of them is for.
   """
   for connection in connections if len(connections) > 1 else ():
-    if connection.expand_kind == "first" or connection.reduce_kind in ("first", "backout"):
+    if connection.has_roles:
       raise ValueError(
         f"layers has {len(connections)} segments, but the streams of {type(connection).__name__} "
         "are not alike and cannot be handed on; leave layers unset and give it as the connection "
         "of all"
+      )
+
+  for connection in connections[:-1]:
+    if connection.carries_read:
+      raise ValueError(
+        f"layers has a segment after {type(connection).__name__}, whose last site makes a read "
+        "that nothing there would use; put it into the last segment"
       )
 
 

@@ -122,8 +122,8 @@ def read(
   """
   check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])
-  if coefs.gates is not None:
-    h = channels.read(streams, coefs.gates, dtype or streams.dtype, derivatives)
+  if (gates := getattr(coefs, "gates", None)) is not None:  # a user's own maps need not have it
+    h = channels.read(streams, gates, dtype or streams.dtype, derivatives)
   else:
     h = combine.read(coefs.read, streams, dtype or streams.dtype, derivatives)
   return h.reshape(*streams.shape[:-2], h.shape[-2] * h.shape[-1])
@@ -171,10 +171,10 @@ def write(
       "a branch must return floating point (any: float32 into bfloat16 streams is rounded once)"
     )
   y = branch_output.reshape(*lead, v, w)
-  if coefs.slot is not None:
+  if (slot := getattr(coefs, "slot", None)) is not None:
     if coefs.mix is not None:
       raise ValueError("write: coefs with a slot change one stream alone, and cannot have a mix")
-    return _constrain(combine.write_slot(coefs.slot, coefs.write, streams, y, derivatives))
+    return _constrain(combine.write_slot(slot, coefs.write, streams, y, derivatives))
   return _constrain(combine.write(coefs.mix, coefs.write, streams, y, derivatives))
 
 

@@ -76,7 +76,9 @@ def logits(
     end = end - params["reduce_streams/scale"] * H[..., 2, :]
   if connection.reduce_kind == "depth":
     p = below(params, "reduce_streams")
-    end = np.sum(depth_weights(H, p["depth_query"][None], p["scale"], 1e-6) * H, axis=-2)
+    end = np.sum(
+      depth_weights(H, p["depth_query"][None], p["scale"], connection.norm_eps) * H, axis=-2
+    )
   if connection.reduce_kind == "gated":  # one more site, which is read alone
     exit_ = connection.exit()
     if model.final_norm_eps is not None:

@@ -212,3 +212,28 @@ def test_outside_of_a_model_the_depth_must_be_said():
     module.init(KEY, streams, 4)
   with pytest.raises(ValueError, match=r'hc_jax.Expand\(5, kind="first"\)\(x\)'):
     module.init(KEY, streams[:, :4], 0)
+
+
+def test_a_depth_of_another_network_is_refused():
+  for connection in (hc.AttentionResiduals(num_sites=2, parent=None), hc.X0Lambdas(num_sites=2)):
+    with pytest.raises(
+      ValueError, match="num_sites=2, but this model has num_sites=4; leave num_s"
+    ):
+      tiny.model(connection=connection, num_layers=2).check()
+  module = hc.AttentionResiduals(num_sites=2)
+  with pytest.raises(ValueError, match="num_sites=2, but a site has index=9"):
+    module.init(jax.random.key(0), np.zeros((1, 3, 8), np.float32), jnp.int32(9))
+
+
+def test_norms_and_beginnings_that_break_its_slots_are_refused():
+  for name in ("attn_res", "x0_lambdas", "altup_simplified"):
+    model = tiny.model(connection=hc.make_connection(name), norm_position="post")
+    with pytest.raises(ValueError, match="some of which keep what was"):
+      model.check()
+  with pytest.raises(ValueError, match="keeps the embedding in stream 1"):
+    tiny.model(connection=hc.X0Lambdas, expand="first").check()
+
+
+def test_the_end_norms_as_its_sites_do():
+  model = tiny.model(connection=functools.partial(hc.AttentionResiduals, norm_eps=0.5))
+  assert model.bind({}).reduce_streams.norm_eps == 0.5

@@ -64,3 +64,14 @@ def test_disabled_it_keeps_the_branches_names():
 def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match="num_streams=0"):
     hc.stream_functions(0)
+
+
+def test_a_site_without_flax_is_plain_within_the_switch():
+  connection = hc.HyperConnection(num_streams=4)
+  params = hc.init_site(connection, jax.random.key(0), 8, 0)
+  x = np.ones((2, 3, 8), np.float32)
+  with hc.plain_residual():
+    streams = hc.expand(x, 4)
+    coefs = hc.site_maps(connection, params, streams, 0)
+    out = hc.reduce(hc.write(streams, 2 * hc.read(streams, coefs), coefs))
+  np.testing.assert_array_equal(out, 3 * x)

@@ -87,11 +87,9 @@ def test_layers_by_hand_take_and_give_the_pair():
   assert streams.shape == STREAMS.shape and read.shape == (2, 3, 1, 4)
 
 
-@pytest.mark.parametrize(
-  "layers", [((1, hc.SinglePassMHC), (1, hc.MHC)), ((1, hc.MHC), (1, hc.SinglePassMHC))]
-)
-def test_segments_begin_and_drop_the_read(layers):
-  model = tiny.model(layers=layers, num_layers=None)
+@pytest.mark.parametrize("before", [hc.MHC, hc.Residual])
+def test_a_segment_begins_with_a_read_of_its_own(before):
+  model = tiny.model(layers=((1, before), (1, hc.SinglePassMHC)), num_layers=None)
   out = jax.eval_shape(lambda: model.init_with_output(KEY, jnp.zeros((1, 3), jnp.int32))[0])
   assert out.shape[:2] == (1, 3)
 
@@ -104,6 +102,12 @@ def test_what_does_not_go_together_is_refused():
       tiny.model(connection=hc.SinglePassMHC, reduce=reduce).check()
   with pytest.raises(ValueError, match="HyperConnection does not; leave reduce unset"):
     tiny.model(connection=hc.HyperConnection, reduce="read").check()
+  with pytest.raises(ValueError, match="put it into the last segment"):
+    tiny.model(layers=((1, hc.SinglePassMHC), (1, hc.MHC)), num_layers=None).check()
+  with pytest.raises(ValueError, match="leave attention_views off"):
+    tiny.model(connection=hc.SinglePassMHC, attention_views=True).check()
+  with pytest.raises(ValueError, match=r"reads \(1, 4\), but the read that it is given is \(2, 3"):
+    site(1, normal("read", 2, 3, 2, 4))
   with pytest.raises(ValueError, match="needs the read that the last site made"):
     hc.Reduce(kind="read").init(KEY, STREAMS)
 

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from hc_jax.connections.contrib.small_matrices import identity, matmul
+from hc_jax.connections.contrib.small_matrices import identity, matmul, solve
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import GatedConnection
 
-SQUARINGS, ORDER = 4, 8  # the exponential of a sixteenth, by its series, squared four times
+SQUARINGS = 4
 SHORTEST = 1e-3
 
 
@@ -49,12 +49,15 @@ class ContinuousHC(GatedConnection):
 
 
 def exponential(a: jax.Array) -> jax.Array:
-  """Returns the matrix exponential, to 5e-6 for norms up to 4, `[..., n, n]`."""
+  """Returns the matrix exponential, to 5e-6 for norms up to 4, `[..., n, n]`.
+
+  It is Pade's fraction of order three of a sixteenth, squared four times: of what turns and shrinks
+  it makes nothing that grows, for norms up to 50.
+  """
   a = a / 2**SQUARINGS
-  eye = identity(a.shape[-1], a.ndim)
-  total = eye + a / ORDER
-  for k in range(ORDER - 1, 0, -1):
-    total = eye + matmul(a, total) / k
+  eye, square = identity(a.shape[-1], a.ndim), matmul(a, a)
+  even, odd = eye + square / 10, a / 2 + matmul(square, a) / 120
+  total = solve(even - odd, even + odd)
   for _ in range(SQUARINGS):
     total = matmul(total, total)
   return total

@@ -9,8 +9,9 @@ from hc_jax.connections.contrib.small_matrices import identity, matmul, solve
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import FAR, GatedConnection
 
-STEPS, SIZES = 12, (1.0, 0.5, 0.125)
-REGULAR = 1e-3  # the most that is added to the Hessian's diagonal
+STEPS, SIZES = 20, (1.0, 0.5, 0.125)
+LOWEST = -30.0  # of a row, below its largest: e^-30 is nothing next to one in float32
+REGULAR = (1e-7, 1e-3)  # the least and the most that is added to the Hessian's diagonal
 
 
 class NewtonHC(GatedConnection):
@@ -20,8 +21,8 @@ class NewtonHC(GatedConnection):
   to one. Newton's method finds b in a fixed number of steps; the gradient is that of the limit,
   by one small solve. Both agree with `MHC(sinkhorn_gradient="implicit")` where its steps converge.
 
-  The authors' code damps its steps by a search and falls back to Sinkhorn; here each step is the
-  largest of 1, 1/2 and 1/8 that lowers the dual, without a fallback.
+  Each step is the best of Newton's, of a half, of an eighth of it, and of one of Sinkhorn's, by the
+  dual that the solution makes least. Logits count down to 30 below the largest of their row.
 
   Parameters, n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd` more with `norm_params`.
   """
@@ -49,6 +50,8 @@ def project(logits: jax.Array) -> jax.Array:
   Derivatives are those of the solution: the search is constant, and two more steps of Newton's
   method, which do not move it, carry first and second derivatives.
   """
+  logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  logits = jnp.maximum(logits, LOWEST)
   b = jax.lax.stop_gradient(_search(jax.lax.stop_gradient(logits)))
   for _ in range(2):
     b = b - _direction(logits, b)
@@ -57,20 +60,22 @@ def project(logits: jax.Array) -> jax.Array:
 
 def _search(logits: jax.Array) -> jax.Array:
   """Returns b `[..., n]`, the last of which is zero."""
-  b = 0 * logits[..., 0, :]
-  for _ in range(3):  # Sinkhorn's steps come near from anywhere
+
+  def sinkhorn(b):
     rows = logits - jax.nn.logsumexp(logits + b[..., None, :], axis=-1, keepdims=True)
-    b = -jax.nn.logsumexp(rows, axis=-2)
+    return -jax.nn.logsumexp(rows, axis=-2)
 
   def step(_, b):
     along, best, lowest = _direction(logits, b), b, _dual(logits, b)
-    for size in SIZES:
-      tried = b - size * along
+    for tried in (*(b - size * along for size in SIZES), sinkhorn(b)):
       value = _dual(logits, tried)
       best = jnp.where((value < lowest)[..., None], tried, best)
       lowest = jnp.minimum(value, lowest)
-    return best
+    return best - best[..., -1:]
 
+  b = 0 * logits[..., 0, :]
+  for _ in range(3):  # they come near from anywhere
+    b = sinkhorn(b)
   return jax.lax.fori_loop(0, STEPS, step, b - b[..., -1:])
 
 
@@ -93,7 +98,7 @@ def _direction(logits: jax.Array, b: jax.Array) -> jax.Array:
   # other entries, without the cancellation of a mix near the identity.
   off = matmul(mix.swapaxes(-1, -2), mix) * (1 - identity(n, mix.ndim))
   hessian = jnp.sum(off, axis=-1, keepdims=True) * identity(n, mix.ndim) - off
-  more = jnp.minimum(jnp.sum(jnp.abs(excess), axis=-1) ** 2, REGULAR)
+  more = jnp.clip(jnp.sum(jnp.abs(excess), axis=-1) ** 2, *REGULAR)
   more = jax.lax.stop_gradient(more)[..., None, None] * identity(n - 1, mix.ndim)
   along = solve(hessian[..., :-1, :-1] + more, excess[..., None])[..., 0]
   return jnp.concatenate([along, jnp.zeros_like(along[..., :1])], axis=-1)

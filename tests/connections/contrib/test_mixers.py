@@ -50,7 +50,9 @@ def test_conforms(case, check):
 def test_small_systems_are_solved():
   a = np.eye(4) + np.float32(skew(normal("a", 5, 6), 4))
   b = normal("b", 5, 4, 2)
-  np.testing.assert_allclose(solve(a, b), np.linalg.solve(a, b), rtol=2e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    solve(jnp.asarray(a), jnp.asarray(b)), np.linalg.solve(a, b), rtol=2e-5, atol=1e-6
+  )
   turned = np.float64(cayley(skew(3 * normal("large", 5, 6), 4)))
   np.testing.assert_allclose(
     turned @ turned.swapaxes(-1, -2), np.tile(np.eye(4), (5, 1, 1)), atol=2e-6
@@ -102,3 +104,15 @@ def test_importing_the_table_gives_them_names():
   finally:
     hc.CONNECTIONS.clear()
     hc.CONNECTIONS.update(before)
+
+
+@pytest.mark.parametrize("scale", [5.0, 10.0, 60.0])
+def test_large_logits_stay_finite_balanced_and_small(scale):
+  logits, weights = scale * normal("large", 500, 16), normal("weights", 500, 4, 4)
+  mix = np.float64(jit(NewtonHC().mix_of)(logits))
+  assert np.abs(mix.sum(-1) - 1).max() < 1e-6
+  assert np.mean(np.abs(mix.sum(-2) - 1).max(-1) < 1e-4) > 0.99
+  grads = jit(jax.grad(lambda z: jnp.sum(NewtonHC().mix_of(z) * weights)))(logits)
+  assert np.all(np.isfinite(grads))
+  flows = jit(ContinuousHC().mix_of)(min(scale, 10) * normal("flow", 500, 34))
+  assert np.linalg.norm(np.float64(flows), 2, axis=(-2, -1)).max() < 1 + 1e-5
