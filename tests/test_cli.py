@@ -92,6 +92,7 @@ def test_an_unknown_argument_exits_with_2(capsys):
   assert "--promt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sample_writes_the_prompt_and_more(run, capsys):
   argv = ["sample", str(run), "--prompt=def ", "--tokens=12"]
   assert cli.main([*argv, "--temperature=0"]) == 0
@@ -140,6 +141,7 @@ def test_analyze_draws_and_prints_what_a_run_learned(run, capsys, tmp_path):
   assert "comp_amax_fwd" in out and "max_i |sum_j P_ij|" in out
 
 
+@pytest.mark.slow
 def test_compare_draws_two_runs_and_says_what_is_not_of_one_kind(run, capsys, tmp_path):
   argv = ["analyze", str(run), "--compare", str(run), f"--out={tmp_path}", "--formats=svg"]
   with tiny.tiny_text():

@@ -14,6 +14,7 @@ def flops(**changes):
   return model_costs(make_task(config), config)["flops_per_token"]
 
 
+@pytest.mark.slow
 def test_flops_do_not_depend_on_how_layers_run():
   """Scanned layers count as often as they run, and what is computed again counts once."""
   unrolled = flops(model__scan=False)

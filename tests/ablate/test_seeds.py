@@ -89,6 +89,7 @@ def test_a_loop_that_was_stopped_goes_on_to_the_same_numbers(sweep, whole, tmp_p
   assert again.branch_init == whole.branch_init
 
 
+@pytest.mark.slow
 def test_the_states_are_bitwise_the_trainers(sweep):
   config = sweep.config(sweep.groups()[1], 0)
   task = make_task(config, silent, jax.devices()[:1])

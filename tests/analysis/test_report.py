@@ -73,6 +73,7 @@ def test_every_figure_and_its_numbers_are_written(tmp_path):
   assert "| parallel pairs |" in (tmp_path / "findings.md").read_text()
 
 
+@pytest.mark.slow
 def test_drawing_leaves_the_backend_alone(tmp_path, monkeypatch):
   """A notebook's later figures would vanish; and pyplot would keep every figure in memory."""
   monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails

@@ -26,6 +26,7 @@ class ByHand(nn.Module):
     return hc.reduce(streams)
 
 
+@pytest.mark.slow
 def test_layers_by_hand_are_the_language_models():
   """The same parameters under the same names, and a mask that says causal is causal."""
   model = TransformerLM(

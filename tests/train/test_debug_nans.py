@@ -38,7 +38,10 @@ def with_leaf(params, path, change):
   return params
 
 
-@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+  "scan",
+  [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.exhaustive)],
+)
 def test_the_first_site_in_order_of_execution_is_named(scan):
   model, params, batch = setup_of(scan)
   path = "stack/layers/ffn" if scan else "stack/layer_1/ffn"

@@ -18,6 +18,7 @@ def quiet(*_):
   return None
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_trainers(one_device, finished):
   """Of the same batches, at both steps, whatever number of windows the model takes at a time."""
   rows = {row["step"]: row for row in train.read_metrics(str(finished))}

@@ -32,10 +32,9 @@ def candidate(case):
 
 
 def marked():
-  for case, fields in CASES.items():
+  for case in CASES:
     for check in CONFORMANCE:
-      fast = check.name == "maps" and not fields
-      marks = () if fast else pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive
+      marks = pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
 
