@@ -54,9 +54,9 @@ def get_config() -> config_dict.ConfigDict:
   c.model.remat = "branches"
 
   # name: residual | hc | frac | ghc | altup | altup_simplified | mhc | identity | mhc_lite |
-  # mhc_per_stream | mhc_single_pass | kromhc | ohc | x0_lambdas | attn_res | gated_residual. The
-  # other keys are the fields of the connection classes (see hc_jax/connections); None leaves the
-  # class's default, a field the class lacks is refused.
+  # mhc_per_stream | mhc_single_pass | kromhc | ohc | x0_lambdas | attn_res |
+  # attn_res_delta | gated_residual. The other keys are the fields of the connection classes (see
+  # hc_jax/connections); None leaves the class's default, a field the class lacks is refused.
   c.model.connection = connection_defaults()
   c.model.connection.name = "hc"
 

@@ -89,7 +89,8 @@ class TransformerLayer(nn.Module):
 
     Args:
       carry: streams `[B, L, n, w]`, of `hc_jax.expand`; for a connection that carries its read, a
-        pair of them and the read (None for the first layer).
+        pair of them and the read (None for the first layer; in `nn.scan`, whose carry has one type,
+        begin with `hc_jax.connections.carry.start(connection, streams)`).
       layer: number of the layer in the network, from 0; its two sites count on from `2 * layer`.
       mask: bool `[B | 1, 1, L, L]`, true where a query (third axis) may see a key; None is all.
       positions: int32 `[B | 1, L]`; 0, 1, ... by default.
