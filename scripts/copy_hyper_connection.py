@@ -159,7 +159,7 @@ PIECES = {
       _CHECK_OPTIONS,
       ('  _check_fit("read", streams, [("read", coefs.read, -1)])\n', ""),
       (
-        "  if coefs.gates<...>combine.read(coefs.read<...>derivatives)",
+        "  if (gates := <...>combine.read(coefs.read<...>derivatives)",
         "  h = combine(coefs.read, streams).astype(dtype or streams.dtype)",
       ),
     )
@@ -178,7 +178,7 @@ PIECES = {
       (_CHECK_OPTIONS[0] + '  maps = <...>_check_fit("write", streams, maps)\n', ""),
       (" (with several views, of one)", ""),
       ('  if not jnp.issubdtype(branch_output<...>once)"\n    )\n', ""),
-      ("  if coefs.slot is not None:\n<...>combine.write(coefs.mix<...>\n", ""),
+      ("  if (slot := <...>combine.write(coefs.mix<...>\n", ""),
     ),
     (
       _write_primal,
