@@ -1,11 +1,11 @@
 """A model with connections as its own plain residual network."""
 
-import importlib
 from typing import Any
 
 import flax.linen as nn
 
 from hc_jax import ops
+from hc_jax.functional import nnx_of
 
 
 class AsResidual(nn.Module):
@@ -42,9 +42,7 @@ def as_residual(model: Any) -> Any:
   """
   if isinstance(model, nn.Module):
     return AsResidual(model)
-  # Imported when it is needed: Linen alone does not need NNX.
-  nnx = importlib.import_module("hc_jax.nnx")
-  if not nnx.is_nnx(model):
+  if (nnx := nnx_of(model)) is None:
     raise TypeError(
       f"as_residual takes a Linen or NNX module, not {type(model).__name__}; anything else runs "
       "within hc_jax.plain_residual()"

@@ -41,7 +41,7 @@ TABLE = {
   "connections": (_L0, _ARRAYS | {"numpy"}),
   "nnx": ({"coefs", "connections", "ops"}, _ARRAYS),
   "functional": (set(), {"flax"}),
-  "residual_network": ({"ops"}, {"flax"}),
+  "residual_network": ({"functional", "ops"}, {"flax"}),
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),

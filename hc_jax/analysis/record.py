@@ -38,7 +38,8 @@ def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dic
 
   jax.block_until_ready(run(params, args, kwargs))
   jax.effects_barrier()
-  if unused := [name for name in traced if name not in {name for name, *_ in calls}]:
+  seen = {name for name, *_ in calls}
+  if unused := [name for name in traced if name not in seen]:
     raise ValueError(
       f"{', '.join(unused)}: the output does not depend on what it reads and writes, so that the "
       "compiled program leaves it out; use its streams, or take it out of the model"

@@ -128,12 +128,14 @@ def check_norm_position(norm_position: str, connection: Connection) -> None:
   """Raises ValueError, with the remedy, if blocks of that connection cannot have that norm."""
   if norm_position not in NORM_POSITIONS:
     raise ValueError(f"norm_position={norm_position!r} is unknown; choose one of {NORM_POSITIONS}")
-  if norm_position == "post" and connection.has_roles and not ops.is_plain():
+  if norm_position == "pre" or ops.is_plain():
+    return
+  if connection.has_roles:
     raise ValueError(
       f"norm_position='post' would norm all streams of {type(connection).__name__}, some of which "
       "keep what was; leave norm_position at 'pre'"
     )
-  if norm_position == "post" and connection.norms_input and not ops.is_plain():
+  if connection.norms_input:
     raise ValueError(
       f"norm_position='post': {type(connection).__name__} norms what branches read, in the place "
       "of a pre-norm; leave norm_position at 'pre'"
