@@ -20,7 +20,7 @@ import sys
 
 
 def _end(number: int, frame: object) -> None:
-  """Ends the program with a line; for the seconds before `hc_jax.signals` can be imported."""
+  """Ends the program with a line; for the seconds before JAX is imported."""
   try:
     os.write(2, f"{signal.Signals(number).name}: stopped; what was saved is kept\n".encode())
   finally:  # also without a stderr
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
   try:
     import jax  # noqa: F401
 
-    from hc_jax import environment, output, signals
-    from hc_jax.train import processes
+    from hc_jax import environment, output
+    from hc_jax.processes import cluster, signals
   except ModuleNotFoundError as error:
     return _cannot_import(error)
   except (RuntimeError, ValueError) as error:  # versions or variables that JAX refuses
@@ -99,11 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(flags, overrides)
       except Exception as error:
         if (reason := environment.fault(error)) is None:
-          processes.leave_by(error)
+          cluster.leave_by(error)
           raise
         output.write_line(f"error: {reason}", sys.stderr)
         code = 2
-      processes.leave(code)
+      cluster.leave(code)
       return code
   finally:
     output.finish()
@@ -130,13 +130,14 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
   """Trains; returns the exit code."""
   from hc_jax import UserError, output, terminal, train
   from hc_jax.config import load_config
-  from hc_jax.train import processes, quiet
+  from hc_jax.processes import cluster
+  from hc_jax.runs import quiet
   from hc_jax.user_modules import import_modules
 
   quiet.hide_aftermath()
-  names = [field.name for field in dataclasses.fields(processes.Cluster)]
+  names = [field.name for field in dataclasses.fields(cluster.Cluster)]
   try:
-    processes.connect(processes.Cluster(**{name: getattr(flags, name) for name in names}))
+    cluster.connect(cluster.Cluster(**{name: getattr(flags, name) for name in names}))
     import_modules(flags.modules)
     config = load_config(flags.config, overrides)
     fork = train.parse_fork(flags.fork, flags.fork_optimizer)

@@ -56,7 +56,8 @@ def child(argv):
   sys.path.insert(0, str(ROOT))
   import train as command
   from hc_jax import data
-  from hc_jax.train import checkpoint, loop, manifest
+  from hc_jax.runs import checkpoint, manifest
+  from hc_jax.train import loop
 
   def mark(owner, name, phase):
     real = getattr(owner, name)

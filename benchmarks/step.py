@@ -74,9 +74,9 @@ def make(config, direct=False):
   import jax
 
   from hc_jax import models, sharding
-  from hc_jax.train.optim import make_optimizer
-  from hc_jax.train.state import abstract_state, create_state
-  from hc_jax.train.step import jit_train_step
+  from hc_jax.step.optim import make_optimizer
+  from hc_jax.step.state import abstract_state, create_state
+  from hc_jax.step.step import jit_train_step
 
   mesh = sharding.make_mesh(config.mesh.preset, **{a: config.mesh[a] for a in sharding.AXES})
   optimizer, schedule = make_optimizer(config.optim, config.train.num_steps)

@@ -9,7 +9,7 @@ import pytest
 
 from hc_jax import cli, environment
 from hc_jax.cli import params
-from tests.test_signals import ROOT
+from tests.processes.test_signals import ROOT
 
 SAMPLE = "import sys; from hc_jax.cli import main; sys.exit(main(['selftest']))"
 

@@ -10,7 +10,7 @@ import pytest
 
 from hc_jax import cli, output
 from hc_jax.cli import params
-from tests.test_signals import PROGRAM
+from tests.processes.test_signals import PROGRAM
 
 
 def stream(file, encoding="utf-8"):

@@ -14,11 +14,11 @@ from hc_jax.ablate.seeds import SeedLoop, branch_digests, create_states
 from hc_jax.ablate.single import train_one_by_one
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
-from hc_jax.signals import StopSignal
-from hc_jax.train.checkpoint import FOLDER
+from hc_jax.processes.signals import StopSignal
+from hc_jax.runs.checkpoint import FOLDER
+from hc_jax.runs.errors import OutOfMemoryError, memory_cause, storage
+from hc_jax.runs.restore import REJECTED
 from hc_jax.train.compile_cache import cache
-from hc_jax.train.errors import OutOfMemoryError, memory_cause, storage
-from hc_jax.train.restore import REJECTED
 from hc_jax.train.task import Task, make_task, train_batches
 
 

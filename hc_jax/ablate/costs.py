@@ -8,9 +8,9 @@ import jax
 from hc_jax import sharding
 from hc_jax.params import param_count
 from hc_jax.plan import count_flops
+from hc_jax.step.feed import to_devices
+from hc_jax.step.step import jit_train_step, train_step
 from hc_jax.train.compilation import compiler_options, step_keywords
-from hc_jax.train.feed import to_devices
-from hc_jax.train.step import jit_train_step, train_step
 from hc_jax.train.task import Task
 
 FLOPS_OF = (

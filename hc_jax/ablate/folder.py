@@ -18,7 +18,7 @@ from hc_jax.ablate.record_types import check_fields, check_sweep
 from hc_jax.ablate.sweep import Sweep
 from hc_jax.config_types import missing_keys
 from hc_jax.errors import UserError
-from hc_jax.train.workdir import read_format, reading
+from hc_jax.runs.workdir import read_format, reading
 
 FILE, LOCK = "sweep.json", "sweep.lock"
 FORMAT = "hc_jax sweep 1"

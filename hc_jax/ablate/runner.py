@@ -8,9 +8,9 @@ from hc_jax.ablate import folder, records, report
 from hc_jax.ablate.arm import train_arm
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
-from hc_jax.train import lock
+from hc_jax.runs import lock
+from hc_jax.runs.errors import writing
 from hc_jax.train.console import say
-from hc_jax.train.errors import writing
 
 
 def run_sweep(

@@ -19,15 +19,15 @@ from hc_jax.ablate.pairing import branch_digest
 from hc_jax.ablate.record_types import check_progress
 from hc_jax.ablate.records import Curves
 from hc_jax.errors import UserError
-from hc_jax.signals import StopSignal
-from hc_jax.train import checkpoint, restore
+from hc_jax.processes.signals import StopSignal
+from hc_jax.runs import checkpoint, restore
+from hc_jax.runs.errors import Stopped
+from hc_jax.step.evaluate import summary
+from hc_jax.step.feed import FIELDS
+from hc_jax.step.state import TrainState, init_state
+from hc_jax.step.step import eval_step, train_step
 from hc_jax.train.compilation import compiler_options, step_keywords
 from hc_jax.train.console import Clock, duration
-from hc_jax.train.errors import Stopped
-from hc_jax.train.evaluate import summary
-from hc_jax.train.feed import FIELDS
-from hc_jax.train.state import TrainState, init_state
-from hc_jax.train.step import eval_step, train_step
 from hc_jax.train.task import Task, train_batches
 
 _TIMED = 1000  # of the last steps, for a median

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hc_jax.ablate.records import Curves
-from hc_jax.train.errors import NonFiniteError
+from hc_jax.runs.errors import NonFiniteError
+from hc_jax.runs.metrics import read_metrics
 from hc_jax.train.loop import train_and_evaluate
-from hc_jax.train.metrics import read_metrics
 
 
 def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves], dict[str, Any]]:

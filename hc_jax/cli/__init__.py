@@ -6,9 +6,10 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from hc_jax import environment, output, signals, terminal
+from hc_jax import environment, output, terminal
 from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
+from hc_jax.processes import signals
 from hc_jax.user_modules import add_flag, import_modules
 
 OVERRIDE = "--config."

@@ -42,8 +42,8 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   shard = _shard(args.shard)
   from hc_jax.ablate.runner import finish, run_sweep
   from hc_jax.ablate.sweep import load_sweep
-  from hc_jax.train.errors import OutOfMemoryError, Stopped, StorageError
-  from hc_jax.train.quiet import hide_aftermath
+  from hc_jax.runs.errors import OutOfMemoryError, Stopped, StorageError
+  from hc_jax.runs.quiet import hide_aftermath
 
   hide_aftermath()
   try:

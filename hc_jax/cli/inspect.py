@@ -14,6 +14,6 @@ def run(args: argparse.Namespace) -> int:
   import jax
 
   jax.config.update("jax_platforms", "cpu")  # it computes nothing: leave accelerators to others
-  from hc_jax.train.contents import report
+  from hc_jax.runs.inspect import report
 
   return 1 if report(args.run, args.step) else 0

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from hc_jax import sharding
-from hc_jax.train.feed import to_devices
-from hc_jax.train.loss import parts_of
-from hc_jax.train.state import TrainState
-from hc_jax.train.step import eval_step, jit_train_step
+from hc_jax.step.feed import to_devices
+from hc_jax.step.loss import parts_of
+from hc_jax.step.state import TrainState
+from hc_jax.step.step import eval_step, jit_train_step
 from hc_jax.train.task import Task
 
 _PROGRAM = "/jax/core/compile/backend_compile_duration"

@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 
 from hc_jax import output
 from hc_jax.params import ParamCount
-from hc_jax.train import processes
+from hc_jax.processes import cluster
 
 
 def say(line: str) -> None:
   """Prints a line, as `output.write_line` does. Of several processes only the first speaks."""
-  if processes.is_main():
+  if cluster.is_main():
     output.write_line(line, sys.stdout)
 
 

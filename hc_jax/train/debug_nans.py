@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.params import named_leaves
-from hc_jax.train.loss import Batch, batch_nats, token_nats
-from hc_jax.train.state import TrainState
-from hc_jax.train.step import split_batch
+from hc_jax.step.loss import Batch, batch_nats, token_nats
+from hc_jax.step.state import TrainState
+from hc_jax.step.step import split_batch
 
 # Methods whose outputs are looked at: every module's call, and a connection's second half.
 _METHODS = ("__call__", "write")

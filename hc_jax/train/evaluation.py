@@ -11,13 +11,13 @@ import numpy as np
 
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
+from hc_jax.runs.errors import memory_cause
+from hc_jax.step.evaluate import batch_sums, summary
+from hc_jax.step.loss import parts_of
+from hc_jax.step.step import eval_step
 from hc_jax.train.compilation import compiler_options
-from hc_jax.train.errors import memory_cause
-from hc_jax.train.evaluate import batch_sums, summary
-from hc_jax.train.loss import parts_of
 from hc_jax.train.run import Run
 from hc_jax.train.run_text import run_tokens
-from hc_jax.train.step import eval_step
 
 _LAUNCHED = 32  # batches that are on the device at a time
 

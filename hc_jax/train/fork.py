@@ -10,10 +10,11 @@ import optax
 from jax.sharding import Mesh
 
 from hc_jax.errors import UserError
-from hc_jax.train import checkpoint, processes, restore
-from hc_jax.train import workdir as workdirs
+from hc_jax.processes import cluster
+from hc_jax.runs import checkpoint, restore
+from hc_jax.runs import workdir as workdirs
+from hc_jax.step.state import TrainState, key_data_of, state_of
 from hc_jax.train.run import choose_checkpoint
-from hc_jax.train.state import TrainState, key_data_of, state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,10 @@ def settle(
     UserError: the source cannot be read or does not fit, or `workdir` holds a run of other origin.
   """
   origin = None
-  with processes.together():
-    if processes.is_main():
+  with cluster.together():
+    if cluster.is_main():
       origin = _settle(fork, workdir, config, target, log)
-  return json.loads(processes.gather(json.dumps(origin))[0])
+  return json.loads(cluster.gather(json.dumps(origin))[0])
 
 
 def _settle(

@@ -9,22 +9,24 @@ import jax
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
-from hc_jax.signals import StopSignal
-from hc_jax.train import checkpoint, processes, restore
+from hc_jax.plan.out_of_memory import out_of_memory
+from hc_jax.processes import cluster
+from hc_jax.processes.agreement import Agreement
+from hc_jax.processes.signals import StopSignal
+from hc_jax.runs import checkpoint, restore
+from hc_jax.runs import workdir as workdirs
+from hc_jax.runs.errors import NonFiniteError, Stopped, storage, writing
+from hc_jax.runs.metrics import Metrics, NoMetrics
+from hc_jax.step.evaluate import evaluate
+from hc_jax.step.feed import to_devices
+from hc_jax.step.state import TrainState, create_state
 from hc_jax.train import fork as forks
-from hc_jax.train import workdir as workdirs
-from hc_jax.train.agreement import Agreement, check_alike
+from hc_jax.train.alike import check_alike
 from hc_jax.train.compilation import Compilations, compile_steps
 from hc_jax.train.compile_cache import cache
 from hc_jax.train.console import Clock, Console, say
 from hc_jax.train.debug_nans import find_nonfinite
-from hc_jax.train.errors import NonFiniteError, Stopped, storage, writing
-from hc_jax.train.evaluate import evaluate
-from hc_jax.train.feed import to_devices
-from hc_jax.train.memory import out_of_memory
-from hc_jax.train.metrics import Metrics, NoMetrics
 from hc_jax.train.profile import Profile
-from hc_jax.train.state import TrainState, create_state
 from hc_jax.train.task import Task, make_task
 from hc_jax.train.telemetry import compile_telemetry
 
@@ -52,15 +54,15 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
     OutOfMemoryError: the device's memory is too small for this config.
   """
   with contextlib.ExitStack() as held:
-    with processes.together():
+    with cluster.together():
       workdir = held.enter_context(workdirs.open_workdir(workdir, config, log=say))
       task = make_task(config, log=say)
-      profile = Profile(config.train.profile if processes.is_main() else "", workdir)
+      profile = Profile(config.train.profile if cluster.is_main() else "", workdir)
     check_alike(config, task.text, workdir)
     origin = forks.settle(fork, workdir, config, task.abstract, log=say)
     held.enter_context(storage(workdir))
     console = Console(config.train.num_steps)
-    if processes.is_main():
+    if cluster.is_main():
       with writing(f"the config in {workdir}"):
         workdirs.save_config(workdir, config, origin)
         workdirs.keep_tokenizer(workdir, config.data.tokenizer)
@@ -85,7 +87,7 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
 
 
 def _metrics(workdir: str, start: int) -> Metrics | NoMetrics:
-  return Metrics(workdir, start or None, log=say) if processes.is_main() else NoMetrics()
+  return Metrics(workdir, start or None, log=say) if cluster.is_main() else NoMetrics()
 
 
 def _begin(
@@ -133,7 +135,7 @@ def _header(config: Any, task: Task, run: str, console: Console) -> None:
     f"{config.train.accumulation}; vocabulary {text.tokenizer.vocab_size:,} "
     f"({config.data.tokenizer})",
     run=run,
-    processes=processes.table() if processes.count() > 1 else [],
+    processes=cluster.table() if cluster.count() > 1 else [],
   )
 
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from hc_jax import axes, models
 from hc_jax import config as config_lib
 from hc_jax.errors import UserError
-from hc_jax.train import checkpoint, restore
-from hc_jax.train.errors import storage
-from hc_jax.train.workdir import open_tokenizer, saved_config
+from hc_jax.runs import checkpoint, restore
+from hc_jax.runs.errors import storage
+from hc_jax.runs.workdir import open_tokenizer, saved_config
 
 # Bytes that a window may take, for each parameter and for the smallest of models.
 _PER_PARAMETER, _SMALL = 400, 4 << 30

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from hc_jax import data
 from hc_jax.errors import UserError
+from hc_jax.runs.workdir import tokenizer_copy
 from hc_jax.train.run import Run
-from hc_jax.train.workdir import tokenizer_copy
 
 BUILT_IN = "py_stdlib"
 

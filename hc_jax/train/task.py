@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from hc_jax import data, models, sharding
 from hc_jax.errors import UserError
-from hc_jax.train.optim import make_optimizer
-from hc_jax.train.state import TrainState, abstract_state
+from hc_jax.step.optim import make_optimizer
+from hc_jax.step.state import TrainState, abstract_state
 
 
 @dataclasses.dataclass(frozen=True)

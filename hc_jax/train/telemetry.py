@@ -29,8 +29,8 @@ import numpy as np
 
 from hc_jax import sharding
 from hc_jax.connections import Call, observing
+from hc_jax.step.feed import to_devices
 from hc_jax.train.compilation import compiler_options
-from hc_jax.train.feed import to_devices
 from hc_jax.train.task import Task
 
 LENGTH = 128  # tokens of a window

@@ -8,8 +8,8 @@ from hc_jax.ablate.arm import train_arm
 from hc_jax.ablate.seeds import SeedLoop, branch_digests, create_states
 from hc_jax.ablate.single import train_one_by_one
 from hc_jax.params import is_connection, named_leaves
+from hc_jax.step.state import create_state
 from hc_jax.train import Stopped
-from hc_jax.train.state import create_state
 from hc_jax.train.task import make_task, train_batches
 
 SEEDS = (3, 8)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from hc_jax import UserError, data, models, train
-from hc_jax.train import checkpoint, compilation, loop
+from hc_jax.runs import checkpoint
+from hc_jax.train import compilation, loop
 from hc_jax.train.task import make_task
 from tests.keys.table import Row, changed, pair
 from tests.train import tiny

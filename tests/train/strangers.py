@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax import models, sharding
-from hc_jax.train import checkpoint, manifest, workdir
-from hc_jax.train.optim import make_optimizer
-from hc_jax.train.state import abstract_state
+from hc_jax.runs import checkpoint, manifest, workdir
+from hc_jax.step.optim import make_optimizer
+from hc_jax.step.state import abstract_state
 from tests.train import tiny
 
 STEP = 3

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hc_jax.step.evaluate import summary
 from hc_jax.train import console
-from hc_jax.train.evaluate import summary
 
 
 @pytest.mark.parametrize(

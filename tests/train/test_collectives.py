@@ -9,11 +9,11 @@ import pytest
 import hc_jax as hc
 from hc_jax import axes, sharding
 from hc_jax.models import TransformerLM
+from hc_jax.step.feed import to_devices
+from hc_jax.step.state import abstract_state
+from hc_jax.step.step import jit_train_step
 from hc_jax.testing.compiled import options
 from hc_jax.train import make_optimizer
-from hc_jax.train.feed import to_devices
-from hc_jax.train.state import abstract_state
-from hc_jax.train.step import jit_train_step
 from tests.train import tiny
 
 # Sizes that no two axes share: a shape says what an array is.

@@ -9,7 +9,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax import sharding
-from hc_jax.train import OutOfMemoryError, compilation, loop, memory
+from hc_jax.plan import out_of_memory
+from hc_jax.train import OutOfMemoryError, compilation, loop
 from tests.train import tiny
 from tests.train.tiny import start
 
@@ -71,7 +72,7 @@ def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_gi
 
 @pytest.mark.slow
 def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeypatch):
-  from hc_jax.train.metrics import Metrics
+  from hc_jax.runs.metrics import Metrics
 
   write = Metrics.write
 
@@ -108,7 +109,7 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   assert "mesh     dp: data 1, fsdp 1, tensor 1; 1 device" in table
   assert any(line.startswith("  none *") for line in table)
   # The settings that it names may change on resume.
-  monkeypatch.setattr(memory, "_table", lambda *_: "")  # it takes seconds
+  monkeypatch.setattr(out_of_memory, "_table", lambda *_: "")  # it takes seconds
   with pytest.raises(OutOfMemoryError, match=r"train\.accumulation=8 \(now 4"):
     start(tmp_path, train__accumulation=4, model__remat="full")
   with pytest.raises(OutOfMemoryError) as caught:
@@ -118,10 +119,10 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
 
 
 def test_only_out_of_memory_is_called_so(monkeypatch):
-  monkeypatch.setattr(memory, "_table", lambda *_: "")
+  monkeypatch.setattr(out_of_memory, "_table", lambda *_: "")
 
   def out_of_memory_of_the_run():
-    return memory.out_of_memory(tiny.config(), sharding.make_mesh())
+    return out_of_memory.out_of_memory(tiny.config(), sharding.make_mesh())
 
   with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory_of_the_run():
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -11,12 +11,12 @@ import pytest
 import hc_jax as hc
 from hc_jax import cli, train
 from hc_jax.params import named_leaves
-from hc_jax.train import contents
+from hc_jax.runs import inspect
 
 
 def lines_of(workdir, step=None):
   lines = []
-  damaged = contents.report(str(workdir), step, lines.append)
+  damaged = inspect.report(str(workdir), step, lines.append)
   return "\n".join(lines), damaged
 
 
@@ -73,7 +73,7 @@ def test_what_is_damaged_is_named(one_device, finished, capsys):
 
 def test_what_is_not_there(one_device, finished, tmp_path, capsys):
   with pytest.raises(hc.UserError, match="no checkpoint 3; there are: 5, 10"):
-    contents.report(str(finished), 3)
+    inspect.report(str(finished), 3)
   shutil.rmtree(finished / "checkpoints")
   (finished / "metrics.jsonl").unlink()
   text, damaged = lines_of(finished)
@@ -87,7 +87,7 @@ def test_it_needs_no_accelerator(one_device, finished):
   """The devices that the environment asks for are not there, and it does not mind."""
   env = os.environ | {"JAX_PLATFORMS": "tpu"}
   command = [sys.executable, "-m", "hc_jax.cli", "inspect", str(finished)]
-  root = pathlib.Path(contents.__file__).parents[2]
+  root = pathlib.Path(inspect.__file__).parents[2]
   done = subprocess.run(
     command, env=env, capture_output=True, text=True, timeout=120, check=False, cwd=root
   )

@@ -12,10 +12,10 @@ import pytest
 import hc_jax as hc
 from hc_jax import sharding
 from hc_jax.models import TransformerLM
+from hc_jax.step.feed import to_devices
+from hc_jax.step.state import abstract_state, create_state
+from hc_jax.step.step import jit_train_step
 from hc_jax.testing.compiled import options
-from hc_jax.train.feed import to_devices
-from hc_jax.train.state import abstract_state, create_state
-from hc_jax.train.step import jit_train_step
 
 STEPS, ROWS, LENGTH, VOCAB = 20, 16, 8, 32
 RATE = 0.5

@@ -10,15 +10,8 @@ import time
 import pytest
 
 from hc_jax import UserError
-from hc_jax.train import (
-  Stopped,
-  StorageError,
-  checkpoint,
-  load_run,
-  loop,
-  manifest,
-  read_metrics,
-)
+from hc_jax.runs import checkpoint, manifest
+from hc_jax.train import Stopped, StorageError, load_run, loop, read_metrics
 from tests.train.tiny import start
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -103,7 +96,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished, monkeypatch
 
 
 def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
-  from hc_jax.train.metrics import Metrics
+  from hc_jax.runs.metrics import Metrics
 
   class Full:
     def write(self, line):

@@ -10,9 +10,10 @@ import pytest
 
 import train as command
 from hc_jax import UserError
-from hc_jax.train import Fork, checkpoint, contents, load_run, parse_fork, read_metrics, restore
+from hc_jax.runs import checkpoint, inspect, restore
+from hc_jax.runs import workdir as workdirs
+from hc_jax.train import Fork, load_run, parse_fork, read_metrics
 from hc_jax.train import fork as forks
-from hc_jax.train import workdir as workdirs
 from hc_jax.train.task import make_task
 from tests.train import tiny
 
@@ -85,7 +86,7 @@ def test_weights_alone_begin_at_step_0_with_a_new_schedule_and_need_no_source(fi
       ],
     }
   lines = []
-  contents.report(str(halves), log=lines.append)
+  inspect.report(str(halves), log=lines.append)
   assert f"forked       from {source} at step 10; changed: optim.learning_rate 0.01" in "\n".join(
     lines
   )

@@ -12,7 +12,8 @@ import signal
 import pytest
 
 from hc_jax import UserError, cli
-from hc_jax.train import read_metrics, workdir
+from hc_jax.runs import workdir
+from hc_jax.train import read_metrics
 from hc_jax.train import run as runs
 from tests.train import strangers
 from tests.train.strangers import (
@@ -337,7 +338,7 @@ def test_a_lock_that_is_another_file_too_is_not_written(run):
   ],
 )
 def test_a_strangers_lock_holds_nobody_up(run, owner, monkeypatch):
-  monkeypatch.setattr("hc_jax.train.lock.GONE", 0.2)
+  monkeypatch.setattr("hc_jax.runs.lock.GONE", 0.2)
   (run / "lock").write_text(json.dumps(owner).ljust(512))
   with harmless(run), workdir.open_workdir(str(run), strangers.config(), log=lambda _: None):
     pass
@@ -345,7 +346,7 @@ def test_a_strangers_lock_holds_nobody_up(run, owner, monkeypatch):
 
 @pytest.mark.parametrize("name", ["config.json", "config.json.tmp", "metrics.jsonl.tmp"])
 def test_what_is_written_replaces_links(run, name):
-  from hc_jax.train.metrics import Metrics
+  from hc_jax.runs.metrics import Metrics
 
   replace(name, "link", "../mine/secret")(run)
   with harmless(run):
@@ -356,7 +357,7 @@ def test_what_is_written_replaces_links(run, name):
 
 
 def test_rows_are_not_appended_to_another_file_by_a_hard_link(run):
-  from hc_jax.train.metrics import Metrics
+  from hc_jax.runs.metrics import Metrics
 
   (run.parent / "mine" / "rows").write_text('{"step": 1}\n')
   replace("metrics.jsonl", "hard link", "mine/rows")(run)

@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 
 from hc_jax import UserError
-from hc_jax.train import (
-  NonFiniteError,
-  checkpoint,
-  load_run,
-  loop,
-  read_metrics,
-)
+from hc_jax.runs import checkpoint
+from hc_jax.train import NonFiniteError, load_run, loop, read_metrics
 from tests.train import tiny
 from tests.train.tiny import start
 
@@ -97,7 +92,7 @@ def test_a_bad_start_does_not_claim_the_folder(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(finished):
-  from hc_jax.train.workdir import open_workdir
+  from hc_jax.runs.workdir import open_workdir
 
   config = tiny.config(train__checkpoint_every=5)
   with (

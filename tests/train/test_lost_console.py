@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hc_jax.train.checkpoint import steps_of
+from hc_jax.runs.checkpoint import steps_of
 from tests.train import tiny
 from tests.train.conftest import one_device_environment
 

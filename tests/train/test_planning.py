@@ -9,8 +9,9 @@ import jax
 import pytest
 
 from hc_jax import axes, cli, models, sharding
-from hc_jax.train import create_state, make_optimizer, plan_lines, planning
-from hc_jax.train.planning import _batch, _groups, _loss, make_plan
+from hc_jax.plan import planning
+from hc_jax.plan.planning import _batch, _groups, _loss, make_plan
+from hc_jax.train import create_state, make_optimizer, plan_lines
 from tests.train import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]

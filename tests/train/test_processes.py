@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from hc_jax import UserError, data
-from hc_jax.train import manifest, read_metrics
-from hc_jax.train import processes as several
-from hc_jax.train.checkpoint import path_of, steps_of
-from hc_jax.train.coordinator import listen_address
+from hc_jax.processes import cluster as several
+from hc_jax.processes.coordinator import listen_address
+from hc_jax.runs import manifest
+from hc_jax.runs.checkpoint import path_of, steps_of
+from hc_jax.train import read_metrics
 from tests.train import tiny
 from tests.train.conftest import free_port
 
@@ -192,18 +193,18 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
 LEAVING = """
 import os, sys, time
 from hc_jax import UserError
-from hc_jax.train import processes
+from hc_jax.processes import cluster
 
 address, number, count, code, seconds = sys.argv[1], *map(int, sys.argv[2:])
 try:
-  processes.connect(processes.Cluster("auto", address, count, number, 60, 5))
+  cluster.connect(cluster.Cluster("auto", address, count, number, 60, 5))
 except UserError as error:
   print(error, flush=True)
-  processes.leave(2)
-processes.gather("both")
+  cluster.leave(2)
+cluster.gather("both")
 time.sleep(seconds)
 print("the reason", flush=True)
-processes.leave(code)
+cluster.leave(code)
 """
 
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from hc_jax.train import checkpoint, read_metrics
+from hc_jax.runs import checkpoint
+from hc_jax.train import read_metrics
 from tests.train import tiny
 
 DEVICES = jax.devices()

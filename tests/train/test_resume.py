@@ -9,9 +9,9 @@ import chex
 import orbax.checkpoint as ocp
 import pytest
 
+from hc_jax.runs.checkpoint import path_of, steps_of
+from hc_jax.runs.metrics import Metrics
 from hc_jax.train import Stopped, loop, read_metrics
-from hc_jax.train.checkpoint import path_of, steps_of
-from hc_jax.train.metrics import Metrics
 from tests.train import tiny
 
 

@@ -106,7 +106,7 @@ def main(argv):
 
 
 def _signal_at(number, step):
-  from hc_jax.train import metrics
+  from hc_jax.runs import metrics
 
   for kind in (metrics.Metrics, metrics.NoMetrics):
     _signal_in(kind, number, step)

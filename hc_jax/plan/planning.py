@@ -16,9 +16,9 @@ from hc_jax.connections import Residual
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
 from hc_jax.plan import Kept, count_flops, kept
-from hc_jax.train.loss import batch_nats, parts_of
-from hc_jax.train.optim import make_optimizer
-from hc_jax.train.state import abstract_state
+from hc_jax.step.loss import batch_nats, parts_of
+from hc_jax.step.optim import make_optimizer
+from hc_jax.step.state import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from hc_jax import UserError, exclusive
-from hc_jax.train import lock
+from hc_jax.runs import lock
 
 ROOT = str(pathlib.Path(lock.__file__).parents[2])
 
@@ -32,7 +32,7 @@ def leave(folder, **changes):
 @pytest.fixture
 def holder(tmp_path):
   """Another process that holds the lock."""
-  code = f"import time; from hc_jax.train.lock import locked\nwith locked({str(tmp_path)!r}):\n"
+  code = f"import time; from hc_jax.runs.lock import locked\nwith locked({str(tmp_path)!r}):\n"
   code += "  print('held', flush=True); time.sleep(60)"
   child = subprocess.Popen(
     [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT

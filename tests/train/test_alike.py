@@ -5,7 +5,9 @@ import re
 import pytest
 
 from hc_jax import UserError
-from hc_jax.train import agreement, lock, processes
+from hc_jax.processes import cluster
+from hc_jax.runs import lock
+from hc_jax.train.alike import check_alike
 from tests.train import tiny
 
 
@@ -14,10 +16,10 @@ def alike(monkeypatch, tmp_path):
   """check_alike in the first of two processes; `change` makes what the second says of it."""
 
   def check(change=lambda mine: mine, folder=tmp_path, **config):
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, change(mine)])
+    monkeypatch.setattr(cluster, "count", lambda: 2)
+    monkeypatch.setattr(cluster, "gather", lambda mine: [mine, change(mine)])
     text = tiny.text(fingerprint="f00d")
-    agreement.check_alike(tiny.config(**config), text, str(folder))
+    check_alike(tiny.config(**config), text, str(folder))
 
   (tmp_path / lock.FILE).touch()
   return check
@@ -25,9 +27,9 @@ def alike(monkeypatch, tmp_path):
 
 def test_processes_of_one_config_text_and_workdir_belong_together(alike, monkeypatch, tmp_path):
   alike()
-  monkeypatch.setattr(processes, "count", lambda: 1)
-  monkeypatch.delattr(processes, "gather")
-  agreement.check_alike(tiny.config(train__debug_nans=True), None, str(tmp_path / "alone"))
+  monkeypatch.setattr(cluster, "count", lambda: 1)
+  monkeypatch.delattr(cluster, "gather")
+  check_alike(tiny.config(train__debug_nans=True), None, str(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from hc_jax.train.errors import OutOfMemoryError, memory_cause
-from hc_jax.train.plan_table import plan_lines
-from hc_jax.train.planning import make_plan
+from hc_jax.plan.planning import make_plan
+from hc_jax.plan.table import plan_lines
+from hc_jax.runs.errors import OutOfMemoryError, memory_cause
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hc_jax.train.feed import to_devices
+from hc_jax.step.feed import to_devices
 
 
 def evaluate(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hc_jax import models
+from hc_jax.step.loss import LARGE, batch_nats, parts_of
 from hc_jax.testing.compiled import jit
-from hc_jax.train.loss import LARGE, batch_nats, parts_of
 
 
 @functools.cache

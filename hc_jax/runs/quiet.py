@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hc_jax.train.errors import storage_cause
+from hc_jax.runs.errors import storage_cause
 
 
 def _aftermath(error: Any) -> bool:

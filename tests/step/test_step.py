@@ -13,6 +13,10 @@ import optax
 import pytest
 
 from hc_jax import models, sharding
+from hc_jax.step.evaluate import summary
+from hc_jax.step.feed import to_devices
+from hc_jax.step.loss import batch_nats, token_nats
+from hc_jax.step.step import jit_train_step, split_batch
 from hc_jax.train import (
   TrainState,
   abstract_state,
@@ -22,10 +26,6 @@ from hc_jax.train import (
   train_step,
 )
 from hc_jax.train.debug_nans import find_nonfinite
-from hc_jax.train.evaluate import summary
-from hc_jax.train.feed import to_devices
-from hc_jax.train.loss import batch_nats, token_nats
-from hc_jax.train.step import jit_train_step, split_batch
 from tests.train import tiny
 
 VOCAB = 64  # divides over every mesh, so that the split vocabulary is tested too

@@ -1,6 +1,6 @@
 """A plan as text."""
 
-from hc_jax.train.planning import Plan, Policy
+from hc_jax.plan.planning import Plan, Policy
 
 
 def plan_lines(plan: Plan) -> list[str]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hc_jax.train import manifest
+from hc_jax.runs import manifest
 
 SIZES = {
   "params/d/a": 5000,

@@ -21,10 +21,11 @@ import orbax.checkpoint as ocp
 from hc_jax import config as config_lib
 from hc_jax import folders
 from hc_jax.errors import UserError
-from hc_jax.train import manifest, processes
-from hc_jax.train.errors import writing
-from hc_jax.train.quiet import Quiet
-from hc_jax.train.state import TrainState
+from hc_jax.runs import manifest
+from hc_jax.processes import cluster
+from hc_jax.runs.errors import writing
+from hc_jax.runs.quiet import Quiet
+from hc_jax.step.state import TrainState
 
 FOLDER = "checkpoints"
 _CARD_BYTES = 64 << 20  # an ablation's card holds the curves of its seeds
@@ -127,7 +128,7 @@ class Checkpoints:
     self._failed = self._faulty = False
     with writing(os.path.join(workdir, FOLDER)):
       folders.make_folder(workdir, FOLDER)
-      if processes.is_main():
+      if cluster.is_main():
         self._sweep()
     self._quiet = Quiet().install()
     self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -160,7 +161,7 @@ class Checkpoints:
   def _finish(self, step: int, start: float, returned: float) -> None:
     try:
       self._writer.wait_until_finished()
-      if not processes.is_main():
+      if not cluster.is_main():
         return  # all arrays are on disk; the first process adds the manifest
       try:
         manifest.write(path_of(self._workdir, step), step)

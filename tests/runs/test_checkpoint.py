@@ -11,9 +11,10 @@ import pytest
 from ml_collections import config_dict
 
 from hc_jax import UserError, sharding
-from hc_jax.train import StorageError, TrainState, checkpoint, manifest
-from hc_jax.train.checkpoint import Checkpoints, best_step, folders_of, make_card, steps_of
-from hc_jax.train.restore import restore_newest
+from hc_jax.runs import checkpoint, manifest
+from hc_jax.runs.checkpoint import Checkpoints, best_step, folders_of, make_card, steps_of
+from hc_jax.runs.restore import restore_newest
+from hc_jax.train import StorageError, TrainState
 
 DATA = {"fingerprint": "x", "tokenizer": "bytes", "vocab_size": 257}
 CARD = {"config": {}, "conventions": {}, "data": DATA, "versions": {}}

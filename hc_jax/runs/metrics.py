@@ -11,8 +11,8 @@ from typing import Any
 
 from hc_jax import folders
 from hc_jax.durable import write_atomically
-from hc_jax.train.errors import writing
-from hc_jax.train.events import Events
+from hc_jax.runs.errors import writing
+from hc_jax.runs.events import Events
 
 FILE = "metrics.jsonl"
 _LIMIT = 1 << 30  # bytes of the file; a row has about 600

@@ -20,8 +20,9 @@ from hc_jax import config as config_lib
 from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
-from hc_jax.train import lock, processes
-from hc_jax.train.errors import storage
+from hc_jax.runs import lock
+from hc_jax.processes import cluster
+from hc_jax.runs.errors import storage
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
@@ -71,7 +72,7 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
       "train into a local (or mounted) folder"
     )
   path = os.path.abspath(os.path.expanduser(workdir))
-  if not processes.is_main():  # the first process claims it for all
+  if not cluster.is_main():  # the first process claims it for all
     yield path
     return
   _check_contents(path)
@@ -97,7 +98,7 @@ def check_shared(path: str) -> None:
   Raises:
     UserError: it lies on a disk of one host alone.
   """
-  with processes.together():
+  with cluster.together():
     if not os.path.exists(os.path.join(path, lock.FILE)):
       raise UserError(
         f"workdir {path} is not the folder that process 0 sees on its host; with several hosts it "

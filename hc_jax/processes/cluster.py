@@ -23,7 +23,7 @@ from jax._src import distributed as _service  # the key-value store has no publi
 
 from hc_jax import output
 from hc_jax.errors import UserError
-from hc_jax.train.coordinator import listen_address
+from hc_jax.processes.coordinator import listen_address
 
 _FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; a process that dies is noticed by its heartbeat
 # How collectives and the coordination service speak of a peer that is gone.

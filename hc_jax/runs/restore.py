@@ -13,11 +13,12 @@ from etils import epath
 from hc_jax import folders
 from hc_jax import params as hc_params
 from hc_jax.errors import UserError
-from hc_jax.train import manifest, processes
-from hc_jax.train.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
-from hc_jax.train.errors import storage_cause
-from hc_jax.train.quiet import Quiet
-from hc_jax.train.state import TrainState
+from hc_jax.runs import manifest
+from hc_jax.processes import cluster
+from hc_jax.runs.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
+from hc_jax.runs.errors import storage_cause
+from hc_jax.runs.quiet import Quiet
+from hc_jax.step.state import TrainState
 
 REJECTED = "rejected"
 _METADATA_BYTES = 64 << 20  # of a JSON file that describes an item; about 500 for each array
@@ -44,10 +45,10 @@ def restore_newest(
     OSError, ValueError: the system cannot read a file.
   """
   good, faults = None, {}
-  with processes.together():
-    if processes.is_main():  # one process reads the files to hash them
+  with cluster.together():
+    if cluster.is_main():  # one process reads the files to hash them
       good, faults = _choose(workdir, log)
-  chosen = processes.gather("" if good is None else str(good))[0]
+  chosen = cluster.gather("" if good is None else str(good))[0]
   good = int(chosen) if chosen else None
   state = None if good is None else _restore(workdir, good, target)
   for step in faults:

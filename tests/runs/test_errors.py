@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from hc_jax import UserError
-from hc_jax.train import StorageError, manifest, metrics, restore
-from hc_jax.train.errors import storage, storage_cause, writing
+from hc_jax.runs import manifest, metrics, restore
+from hc_jax.runs.errors import storage, storage_cause, writing
+from hc_jax.train import StorageError
 
 
 def fault(number, path=None):
@@ -79,7 +80,7 @@ def test_a_workdir_that_is_gone_is_noticed_before_the_next_checkpoint(what, tmp_
 
 
 def test_an_unreadable_folder_of_a_run_is_storage(tmp_path, monkeypatch):
-  from hc_jax.train import workdir
+  from hc_jax.runs import workdir
 
   def unreadable(*_):
     raise fault(errno.EACCES, str(tmp_path / "checkpoints"))

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 
+from hc_jax.runs.errors import writing
+from hc_jax.runs.metrics import Metrics
+from hc_jax.runs.workdir import write_atomically
 from hc_jax.train import StorageError, read_metrics
-from hc_jax.train.errors import writing
-from hc_jax.train.metrics import Metrics
-from hc_jax.train.workdir import write_atomically
 
 ROWS = [{"step": s, "train/loss": 1.0 / (s + 1)} for s in range(6)]
 

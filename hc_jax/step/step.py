@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hc_jax.train.loss import Batch, batch_nats
-from hc_jax.train.state import TrainState
+from hc_jax.step.loss import Batch, batch_nats
+from hc_jax.step.state import TrainState
 
 PyTree = Any
 
@@ -90,7 +90,7 @@ def eval_step(
   token_bytes: jax.Array,
   loss_parts: int = 1,
 ) -> dict[str, jax.Array]:
-  """Sums over one batch, without dropout, from which `hc_jax.train.evaluate` makes means.
+  """Sums over one batch, without dropout, from which `hc_jax.step.evaluate` makes means.
 
   Args:
     params: of the model.

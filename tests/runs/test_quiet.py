@@ -5,7 +5,7 @@ import sys
 import threading
 import types
 
-from hc_jax.train.quiet import Quiet, hide_aftermath
+from hc_jax.runs.quiet import Quiet, hide_aftermath
 
 FULL = ValueError(
   "OUT_OF_RANGE: Error writing x: Failed to write 12 bytes: File too large [os_error_code='27']"

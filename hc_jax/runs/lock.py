@@ -21,7 +21,7 @@ from typing import IO
 
 from hc_jax import exclusive, folders
 from hc_jax.errors import UserError
-from hc_jax.train.errors import StorageError
+from hc_jax.runs.errors import StorageError
 
 FILE = "lock"
 HEARTBEAT, GONE = 15.0, 120.0  # seconds

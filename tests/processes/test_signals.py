@@ -11,15 +11,15 @@ import time
 
 import pytest
 
-from hc_jax import signals
+from hc_jax.processes import signals
 
-ROOT = pathlib.Path(signals.__file__).parents[1]
-# hc_jax.signals without the rest of the package, which takes seconds to import.
+ROOT = pathlib.Path(signals.__file__).parents[2]
+# hc_jax.processes.signals without the rest of the package, which takes seconds to import.
 PROGRAM = f"""
 import ctypes, gc, os, signal, sys, types
 package = types.ModuleType("hc_jax"); package.__path__ = [{str(ROOT / "hc_jax")!r}]
 sys.modules["hc_jax"] = package
-from hc_jax import signals
+from hc_jax.processes import signals
 def pause(): print("ready", flush=True); ctypes.CDLL(None).pause()  # in C, as a compilation
 """
 

@@ -1,0 +1,1 @@
+"""What one step is, pure: state, loss, optimizer, evaluation; no disk and no config."""
