@@ -81,7 +81,7 @@ ONLY_IN = {
   "chex": None,
   "matplotlib": "hc_jax.analysis.plots",
   "optax": ("hc_jax.step", "hc_jax.train"),
-  "scipy": "hc_jax.ablate.statistics",
+  "scipy": "hc_jax.ablate.reporting.statistics",
   "orbax": "hc_jax.runs",
   "tensorboardX": "hc_jax.runs",
   "tensorflow": None,

@@ -40,7 +40,7 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   stem = os.path.splitext(os.path.basename(args.config))[0]
   out = args.out or os.path.join("runs", f"ablate-{stem}")
   shard = _shard(args.shard)
-  from hc_jax.ablate.runner import finish, run_sweep
+  from hc_jax.ablate.running.runner import finish, run_sweep
   from hc_jax.ablate.sweep import load_sweep
   from hc_jax.runs.errors import OutOfMemoryError, Stopped, StorageError
   from hc_jax.runs.quiet import hide_aftermath

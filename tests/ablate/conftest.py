@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from hc_jax.ablate import Sweep, records
-from hc_jax.ablate.records import Curves, Result
+from hc_jax.ablate import Sweep
+from hc_jax.ablate.running import records
+from hc_jax.ablate.running.records import Curves, Result
 from tests.train import tiny
 from tests.train.conftest import one_device as one_device
 
@@ -60,7 +61,7 @@ def result(group, finals, diverged=(), **costs):
 @pytest.fixture
 def no_pictures(monkeypatch):
   """Pictures take seconds; few tests look at them."""
-  monkeypatch.setattr("hc_jax.ablate.figures.draw", lambda *_: {})
+  monkeypatch.setattr("hc_jax.ablate.reporting.figures.draw", lambda *_: {})
 
 
 @pytest.fixture
@@ -74,5 +75,5 @@ def no_training(monkeypatch):
     records.save(out, made)
     return made
 
-  monkeypatch.setattr("hc_jax.ablate.runner.train_arm", train_arm)
+  monkeypatch.setattr("hc_jax.ablate.running.runner.train_arm", train_arm)
   return trained

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from hc_jax.ablate.statistics import mean_and_sd, paired_difference
+from hc_jax.ablate.reporting.statistics import mean_and_sd, paired_difference
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "ablation"

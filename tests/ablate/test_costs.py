@@ -2,7 +2,7 @@
 
 import pytest
 
-from hc_jax.ablate.costs import model_costs
+from hc_jax.ablate.running.costs import model_costs
 from hc_jax.train.task import make_task
 from tests.train import tiny
 

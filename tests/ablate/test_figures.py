@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hc_jax.ablate import figures
-from hc_jax.ablate.summary import compare
+from hc_jax.ablate.reporting import figures
+from hc_jax.ablate.reporting.summary import compare
 from tests.ablate.conftest import result
 
 

@@ -1,6 +1,6 @@
 """A row of results.jsonl says what its own run was and measured."""
 
-from hc_jax.ablate import records
+from hc_jax.ablate.running import records
 from hc_jax.ablate.sweep import Group
 from tests.ablate.conftest import result
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hc_jax.ablate import report
+from hc_jax.ablate.reporting import report
 from tests.ablate.conftest import DHC, RESIDUAL, result
 
 

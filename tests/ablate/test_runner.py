@@ -6,8 +6,8 @@ import os
 import pytest
 
 from hc_jax import UserError, cli
-from hc_jax.ablate import folder, records
-from hc_jax.ablate.runner import finish, run_sweep
+from hc_jax.ablate.running import folder, records
+from hc_jax.ablate.running.runner import finish, run_sweep
 from hc_jax.config_types import ADDED
 
 FILES = ("report.md", "report.html", "results.jsonl", "loss.png", "differences.png")
@@ -46,7 +46,7 @@ def test_a_finished_sweep_is_only_reported_again_byte_for_byte(sweep, tmp_path, 
 
 
 def test_what_was_interrupted_goes_on_with_the_next_arm(sweep, tmp_path, no_training, monkeypatch):
-  from hc_jax.ablate import runner
+  from hc_jax.ablate.running import runner
 
   train = runner.train_arm
 
@@ -167,7 +167,9 @@ def test_the_command_reports_and_names_what_other_shards_have_left(
   tmp_path, no_training, capsys, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  config = str(records.__file__).replace("hc_jax/ablate/records.py", "configs/ablations/quick.py")
+  config = str(records.__file__).replace(
+    "hc_jax/ablate/running/records.py", "configs/ablations/quick.py"
+  )
   flags = ["ablate", config, "--seeds=0,1", "--arms=dhc4", "--config.train.num_steps=4"]
   assert cli.main([*flags, "--shard=2/2"]) == 0
   assert no_training == ["dhc4"]

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from hc_jax.ablate.arm import train_arm
-from hc_jax.ablate.seeds import SeedLoop, branch_digests, create_states
-from hc_jax.ablate.single import train_one_by_one
+from hc_jax.ablate.running.arm import train_arm
+from hc_jax.ablate.running.seeds import SeedLoop, branch_digests, create_states
+from hc_jax.ablate.running.single import train_one_by_one
 from hc_jax.params import is_connection, named_leaves
 from hc_jax.step.state import create_state
 from hc_jax.train import Stopped

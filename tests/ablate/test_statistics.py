@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hc_jax.ablate.convergence import convergence_factor, ema, first_at_or_below
-from hc_jax.ablate.statistics import mean_and_sd, paired_difference, t_quantile
+from hc_jax.ablate.reporting.convergence import convergence_factor, ema, first_at_or_below
+from hc_jax.ablate.reporting.statistics import mean_and_sd, paired_difference, t_quantile
 
 
 @pytest.mark.parametrize(

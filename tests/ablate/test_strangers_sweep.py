@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from hc_jax import UserError, cli
-from hc_jax.ablate import folder, records, runner
+from hc_jax.ablate.running import folder, records, runner
 from tests.ablate.conftest import DHC, RESIDUAL, result
 from tests.train.strangers import edit, replace, snapshot
 

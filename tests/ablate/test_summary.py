@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hc_jax.ablate.summary import (
+from hc_jax.ablate.reporting.summary import (
   at_own_best,
   at_shared_rate,
   compare,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hc_jax.ablate import summary
-from hc_jax.ablate.document import Picture
-from hc_jax.ablate.origin import busy
-from hc_jax.ablate.records import Result
-from hc_jax.ablate.summary import Arm
+from hc_jax.ablate.reporting import summary
+from hc_jax.ablate.reporting.document import Picture
+from hc_jax.ablate.reporting.origin import busy
+from hc_jax.ablate.reporting.summary import Arm
+from hc_jax.ablate.running.records import Result
 from hc_jax.ablate.sweep import Sweep
 from hc_jax.analysis import plots
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hc_jax import durable, folders
-from hc_jax.ablate.record_types import check_result
+from hc_jax.ablate.running.record_types import check_result
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 
@@ -50,11 +50,11 @@ class Result:
     group: the arm and its learning rate.
     seeds: of the runs, in order.
     curves: of the runs, in order.
-    costs: see `hc_jax.ablate.costs`.
+    costs: see `hc_jax.ablate.running.costs`.
     branch_init: SHA-256 of each run's initial parameters but the connections'.
     first_batch: SHA-256 of each run's first batch.
     fingerprint: of the text.
-    provenance: where, when and by which code; see `hc_jax.ablate.provenance`.
+    provenance: where, when and by which code; see `hc_jax.ablate.running.provenance`.
   """
 
   group: Group

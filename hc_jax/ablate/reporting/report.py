@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from hc_jax import durable
-from hc_jax.ablate import figures, summary
-from hc_jax.ablate.document import (
+from hc_jax.ablate.reporting import figures, summary
+from hc_jax.ablate.reporting.document import (
   Block,
   Heading,
   Items,
@@ -15,9 +15,9 @@ from hc_jax.ablate.document import (
   to_html,
   to_markdown,
 )
-from hc_jax.ablate.origin import origin, paired
-from hc_jax.ablate.records import Result
-from hc_jax.ablate.summary import Arm
+from hc_jax.ablate.reporting.origin import origin, paired
+from hc_jax.ablate.reporting.summary import Arm
+from hc_jax.ablate.running.records import Result
 from hc_jax.ablate.sweep import Sweep
 
 MARKDOWN, HTML = "report.md", "report.html"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hc_jax.ablate.records import Curves
+from hc_jax.ablate.running.records import Curves
 from hc_jax.runs.errors import NonFiniteError
 from hc_jax.runs.metrics import read_metrics
 from hc_jax.train.loop import train_and_evaluate

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def now() -> str:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax import data
-from hc_jax.ablate.costs import memory_bytes
-from hc_jax.ablate.pairing import branch_digest
-from hc_jax.ablate.record_types import check_progress
-from hc_jax.ablate.records import Curves
+from hc_jax.ablate.running.costs import memory_bytes
+from hc_jax.ablate.running.pairing import branch_digest
+from hc_jax.ablate.running.record_types import check_progress
+from hc_jax.ablate.running.records import Curves
 from hc_jax.errors import UserError
 from hc_jax.processes.signals import StopSignal
 from hc_jax.runs import checkpoint, restore

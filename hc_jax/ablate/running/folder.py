@@ -13,8 +13,8 @@ from typing import Any
 
 from hc_jax import config as config_lib
 from hc_jax import durable, exclusive
-from hc_jax.ablate import provenance
-from hc_jax.ablate.record_types import check_fields, check_sweep
+from hc_jax.ablate.running import provenance
+from hc_jax.ablate.running.record_types import check_fields, check_sweep
 from hc_jax.ablate.sweep import Sweep
 from hc_jax.config_types import missing_keys
 from hc_jax.errors import UserError

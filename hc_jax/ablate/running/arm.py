@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from hc_jax.ablate import pairing, provenance, records
-from hc_jax.ablate.costs import FLOPS_OF, model_costs, single_memory
-from hc_jax.ablate.records import Result
-from hc_jax.ablate.seeds import SeedLoop, branch_digests, create_states
-from hc_jax.ablate.single import train_one_by_one
+from hc_jax.ablate.running import pairing, provenance, records
+from hc_jax.ablate.running.costs import FLOPS_OF, model_costs, single_memory
+from hc_jax.ablate.running.records import Result
+from hc_jax.ablate.running.seeds import SeedLoop, branch_digests, create_states
+from hc_jax.ablate.running.single import train_one_by_one
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 from hc_jax.processes.signals import StopSignal

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hc_jax.ablate.records import Result
+from hc_jax.ablate.running.records import Result
 from hc_jax.ablate.sweep import Sweep
 
 BUSY = 1.5  # processes that want to run, a core, from which on others must have been among them

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hc_jax.ablate.convergence import convergence_factor, ema
-from hc_jax.ablate.records import Result
-from hc_jax.ablate.statistics import Difference, mean_and_sd, paired_difference
+from hc_jax.ablate.reporting.convergence import convergence_factor, ema
+from hc_jax.ablate.reporting.statistics import Difference, mean_and_sd, paired_difference
+from hc_jax.ablate.running.records import Result
 from hc_jax.ablate.sweep import Sweep
 
 

@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 
 from hc_jax import exclusive, folders
-from hc_jax.ablate import folder, records, report
-from hc_jax.ablate.arm import train_arm
+from hc_jax.ablate.reporting import report
+from hc_jax.ablate.running import folder, records
+from hc_jax.ablate.running.arm import train_arm
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 from hc_jax.runs import lock

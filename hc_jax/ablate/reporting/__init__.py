@@ -1,0 +1,1 @@
+"""Reports what a sweep shows: tables, figures, statistics."""

@@ -1,0 +1,1 @@
+"""Trains the arms of a sweep and keeps what they measured."""
