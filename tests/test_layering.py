@@ -25,6 +25,8 @@ _TOP = _L2 | _PROGRAM | {"analysis", "plan", "runs", "sample", "step", "train"}
 # unit: (what of hc_jax it may import, what of other packages)
 TABLE = {
   "errors": (set(), set()),
+  "nearest": (set(), set()),
+  "fields": ({"errors", "nearest"}, set()),
   "user_modules": ({"errors"}, set()),
   "folders": ({"errors"}, set()),
   "durable": ({"folders"}, set()),
@@ -61,7 +63,7 @@ TABLE = {
   ),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),
   "train": (
-    _L2 | _PROGRAM | {"folders", "plan", "processes", "runs", "step"},
+    _L2 | _PROGRAM | {"fields", "folders", "plan", "runs", "step"},
     _ARRAYS | {"numpy", "optax"},
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
