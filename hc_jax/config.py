@@ -1,7 +1,6 @@
 """Configs: loading a file, overriding keys from the command line, and saying what is wrong."""
 
 import ast
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from hc_jax.config_files import execute
 from hc_jax.config_types import check_types, missing_keys
 from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
 from hc_jax.errors import UserError
+from hc_jax.nearest import hint
 
 ConfigDict = config_dict.ConfigDict
 NAME_OVERRIDE = "--config.model.connection.name="
@@ -164,7 +164,7 @@ def check(config: ConfigDict) -> None:
     for part in key.split("."):
       value = value[part]
     if value is not None and value not in known:
-      near = _nearest(str(value), known)
+      near = hint(str(value), known)
       raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(known)}{near}")
   make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses the rest
   _check_remat(model)
@@ -178,7 +178,7 @@ def _check_remat(model: ConfigDict) -> None:
     for count in [count for count, _ in model.layers] or [model.num_layers]:
       remat.check_groups(model.remat, count)
   except ValueError as error:
-    raise UserError(f"model.{error}{_nearest(model.remat, remat.REMAT)}") from error
+    raise UserError(f"model.{error}{hint(model.remat, remat.REMAT)}") from error
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
@@ -230,7 +230,7 @@ def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
     if not isinstance(node, ConfigDict) or part not in node:
       keys = [k for k, _ in _flatten(config.to_dict())]
       prefix = ".".join(name.split(".")[: depth + 1])
-      raise UserError(f"unknown config key {prefix!r}{_nearest(name, keys)}")
+      raise UserError(f"unknown config key {prefix!r}{hint(name, keys, '.')}")
     if depth < len(groups):
       node = node[part]
   if isinstance(node[key], ConfigDict):
@@ -286,17 +286,6 @@ def _divides(a_name: str, a: int, b_name: str, b: int) -> None:
 def _at_least(name: str, value: float, least: float) -> None:
   if value < least:
     raise UserError(f"{name}={value} must be at least {least}")
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-  """A hint `; did you mean ...?`, or nothing."""
-  last = {key: key.rsplit(".", 1)[-1] for key in known}
-  near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-  if not near:
-    tail = word.rsplit(".", 1)[-1]
-    found = difflib.get_close_matches(tail, list(last.values()), n=1, cutoff=0.6)
-    near = [key for key in known if found and last[key] == found[0]][:1]
-  return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,6 @@
 """Config files: Python programs of the user's own, of which one function is called."""
 
 import contextlib
-import difflib
 import importlib.util
 import sys
 import traceback
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hc_jax.errors import UserError
+from hc_jax.nearest import nearest
 
 
 def execute(path: str, function: str) -> Any:
@@ -21,8 +21,8 @@ def execute(path: str, function: str) -> Any:
   file = Path(path)
   if not file.is_file():
     names = [p.name for p in file.parent.glob("*.py")]
-    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
-    hint = f"; did you mean {str(file.parent / near[0])!r}?" if near else ""
+    near = nearest(file.name, names, cutoff=0.8)
+    hint = f"; did you mean {str(file.parent / near)!r}?" if near else ""
     raise UserError(f"there is no config file {path}{hint}")
   with _importable(file.resolve()):
     spec = importlib.util.spec_from_file_location("hc_jax_config_" + file.stem, file)

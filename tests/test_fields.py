@@ -109,7 +109,9 @@ def test_a_dataclass_of_ones_own():
 
 def test_the_nearest_name():
   known = ["model.num_layers", "train.num_steps", "seed"]
-  assert nearest("num_layer", known) == "model.num_layers"
+  assert nearest("layers", known) is None
+  assert nearest("layers", [*known, "model.block.layer"], separator=".") == "model.block.layer"
   assert nearest("train.num_step", known) == "train.num_steps"
   assert nearest("zzz", known) is None and hint("zzz", known) == ""
+  assert nearest("other.py", ["mine.py"], cutoff=0.8) is None
   assert hint("sed", known) == "; did you mean 'seed'?"

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
 
 _ARRAYS = {"jax", "flax"}
 _L0 = {"axes", "coefs", "errors", "ops"}
-_L1 = _L0 | {"connections", "params"}
+_L1 = _L0 | {"connections", "fields", "nearest", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
 _PROGRAM = {"environment", "output", "processes"}
 _FILES = {"durable", "exclusive", "folders"}
@@ -47,10 +47,10 @@ TABLE = {
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
   "config": (_L1 | {"config_files", "config_types", "models"}, {"ml_collections"}),
-  "config_files": ({"errors"}, set()),
+  "config_files": ({"errors", "nearest"}, set()),
   "config_types": ({"connections"}, set()),
   "data": (
-    {"durable", "errors", "exclusive", "folders"},
+    {"durable", "errors", "exclusive", "fields", "folders", "nearest"},
     {"etils", "grain", "numpy", "pyarrow", "sentencepiece", "tensorflow_datasets", "tokenizers"},
   ),
   "analysis": (_L1 | {"durable", "folders", "functional"}, _ARRAYS | {"matplotlib", "numpy"}),
@@ -58,7 +58,7 @@ TABLE = {
   "processes": ({"errors", "output", "sharding"}, {"jax", "numpy"}),
   "step": ({"axes", "errors", "params", "sharding"}, _ARRAYS | {"numpy", "optax"}),
   "runs": (
-    {"config", "data", "errors", "params", "processes", "step"} | _FILES,
+    {"config", "data", "errors", "nearest", "params", "processes", "step"} | _FILES,
     {"absl", "etils", "jax", "ml_collections", "numpy", "orbax", "tensorboardX"},
   ),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),

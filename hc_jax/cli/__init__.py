@@ -1,7 +1,6 @@
 """`hc-jax <command>`: thin; a file here holds a command's flags, what it calls lies elsewhere."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from hc_jax import environment, output, terminal
 from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
+from hc_jax.nearest import nearest
 from hc_jax.processes import signals
 from hc_jax.user_modules import add_flag, import_modules
 
@@ -74,8 +74,8 @@ def _failed(error: Exception) -> int:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-  near = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {near[0]}?" if near else ";"
+  near = nearest(word, known)
+  return f"; did you mean {near}?" if near else ";"
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -1,6 +1,5 @@
 """Any text dataset of TensorFlow Datasets, by name, as it was prepared; TensorFlow is not used."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -11,6 +10,7 @@ import numpy as np
 
 from hc_jax.data.sources import Documents, Source, read_source
 from hc_jax.errors import UserError
+from hc_jax.nearest import nearest
 
 # What TFDS understands, less the namespaces ("huggingface:x"), which would ask the network.
 _NAME = re.compile(
@@ -159,8 +159,8 @@ def _version_folder(path: str, version: str | None) -> str | None:
 
 
 def _near(name: str) -> str:
-  near = difflib.get_close_matches(name, ("py_stdlib", "text_files"), n=1)
-  return f" (did you mean {near[0]!r}?)" if near else ""
+  near = nearest(name, ("py_stdlib", "text_files"))
+  return f" (did you mean {near!r}?)" if near else ""
 
 
 def _recipe(name: str, folder: str) -> str:

@@ -10,7 +10,6 @@ tensorboard/, profile/
 """
 
 import contextlib
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from hc_jax import config as config_lib
 from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
+from hc_jax.nearest import nearest
 from hc_jax.runs import lock
 from hc_jax.processes import cluster
 from hc_jax.runs.errors import storage
@@ -163,8 +163,8 @@ def _not_there(path: str) -> str:
   beside = os.path.dirname(folder)
   if os.path.isdir(folder) or not os.path.isdir(beside):
     return f"there is no {path}"
-  near = difflib.get_close_matches(os.path.basename(folder), os.listdir(beside), n=1)
-  hint = f"; did you mean {os.path.join(beside, near[0])}?" if near else ""
+  near = nearest(os.path.basename(folder), os.listdir(beside))
+  hint = f"; did you mean {os.path.join(beside, near)}?" if near else ""
   return f"there is no such folder{hint}"
 
 
