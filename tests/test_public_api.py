@@ -1,9 +1,13 @@
-"""Every public function and method of hc_jax says the type of all it takes and returns."""
+"""Public functions say all their types; `import hc_jax` is lazy, and nobody can tell."""
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
+
+import hc_jax
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -58,3 +62,63 @@ def test_the_check_sees_a_missing_annotation():
     if not _missing(ast.parse(source))
   ]
   assert unseen == []
+
+
+def test_type_checkers_see_the_names_that_are_fetched():
+  tree = ast.parse((PACKAGE / "__init__.py").read_text())
+  block = next(node for node in tree.body if isinstance(node, ast.If))
+  seen = {alias.asname: node.module for node in block.body for alias in node.names}
+  homes = {name: f"hc_jax.{home}" for name, home in hc_jax._HOME.items()}
+  assert seen == homes | {"models": "hc_jax"} and set(seen) == set(hc_jax.__all__)
+  assert [alias.name for node in block.body for alias in node.names] == list(seen)
+
+
+def test_every_name_is_what_its_module_has():
+  for name, home in hc_jax._HOME.items():
+    assert getattr(hc_jax, name) is getattr(sys.modules[f"hc_jax.{home}"], name)
+  assert {*hc_jax.__all__, "__version__"} <= set(dir(hc_jax))
+  names = {}
+  exec("from hc_jax import *", names)
+  assert set(hc_jax.__all__) <= set(names)
+
+
+def test_modules_are_attributes_and_other_names_are_not():
+  assert hc_jax.nnx is sys.modules["hc_jax.nnx"]
+  assert not hasattr(hc_jax, "nothing") and not hasattr(hc_jax, "_repr_html_")
+  with pytest.raises(AttributeError, match="hc_jax' has no attribute 'HyperConection'") as caught:
+    hc_jax.HyperConection  # noqa: B018
+  assert (caught.value.name, caught.value.obj) == ("HyperConection", hc_jax)  # for Python's hint
+  with pytest.raises(ImportError, match="cannot import name 'HyperConection'"):
+    from hc_jax import HyperConection  # noqa: F401
+
+
+def test_a_module_that_lacks_a_package_says_which(monkeypatch):
+  monkeypatch.delitem(sys.modules, "hc_jax.residual_network", raising=False)
+  monkeypatch.delitem(sys.modules, "hc_jax.functional", raising=False)
+  monkeypatch.delattr(hc_jax, "residual_network", raising=False)
+  monkeypatch.delattr(hc_jax, "functional", raising=False)
+  monkeypatch.setitem(sys.modules, "flax.linen", None)
+  with pytest.raises(ModuleNotFoundError, match=r"flax\.linen"):
+    hc_jax.functional  # noqa: B018
+
+
+def _imported(code):
+  """Top-level packages, apart from Python's own, that a program ends with."""
+  code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+  root = str(PACKAGE.parent)
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+  assert done.returncode == 0, done.stderr
+  return set(done.stdout.split("\n")[-2].split()) - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_imports_no_jax(argv):
+  code = f"from hc_jax.cli import main\ntry: main({argv})\nexcept SystemExit: pass"
+  assert _imported(f"exec({code!r})") & {"jax", "flax", "numpy"} == set()
+
+
+@pytest.mark.slow
+def test_the_library_imports_jax_flax_and_numpy_alone():
+  """And what these three import themselves."""
+  theirs = _imported("import jax, numpy, flax.linen, flax.traverse_util")
+  assert _imported("from hc_jax import *") - theirs == {"hc_jax"}
