@@ -99,6 +99,8 @@ def get_config() -> config_dict.ConfigDict:
   c.train.keep = 2  # newest checkpoints kept, besides the best
   c.train.log_every = 10  # steps between rows of metrics.jsonl and lines of the console
   c.train.telemetry_every = 100  # steps between rows of hc/* (docs/analysis.md); 0: never
+  c.train.mirror = ""  # checkpoints are copied there, gs://bucket/run (docs/survive.md); "": none
+  c.train.trackers = ()  # module:factory of objects that are given the metrics too
   c.train.profile = ""  # "START:STOP": steps to trace into <workdir>/profile
   c.train.compilation_cache = ".jax_cache"  # folder, from the workdir's parent; "": none
   c.train.deterministic = False  # GPU: sums in one order, for bitwise resume; slower

@@ -22,14 +22,19 @@ _BY_TYPE: dict[type, str] = {
   str: """data.dir data.field data.name data.tokenizer mesh.preset model.activation model.block
     model.dtype model.expand model.norm model.norm_position model.positions model.reduce
     model.remat model.stream_dtype optim.name optim.schedule train.compilation_cache
-    train.profile model.connection.name""",
-  tuple: "data.files model.layers",
+    train.mirror train.profile model.connection.name""",
+  tuple: "data.files model.layers train.trackers",
 }
 KEYS = {key: kind for kind, keys in _BY_TYPE.items() for key in keys.split()}
 UNSET = ("model.d_ff", "model.num_kv_heads", "model.vocab_size", "model.final_norm_eps")
 UNSET += ("model.stream_dtype", "model.expand", "model.reduce")
 # Keys that older runs do not have, with the value that they had before it was a key.
-ADDED: dict[str, Any] = {"model.block": "sequential", "model.layers": ()}
+ADDED: dict[str, Any] = {
+  "model.block": "sequential",
+  "model.layers": (),
+  "train.mirror": "",
+  "train.trackers": (),
+}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _LARGEST = 1 << 63
 
@@ -51,8 +56,9 @@ def check_types(values: Mapping[str, Any]) -> None:
       group.setdefault(name, ADDED[key])
     if group is not None and name in group:
       _check(key, group[name], kind, key in UNSET)
-  for path in values.get("data", {}).get("files", ()):
-    _check("data.files[i]", path, str, False)
+  for group, name in (("data", "files"), ("train", "trackers")):
+    for text in values.get(group, {}).get(name, ()):
+      _check(f"{group}.{name}[i]", text, str, False)
   fields, _ = _group_of(values, "model.connection.name")
   for cls in CONNECTIONS.values() if fields is not None else ():
     for name, kind in field_types(cls).items():

@@ -40,6 +40,8 @@ MAY_CHANGE = (
   "train.eval_every",
   "train.checkpoint_every",
   "train.keep",
+  "train.mirror",
+  "train.trackers",
   "train.profile",
   "train.debug_nans",
   "train.compilation_cache",

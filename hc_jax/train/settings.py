@@ -13,6 +13,15 @@ def _steps(spec: str) -> str | None:
   return "is not START:STOP; give two steps with 1 <= START < STOP, as in 10:13"
 
 
+def _trackers(specs: tuple[str, ...]) -> str | None:
+  """Returns what is wrong with the names of factories."""
+  for spec in specs:
+    module, _, factory = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if not module or not factory:
+      return "is not a list of module:factory, as in my_package.my_file:my_tracker"
+  return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
   """Settings of a run: the keys of the group `train`. Each field says what it is.
@@ -40,6 +49,12 @@ class Settings:
   )
   telemetry_every: int = field(
     100, "steps between rows of hc/* (docs/analysis.md); 0: never", least=0
+  )
+  mirror: str = field(
+    "", 'checkpoints are copied there, gs://bucket/run (docs/survive.md); "": none'
+  )
+  trackers: tuple[str, ...] = field(
+    (), "module:factory of objects that are given the metrics too", kind=tuple, check=_trackers
   )
   profile: str = field("", '"START:STOP": steps to trace into <workdir>/profile', check=_steps)
   compilation_cache: str = field(".jax_cache", 'folder, from the workdir\'s parent; "": none')

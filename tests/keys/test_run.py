@@ -14,6 +14,7 @@ import pytest
 
 from hc_jax import UserError, data, models, train
 from hc_jax.runs import checkpoint
+from hc_jax.runs.workdir import saved_config
 from hc_jax.train import compilation, loop
 from hc_jax.train.task import make_task
 from tests.keys.table import Row, changed, pair
@@ -34,6 +35,8 @@ RUN = {
   "train.keep": ((9, 1), ([2, 4, 6], [8])),
   "train.log_every": ((1, 3), ([1, 2, 3, 4, 5, 6], [1, 3, 6, 8])),
   "train.telemetry_every": ((2, 5), ([2, 4, 6], [5])),
+  "train.mirror": (("", "memory://keys"), ("", "memory://keys")),  # as saved with the run
+  "train.trackers": (((), ("a:b",)), ((), ("a:b",))),
   "train.profile": (("", "2:4"), ([], ["profile"])),
   "train.compilation_cache": (("", "kept"), ("", "kept")),
   "train.deterministic": ((False, True), (False, True)),
@@ -126,6 +129,8 @@ def seen(table, tmp_path_factory):
       notes
       | {
         "rows": rows,
+        "train.mirror": saved_config(str(folder / "run")).train.mirror,
+        "train.trackers": saved_config(str(folder / "run")).train.trackers,
         "seed": state.rng.tolist(),
         "train.num_steps": (int(state.step), round(rows[-1]["train/learning_rate"], 6)),
         "train.batch_size": next(r["train/tokens"] for r in rows if r["step"] == 1),

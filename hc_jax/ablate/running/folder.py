@@ -27,6 +27,8 @@ MAY_CHANGE = (
   "base.train.checkpoint_every",
   "base.train.keep",
   "base.train.compilation_cache",
+  "base.train.mirror",
+  "base.train.trackers",
   "base.data.workers",
   "base.data.dir",
   "title",
