@@ -18,8 +18,14 @@ def skew(entries: jax.Array, n: int) -> jax.Array:
     entries: `[..., n (n - 1) / 2]`.
     n: number of rows.
   """
-  rows, columns = jnp.triu_indices(n, k=1)
-  upper = jnp.zeros((*entries.shape[:-1], n, n), entries.dtype).at[..., rows, columns].set(entries)
+  rows, start = [], 0
+  for i in range(n):
+    end = start + n - 1 - i
+    zeros = (*((0, 0),) * (entries.ndim - 1), (i + 1, 0))
+    # Padded, because meshes with explicit axes refuse indexed updates.
+    rows.append(jnp.pad(entries[..., start:end], zeros))
+    start = end
+  upper = jnp.stack(rows, axis=-2)
   return upper - upper.swapaxes(-1, -2)
 
 

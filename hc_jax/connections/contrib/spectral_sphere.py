@@ -4,9 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hc_jax.connections.contrib.small_matrices import cayley, matmul, skew
+from hc_jax.connections.contrib.small_matrices import HIGHEST, cayley, matmul, skew
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import GatedConnection
 
@@ -54,14 +53,15 @@ class SpectralSphereHC(GatedConnection):
     )
     sizes = jnp.tanh(logits[..., 2 * angles :])
     core = matmul(left * sizes[..., None, :], right.swapaxes(-1, -2))
-    shape = (*logits.shape[:-1], n, n - 1)
-    basis = jnp.broadcast_to(helmert(n).reshape((1,) * (logits.ndim - 1) + (n, n - 1)), shape)
-    return matmul(matmul(basis, core), basis.swapaxes(-1, -2)) + 1 / n
+    basis = helmert(n)
+    kept = jnp.einsum("ia,...ab,jb->...ij", basis, core, basis, precision=HIGHEST)
+    return kept + 1 / n
 
 
 def helmert(n: int) -> jax.Array:
-  """Returns an orthonormal basis of the vectors that sum to zero, `[n, n - 1]`."""
-  basis = np.zeros((n, n - 1), np.float32)
-  for i in range(1, n):
-    basis[:i, i - 1], basis[i, i - 1] = (i * (i + 1)) ** -0.5, -i * (i * (i + 1)) ** -0.5
-  return jnp.asarray(basis)
+  """Returns an orthonormal basis of the vectors that sum to zero, float32 `[n, n - 1]`."""
+  shape = (n, n - 1)
+  row, column = (jax.lax.broadcasted_iota(jnp.float32, shape, axis) for axis in range(2))
+  above = column + 1  # entries over the last one of a column that is not zero
+  entries = jnp.where(row < above, 1.0, jnp.where(row == above, -above, 0.0))
+  return entries / jnp.sqrt(above * (above + 1))

@@ -18,9 +18,6 @@ from hc_jax.testing.reference_mixers import balanced, flow
 
 MIXERS = {cls.__name__: cls for cls in (CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC)}
 MAPS = ("counts", "maps", "grads", "claims")
-# Not kept yet: small matrices are made by indexed updates, which explicit meshes refuse, and the
-# spectral sphere's `finish` holds its basis.
-OPEN = ("explicit", "value")
 CASES = {name: {} for name in MIXERS} | {
   "NewtonHC-3": {"num_streams": 3, "bias_init": "uniform"},
   "SpectralSphereHC-2": {"num_streams": 2},
@@ -36,7 +33,7 @@ def candidate(case):
 
 def marked():
   for case in CASES:
-    for check in (check for check in CONFORMANCE if check.name not in OPEN):
+    for check in CONFORMANCE:
       marks = pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
 
