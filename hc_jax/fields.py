@@ -1,24 +1,30 @@
-"""Fields that say what they take: meaning, choices and limits, declared once, where they are used.
+"""Fields that say what they take: choices and limits, declared once, where they are used.
 
-A class of any kind, a frozen dataclass or a Flax module, declares them:
+A class of any kind, a frozen dataclass or a Flax module, declares them. Its docstring, which has an
+entry for each under "Attributes:", says what they mean:
 
     class Settings:
-      keep: int = field(2, "newest checkpoints kept, besides the best", least=1)
+      keep: int = field(2, least=1)
 
 The keys of configs, their checks and the table in docs/config.md are made from the declarations.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import numbers
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hc_jax.errors import UserError
 from hc_jax.nearest import hint
 
-# Whole numbers end up in int32 in compiled programs.
-LARGEST = 2**31 - 1
+# Numbers end up in int32 and float32 in compiled programs.
+LARGEST = {int: 2**31 - 1, float: float(2**128 - 2**104)}
+SMALLEST = 2.0**-126
 REQUIRED = inspect.Parameter.empty
 _METADATA = "hc_jax"
 _WORDS = {
@@ -38,7 +44,8 @@ class Field:
     name: of the field.
     kind: bool, int, float, str or tuple.
     default: its value where none is given; `REQUIRED` without one.
-    meaning: one line.
+    meaning: of its entry in the docstring, the first sentence.
+    items: of a tuple, what each of it is.
     unset: whether it may be None.
     choices: the words that it takes; any without.
     words: words that a number may be instead.
@@ -51,6 +58,7 @@ class Field:
   kind: type = object
   default: Any = REQUIRED
   meaning: str = ""
+  items: type = object
   unset: bool = False
   choices: tuple[str, ...] = ()
   words: tuple[str, ...] = ()
@@ -78,41 +86,44 @@ class Field:
     return self.check(value) if self.check else None
 
   def _fits(self, value: Any) -> bool:
-    if self.kind is float:
-      return type(value) is not bool and isinstance(value, int | float)
-    if self.kind is int:
-      return type(value) is int
-    return isinstance(value, self.kind)
+    if self.kind is tuple:
+      return isinstance(value, tuple | list) and all(isinstance(one, self.items) for one in value)
+    number = {int: numbers.Integral, float: numbers.Real}.get(self.kind)
+    if number is not None:
+      return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, self.kind) or self.kind not in _WORDS
 
   def _limit(self, value: float) -> str | None:
     if not math.isfinite(value):
       return "must be a finite number"
-    if self.least is not None and value < self.least:
-      return f"must be at least {self.least}"
+    largest = LARGEST[self.kind]
+    least = -largest if self.least is None else self.least
+    most = largest if self.most is None else self.most
+    if value < least:
+      return f"must be at least {least}"
+    if value > most:
+      return f"must be at most {most}"
     if self.above is not None and value <= self.above:
       return f"must be more than {self.above}"
     if self.below is not None and value >= self.below:
       return f"must be less than {self.below}"
-    most = LARGEST if self.most is None and self.kind is int else self.most
-    if most is not None and value > most:
-      return f"must be at most {most}"
-    return f"must be at least {-LARGEST}" if self.kind is int and value < -LARGEST else None
+    return None
 
 
-def field(default: Any = REQUIRED, meaning: str = "", **facts: Any) -> Any:
+def field(default: Any = REQUIRED, **facts: Any) -> Any:
   """Declares a field of a dataclass or a Flax module.
 
   Args:
     default: its default, as of `dataclasses.field`.
-    meaning: one line, for the table of keys.
-    **facts: of `Field`. `kind` and `unset` are read off the annotation where they are not given.
+    **facts: of `Field`. `kind`, `unset` and `meaning` are read off the class where they are not
+      given.
   """
-  metadata = {_METADATA: Field(meaning=meaning, **facts), f"{_METADATA}_given": frozenset(facts)}
   given = {} if default is REQUIRED else {"default": default}
-  return dataclasses.field(**given, metadata=metadata)
+  return dataclasses.field(**given, metadata={_METADATA: facts})
 
 
-def fields_of(cls: type) -> dict[str, Field]:
+@functools.cache
+def fields_of(cls: type) -> Mapping[str, Field]:
   """Returns what the fields of a class take, in their order.
 
   A subclass that only gives a field another default keeps the declaration of its base. A field
@@ -122,27 +133,43 @@ def fields_of(cls: type) -> dict[str, Field]:
 
 
 def _declared(cls: type, found: dataclasses.Field) -> Field:
-  annotation, metadata = object, {}
+  """Returns a field with all that its classes say of it; the lowest that says a thing decides."""
+  annotation, facts, meaning = Any, {}, ""
   for base in reversed(cls.__mro__):
     if found.name in inspect.get_annotations(base):
       annotation = _annotation(base, found.name)
     own = vars(base).get("__dataclass_fields__", {}).get(found.name)
-    metadata = own.metadata if own is not None and own.metadata.get(_METADATA) else metadata
-  kinds = getattr(annotation, "__args__", (annotation,))
-  kinds = [kind for kind in kinds if isinstance(kind, type) and kind is not type(None)]
-  read = {"unset": found.default is None or type(None) in getattr(annotation, "__args__", ())}
-  read["kind"] = kinds[0] if kinds else type(found.default)
-  declared, given = metadata.get(_METADATA, Field()), metadata.get(f"{_METADATA}_given", ())
-  read = {name: value for name, value in read.items() if name not in given}
+    facts = (own.metadata.get(_METADATA) if own is not None else None) or facts
+    meaning = _meanings(base).get(found.name, meaning)
+  origin = typing.get_origin(annotation)
+  kinds = (origin,) if origin in _WORDS else getattr(annotation, "__args__", (annotation,))
+  named = next((kind for kind in kinds if isinstance(kind, type) and kind in _WORDS), None)
   default = REQUIRED if found.default is dataclasses.MISSING else found.default
-  return dataclasses.replace(declared, name=found.name, default=default, **read)
+  read = {"kind": named or type(found.default), "meaning": meaning}
+  read["unset"] = default is None or type(None) in kinds
+  if origin is tuple and isinstance(typing.get_args(annotation)[0], type):
+    read["items"] = typing.get_args(annotation)[0]
+  return Field(**{**read, **facts, "name": found.name, "default": default})
 
 
 def _annotation(base: type, name: str) -> Any:
   try:
     return inspect.get_annotations(base, eval_str=True)[name]
   except NameError:  # a name that only type checkers import
-    return object
+    return Any
+
+
+@functools.cache
+def _meanings(cls: type) -> Mapping[str, str]:
+  """Returns the first sentence of every entry under "Attributes:" in a class's docstring."""
+  text = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\nAttributes:\n")[2]
+  entries = re.split(r"^  (?=\S)", re.split(r"^\S", text, flags=re.M)[0], flags=re.M)
+  found = {}
+  for entry in filter(None, entries):
+    names, _, meaning = entry.partition(":")
+    sentence = re.split(r"\.\s+(?=[A-Z`])", meaning.strip(), maxsplit=1)[0]
+    found.update(dict.fromkeys(names.split(", "), " ".join(sentence.split()).rstrip(".")))
+  return found
 
 
 def check(values: Mapping[str, Any], declared: Mapping[str, Field], prefix: str = "") -> None:
@@ -157,12 +184,27 @@ def check(values: Mapping[str, Any], declared: Mapping[str, Field], prefix: str 
     UserError: a value of another kind, an unknown word, a number outside the limits, NaN or
       infinity.
   """
+  if wrong := next(problems(values, declared), None):
+    raise UserError(f"{prefix}{wrong}")
+
+
+def problems(values: Mapping[str, Any], declared: Mapping[str, Field]) -> Iterator[str]:
+  """Yields what is wrong with values, each as `name=value must be at least 1`."""
   for name, found in declared.items():
     if name in values and (problem := found.problem(values[name])):
-      raise UserError(f"{prefix}{name}={repr(values[name])[:60]} {problem}")
+      yield f"{name}={_short(values[name])} {problem}"
+
+
+def values_of(instance: Any) -> dict[str, Any]:
+  """Returns the values of the fields of a dataclass or a Flax module, by their names."""
+  return {found.name: getattr(instance, found.name) for found in dataclasses.fields(instance)}
 
 
 def check_fields(instance: Any) -> None:
   """Checks the values of a dataclass against what its fields take; raises UserError."""
-  declared = fields_of(type(instance))
-  check({name: getattr(instance, name) for name in declared}, declared)
+  check(values_of(instance), fields_of(type(instance)))
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:57]}..."

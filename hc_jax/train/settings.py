@@ -16,7 +16,7 @@ def _steps(spec: str) -> str | None:
 def _trackers(specs: tuple[str, ...]) -> str | None:
   """Returns what is wrong with the names of factories."""
   for spec in specs:
-    module, _, factory = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    module, _, factory = spec.partition(":")
     if not module or not factory:
       return "is not a list of module:factory, as in my_package.my_file:my_tracker"
   return None
@@ -24,42 +24,47 @@ def _trackers(specs: tuple[str, ...]) -> str | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Settings of a run: the keys of the group `train`. Each field says what it is.
+  """Settings of a run: the keys of the group `train`.
+
+  Attributes:
+    num_steps: optimizer steps; may grow on resume.
+    batch_size: sequences per optimizer step, over all devices.
+    accumulation: micro-batches in one step; divides batch_size.
+    loss_parts: parts of the length whose logits exist at a time; 0 is as few as fit well.
+    eval_every: steps between evaluations; 0 evaluates only at the end.
+    eval_batches: batches of an evaluation: always the first ones, in order.
+    checkpoint_every: steps between checkpoints; the last step always makes one.
+    keep: newest checkpoints kept, besides the best.
+    log_every: steps between rows of metrics.jsonl and lines of the console.
+    telemetry_every: steps between rows of hc/* (docs/analysis.md); 0 writes none.
+    mirror: address that checkpoints are copied to, such as gs://bucket/run (docs/survive.md); ""
+      copies none.
+    trackers: objects that get the metrics too, each named as module:factory.
+    profile: "START:STOP", the steps to trace into <workdir>/profile; "" traces none.
+    compilation_cache: folder of compiled programs, from the workdir's parent; "" keeps none.
+    deterministic: on GPU, sums in one order, for bitwise resume; slower.
+    debug_nans: on a non-finite loss, names the first site that made it.
 
   Raises:
     UserError: a value that cannot mean anything.
   """
 
-  num_steps: int = field(100_000, "optimizer steps; may grow on resume", least=1)
-  batch_size: int = field(256, "sequences per optimizer step, over all devices", least=1)
-  accumulation: int = field(1, "micro-batches in one step; divides batch_size", least=1)
-  loss_parts: int = field(
-    0, "parts of the length whose logits exist at a time; 0: as few as fit well", least=0
-  )
-  eval_every: int = field(1000, "steps between evaluations; 0: only at the end", least=0)
-  eval_batches: int = field(
-    20, "batches of an evaluation: always the first ones, in order", least=1
-  )
-  checkpoint_every: int = field(
-    1000, "steps between checkpoints; the last step always makes one", least=1
-  )
-  keep: int = field(2, "newest checkpoints kept, besides the best", least=1)
-  log_every: int = field(
-    10, "steps between rows of metrics.jsonl and lines of the console", least=1
-  )
-  telemetry_every: int = field(
-    100, "steps between rows of hc/* (docs/analysis.md); 0: never", least=0
-  )
-  mirror: str = field(
-    "", 'checkpoints are copied there, gs://bucket/run (docs/survive.md); "": none'
-  )
-  trackers: tuple[str, ...] = field(
-    (), "module:factory of objects that are given the metrics too", kind=tuple, check=_trackers
-  )
-  profile: str = field("", '"START:STOP": steps to trace into <workdir>/profile', check=_steps)
-  compilation_cache: str = field(".jax_cache", 'folder, from the workdir\'s parent; "": none')
-  deterministic: bool = field(False, "GPU: sums in one order, for bitwise resume; slower")
-  debug_nans: bool = field(False, "on a non-finite loss, name the first site that made it")
+  num_steps: int = field(100_000, least=1)
+  batch_size: int = field(256, least=1)
+  accumulation: int = field(1, least=1)
+  loss_parts: int = field(0, least=0)
+  eval_every: int = field(1000, least=0)
+  eval_batches: int = field(20, least=1)
+  checkpoint_every: int = field(1000, least=1)
+  keep: int = field(2, least=1)
+  log_every: int = field(10, least=1)
+  telemetry_every: int = field(100, least=0)
+  mirror: str = ""
+  trackers: tuple[str, ...] = field((), check=_trackers)
+  profile: str = field("", check=_steps)
+  compilation_cache: str = ".jax_cache"
+  deterministic: bool = False
+  debug_nans: bool = False
 
   def __post_init__(self) -> None:
     check_fields(self)
