@@ -1,0 +1,1 @@
+"""What a run keeps on disk: its folder, lock, checkpoints with their manifests, and metrics."""
