@@ -1,6 +1,6 @@
 """A hybrid stack: two residual blocks below two with DHC x 4, on the quickstart's text."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

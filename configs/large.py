@@ -1,6 +1,6 @@
 """About 1B parameters: 32 layers, 1536 wide, GELU, learned positions, vocabulary 50257."""
 
-from configs import base
+from hc_jax.configs import base
 
 
 def get_config():

@@ -2,7 +2,7 @@
 
 import math
 
-from configs import base
+from hc_jax.configs import base
 
 
 def get_config():

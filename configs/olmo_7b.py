@@ -1,6 +1,6 @@
 """OLMo-7B with DHC x 4, as in the paper (2409.19606 section 4.3): 6,888,095,744 + 1,574,528."""
 
-from configs import olmo_1b
+from hc_jax.configs import olmo_1b
 
 
 def get_config():

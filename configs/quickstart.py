@@ -3,7 +3,7 @@
 Command: make quickstart
 """
 
-from configs import base
+from hc_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """About 125M parameters: 12 layers, 768 wide, GELU, learned positions, vocabulary 50257."""
 
-from configs import base
+from hc_jax.configs import base
 
 
 def get_config():

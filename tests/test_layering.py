@@ -47,7 +47,8 @@ TABLE = {
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors"}, _ARRAYS | {"numpy"}),
   "config": (_L1 | {"config_files", "config_types", "models"}, {"ml_collections"}),
-  "config_files": ({"errors", "nearest"}, set()),
+  "configs": (set(), set()),
+  "config_files": ({"configs", "errors", "nearest"}, set()),
   "config_types": ({"connections"}, set()),
   "data": (
     {"durable", "errors", "exclusive", "fields", "folders", "nearest"},
@@ -68,7 +69,7 @@ TABLE = {
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
   "cli": (
-    _TOP | {"ablate", "folders", "terminal", "testing", "user_modules"},
+    _TOP | {"ablate", "config_files", "folders", "terminal", "testing", "user_modules"},
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
   "ablate": (

@@ -124,6 +124,17 @@ def test_the_wheel_has_every_file_of_the_package():
   assert len(others) >= 4 and set(others) <= set(named)
 
 
+def test_the_wheel_has_every_package_and_the_configs(monkeypatch):
+  given = {}
+  monkeypatch.setattr("setuptools.setup", lambda **settings: given.update(settings))
+  monkeypatch.chdir(ROOT)
+  exec((ROOT / "setup.py").read_text(), {})
+  folders = {file.parent.relative_to(ROOT) for file in (ROOT / "hc_jax").rglob("*.py")}
+  folders |= {"hc_jax" / file.parent.relative_to(ROOT) for file in (ROOT / "configs").rglob("*.py")}
+  assert sorted(given["packages"]) == sorted(".".join(folder.parts) for folder in folders)
+  assert given["package_dir"] == {"hc_jax.configs": "configs"}
+
+
 def test_extras():
   extras = PROJECT["optional-dependencies"]
   assert {"cuda", "tpu", "tokenizers", "parquet", "test", "lint", "parity"} <= set(extras)

@@ -7,8 +7,8 @@ small; another is `--config.model...`.
 Command: hc-jax ablate configs/ablations/expansion_rate.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 
 
 def get_sweep():

@@ -6,8 +6,8 @@ from zeros ("uniform"). A variant of your own that --import registers joins them
 Command: hc-jax ablate configs/ablations/family.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 from hc_jax.connections import CONNECTIONS
 
 NAMES = {"hc": "dhc4", "mhc": "mhc-identity"}

@@ -3,8 +3,8 @@
 Command: hc-jax ablate configs/ablations/quick.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 
 HC = {"model.connection.name": "hc"}
 

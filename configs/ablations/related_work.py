@@ -6,8 +6,8 @@ table's other method, ResiDual, is not a hyper-connection and is not part of thi
 Command: hc-jax ablate configs/ablations/related_work.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 
 
 def get_sweep():

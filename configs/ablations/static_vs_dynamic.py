@@ -6,8 +6,8 @@ and dynamic ones better still.
 Command: hc-jax ablate configs/ablations/static_vs_dynamic.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 
 
 def get_sweep():

@@ -7,8 +7,8 @@ the write hardly any.
 Command: hc-jax ablate configs/ablations/trainable_parts.py
 """
 
-from configs import quickstart
 from hc_jax.ablate import Sweep
+from hc_jax.configs import quickstart
 
 
 def get_sweep():

@@ -1,6 +1,6 @@
 """AltUp (arXiv 2301.13310), two blocks taken in turn."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Simplified AltUp (Qwen3.8-Next) x 4: outputs go to the streams in turn."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

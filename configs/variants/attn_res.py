@@ -1,6 +1,6 @@
 """Attention residuals (arXiv 2603.15031), four sublayers to a slot."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

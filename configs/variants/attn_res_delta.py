@@ -1,6 +1,6 @@
 """Delta attention residuals (arXiv 2605.18855), four sublayers to a slot."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

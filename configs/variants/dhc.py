@@ -1,6 +1,6 @@
 """Dynamic hyper-connections (arXiv 2409.19606), DHC x 4: what quickstart trains."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Dynamic Frac-Connections (arXiv 2503.14125), DFC x 4: the width in four fractions."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Dynamic Frac-Connections (arXiv 2503.14125) with four streams of every fraction, 4 x 4."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Gated residual (Qwen3.8-Next) x 4: a read with a weight per channel, in the place of norms."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Dynamic generalised hyper-connections (arXiv 2511.11238), (m, n) = (2, 3): 1.5 times wider."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Identity HC (arXiv 2512.24880, an ablation): mHC x 4 that does not mix."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """KromHC (arXiv 2601.21579) x 4: a Kronecker product of 2 x 2 mixes."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Manifold-constrained hyper-connections (arXiv 2512.24880), mHC x 4."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

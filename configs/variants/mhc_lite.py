@@ -1,6 +1,6 @@
 """mHC-lite (arXiv 2601.05732) x 4: a weighted mean of permutations."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

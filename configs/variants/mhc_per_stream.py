@@ -1,6 +1,6 @@
 """mHC of the PyTorch package hyper-connections, stream by stream, x 4."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Single-pass mHC (DeepSeek-V4.1) x 4: each site is read by what the site before made."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

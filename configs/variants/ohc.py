@@ -1,6 +1,6 @@
 """Orthogonal hyper-connections (arXiv 2609.02672): a rotation of four streams."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """The Pre-Norm residual network: the baseline of every comparison."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Static hyper-connections (arXiv 2409.19606), SHC x 4."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

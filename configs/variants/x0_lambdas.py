@@ -1,6 +1,6 @@
 """x0-lambdas (nanochat): every block begins with a sum of the state and the embedding."""
 
-from configs import quickstart
+from hc_jax.configs import quickstart
 
 
 def get_config():

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from hc_jax import environment, output, terminal
-from hc_jax.cli import ablate, analyze, evaluate, inspect, params, plan, sample, selftest
+from hc_jax.cli import ablate, analyze, configs, evaluate, inspect, params, plan, sample, selftest
 from hc_jax.errors import UserError
 from hc_jax.nearest import nearest
 from hc_jax.processes import signals
@@ -17,6 +17,7 @@ OVERRIDE = "--config."
 # A command is a module with HELP, `flags(parser)` and `run(args)` or, where overrides of its config
 # may follow, `run_config(args, overrides)`. Nothing heavy is imported before it runs.
 COMMANDS = {
+  "configs": configs,
   "params": params,
   "plan": plan,
   "sample": sample,

@@ -13,7 +13,7 @@ HELP = "Trains a sweep of connections, paired by seed, and reports what differs 
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "config",
-    help="a file with get_sweep(), such as configs/ablations/quick.py; overrides of its base, "
+    help="a file with get_sweep(), or a name such as ablations/quick; overrides of its base, "
     "--config.a.b=value, may follow",
   )
   parser.add_argument("--out", default=None, help="folder of the sweep (runs/ablate-CONFIG)")

@@ -7,7 +7,9 @@ HELP = "Counts the parameters of a config and lists what decays."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("config", help="a config file; overrides --config.a.b=value may follow")
+  parser.add_argument(
+    "config", help="a file, or a name of `hc-jax configs`; overrides --config.a.b=value may follow"
+  )
 
 
 def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:

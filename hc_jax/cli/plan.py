@@ -11,7 +11,9 @@ _UNITS = {"": 1, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("config", help="a config file; overrides --config.a.b=value may follow")
+  parser.add_argument(
+    "config", help="a file, or a name of `hc-jax configs`; overrides --config.a.b=value may follow"
+  )
   parser.add_argument(
     "--mesh", default=None, metavar="AXIS:SIZE,...", help="data:64,fsdp:8 (the config's own)"
   )

@@ -1,0 +1,51 @@
+"""`hc-jax configs`: those that come with hc_jax; one of them shown, or copied to edit."""
+
+import argparse
+import os
+
+from hc_jax import config_files
+from hc_jax.errors import UserError
+
+HELP = "Lists the configs that come with hc_jax; shows or copies one."
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("name", nargs="?", default=None, help="of the list: shows its file")
+  parser.add_argument(
+    "--copy",
+    nargs="?",
+    const="",
+    default=None,
+    metavar="FILE",
+    help="write it to a file to edit (NAME.py in this folder); never over one that is there",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  if args.name is not None:
+    file = config_files.locate_shipped(args.name)
+    text = file.read_text(encoding="utf-8")
+    if args.copy is None:
+      print(text, end="")
+    else:
+      _write(args.copy or file.name, text)
+  elif args.copy is not None:
+    name = args.copy or "quickstart"
+    raise UserError(f"--copy needs the name of a config first; write hc-jax configs {name} --copy")
+  else:
+    names = config_files.names()
+    width = max(map(len, names))
+    for name in names:
+      print(f"{name:<{width}}  {config_files.summary(name)}")
+
+
+def _write(path: str, text: str) -> None:
+  path = os.path.expanduser(path)
+  try:
+    with open(path, "x", encoding="utf-8") as file:
+      file.write(text)
+  except FileExistsError:
+    raise UserError(f"{path} exists; give another name with --copy=FILE, or remove it") from None
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {error.strerror}; give another --copy") from error
+  print(f"{path} is yours to edit; hc-jax takes it wherever it takes a config")

@@ -1,0 +1,11 @@
+"""The configs that come with hc_jax: `from hc_jax.configs import base`.
+
+Their files are in the folder configs/: in a checkout at its top, in an installed hc_jax beside this
+file. `__path__` makes this module the package that they are in.
+"""
+
+from pathlib import Path
+
+_inside = Path(__file__).with_suffix("")
+FOLDER = _inside if (_inside / "base.py").is_file() else _inside.parents[1] / "configs"
+__path__ = [str(FOLDER)]
