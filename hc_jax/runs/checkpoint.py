@@ -21,8 +21,8 @@ import orbax.checkpoint as ocp
 from hc_jax import config as config_lib
 from hc_jax import folders
 from hc_jax.errors import UserError
-from hc_jax.runs import manifest
 from hc_jax.processes import cluster
+from hc_jax.runs import manifest
 from hc_jax.runs.errors import writing
 from hc_jax.runs.quiet import Quiet
 from hc_jax.step.state import TrainState

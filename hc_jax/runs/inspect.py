@@ -14,9 +14,7 @@ from typing import Any
 from hc_jax import folders
 from hc_jax.errors import UserError
 from hc_jax.params import decay_mask, named_leaves, param_count
-from hc_jax.runs import checkpoint
-from hc_jax.runs import manifest
-from hc_jax.runs import restore
+from hc_jax.runs import checkpoint, manifest, restore
 from hc_jax.runs.metrics import read_metrics
 from hc_jax.runs.workdir import CONFIG, saved_config
 

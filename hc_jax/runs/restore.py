@@ -13,8 +13,8 @@ from etils import epath
 from hc_jax import folders
 from hc_jax import params as hc_params
 from hc_jax.errors import UserError
-from hc_jax.runs import manifest
 from hc_jax.processes import cluster
+from hc_jax.runs import manifest
 from hc_jax.runs.checkpoint import CONVENTIONS, FOLDER, folders_of, path_of, read_card, rest_of
 from hc_jax.runs.errors import storage_cause
 from hc_jax.runs.quiet import Quiet

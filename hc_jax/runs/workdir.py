@@ -20,8 +20,8 @@ from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 from hc_jax.nearest import nearest
-from hc_jax.runs import lock
 from hc_jax.processes import cluster
+from hc_jax.runs import lock
 from hc_jax.runs.errors import storage
 
 CONFIG = "config.json"
