@@ -32,12 +32,12 @@ def get_config() -> config_dict.ConfigDict:
   c.model.norm_eps = 1e-5  # added to the variance
   c.model.final_norm_eps = placeholder(float)  # that of the final norm; norm_eps
   c.model.norm_position = "pre"  # pre | post
-  c.model.block = "sequential"  # sequential | parallel
+  c.model.block = "sequential"  # sequential | parallel | whole
   c.model.attention_views = False  # queries, keys and values read the streams each for itself
   # How streams begin: copy | scaling | embedding | first; the connection's own, mostly copy.
   c.model.expand = placeholder(str)
   c.model.expand_init_std = 0.02  # noise of scaling and embedding at the start; 0: equal streams
-  # How streams end: sum | mean | head | read | first | backout | depth | gated; mostly sum.
+  # How streams end: sum | mean | head | read | first | backout | depth | gated | exit; mostly sum.
   c.model.reduce = placeholder(str)
   c.model.positions = "learned"  # learned | rotary
   c.model.rotary_theta = 10000.0  # base of the rotary wavelengths

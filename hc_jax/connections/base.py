@@ -59,6 +59,8 @@ class Connection(nn.Module):
   reduce_kind: ClassVar[str] = "sum"
   # Whether its streams are slots that sites fill one after the other: they begin empty.
   keeps_history: ClassVar[bool] = False
+  # Whether its branch is a whole block, which returns a state and not a change of one.
+  branch_is_block: ClassVar[bool] = False
   # Fields of `PLACE` without which a site cannot be used.
   needs: ClassVar[tuple[str, ...]] = ()
 
@@ -84,6 +86,11 @@ class Connection(nn.Module):
   def has_roles(self) -> bool:
     """Whether its streams are not alike: they begin empty, or end in one of them."""
     return self.expand_kind == "first" or self.reduce_kind in ("first", "backout")
+
+  @property
+  def sites_differ(self) -> bool:
+    """Whether parameters have other shapes at other sites, so that no scan can stack them."""
+    return False
 
   @property
   def is_declared(self) -> bool:
@@ -175,11 +182,16 @@ class Connection(nn.Module):
     )
 
   @nn.nowrap
-  def num_params(self, d_model: int) -> int | None:
-    """Returns the number of parameters of one site; None for the free form."""
+  def num_params(self, d_model: int, index: int = 0) -> int | None:
+    """Returns the number of parameters of one site; None for the free form.
+
+    Args:
+      d_model: width of the branch input.
+      index: number of the site, where sites differ.
+    """
     if not self.is_declared:
       return None
-    declared = self.declare(d_model // self.fractions, 0)
+    declared = self.declare(d_model // self.fractions, index)
     return sum(math.prod(param.shape) for param in declared.values())
 
   @nn.nowrap
@@ -187,7 +199,7 @@ class Connection(nn.Module):
     """Returns the names of parameters that on purpose get no gradient."""
     if type(self).declare is Connection.declare:
       return frozenset()
-    return frozenset(name for name, param in self.declare(1, 0).items() if not param.trains)
+    return frozenset(name for name, param in self.declare(1, 1).items() if not param.trains)
 
   @nn.nowrap
   def silent(self, index: int) -> frozenset[str]:
@@ -203,7 +215,8 @@ class Connection(nn.Module):
       "read", "mix" and "write", and "all" for what serves several maps. In the free form the name
       of a parameter decides: "read_scale" and "static_read" make the read.
     """
-    declared = {} if type(self).declare is Connection.declare else self.declare(1, 0)
+    # Site 1, because the first one may lack parameters that all others have.
+    declared = {} if type(self).declare is Connection.declare else self.declare(1, 1)
     found = {name: {} for name in MAPS}
     for name, leaf in params.items():
       head = name.removeprefix("static_").split("_")[0]
@@ -256,7 +269,7 @@ class Connection(nn.Module):
         f"[..., {self.num_streams}, w], but got {streams.shape}; make them with {self._expand()}"
       )
     with jax.named_scope("hc/coefs"):
-      coefs = plain_coefs(self.num_views) if is_plain else self.coefs(streams, index)
+      coefs = self.plain_coefs() if is_plain else self.coefs(streams, index)
       coefs = self.carry(coefs, streams, read)
       coefs = _named(coefs)
     self.sow("intermediates", "coefs", coefs)
@@ -277,6 +290,13 @@ class Connection(nn.Module):
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")
       return ops.write(streams, branch_output, coefs, **self._options())
+
+  @nn.nowrap
+  def plain_coefs(self) -> Coefs:
+    """Returns maps of one stream: `x' = x + F(x)`, and `x' = F(x)` for a branch that is a block."""
+    ones = jnp.ones((self.num_views, 1), jnp.float32)
+    mix = jnp.zeros((1, 1), jnp.float32) if self.branch_is_block else None
+    return Coefs(read=ones, write=ones[:1], mix=mix)
 
   @nn.nowrap
   def carry(self, coefs: Coefs, streams: jax.Array, read: jax.Array | None) -> Coefs:
@@ -361,9 +381,3 @@ def check_one_fraction(connection: Connection) -> None:
       f"{type(connection).__name__} has one fraction, not fractions={connection.fractions}; leave "
       "it unset: FracConnection cuts the width"
     )
-
-
-def plain_coefs(num_views: int = 1) -> Coefs:
-  """Those of `x' = x + F(x)`: one stream, all weights one."""
-  ones = jnp.ones((num_views, 1), jnp.float32)
-  return Coefs(read=ones, write=ones[:1], mix=None)

@@ -6,7 +6,7 @@ import jax
 
 from hc_jax import ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection, plain_coefs
+from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
 
@@ -41,4 +41,4 @@ class Residual(Connection):
 
   def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
     del logits, small
-    return plain_coefs(self.num_views)
+    return self.plain_coefs()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from hc_jax import ops
 from hc_jax.coefs import Coefs
-from hc_jax.connections.base import Connection, plain_coefs
+from hc_jax.connections.base import Connection
 from hc_jax.connections.place import check_place
 
 
@@ -66,7 +66,7 @@ def site_maps(
     read: `next_read` of the site before, for variants that carry it; None at the first site.
   """
   if ops.is_plain():
-    return plain_coefs(connection.num_views)
+    return connection.plain_coefs()
   if not connection.is_declared:
     return connection.apply({"params": params}, streams, index, read=read)[1]
   check_place(connection, index)

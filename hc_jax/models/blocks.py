@@ -1,11 +1,13 @@
-"""Transformer blocks: sequential and parallel."""
+"""Transformer blocks: sequential, parallel and whole."""
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hc_jax import ops
 from hc_jax.connections import (
@@ -18,7 +20,7 @@ from hc_jax.connections.carry import Carry, join, split
 from hc_jax.models.layers import Dtype, TokenContext
 
 NORM_POSITIONS = ("pre", "post")
-BLOCKS = ("sequential", "parallel")
+BLOCKS = ("sequential", "parallel", "whole")
 REMOVED = {
   "dual": "is ResiDual (2304.14802), which hc_jax no longer has: it norms the residual path and is "
   "not a hyper-connection; choose sequential or parallel, or open an old run with the version that "
@@ -55,6 +57,9 @@ class Block(nn.Module):
   dtype: Dtype = jnp.float32
   attention_views: int = 1
 
+  # Its name among `BLOCKS`.
+  kind: ClassVar[str] = "sequential"
+
   @nn.compact
   def __call__(self, carry: Carry, layer: int | jax.Array, context: TokenContext) -> Carry:
     """Runs the block.
@@ -90,6 +95,7 @@ class Block(nn.Module):
     factory = with_views(connection_factory(self.connection, **place), views)
     connection = factory(name=f"{prefix}connection")
     check_norm_position(self.norm_position, connection)
+    check_branch(self.kind, connection)
     norm = self.norm(name=f"{prefix}norm")
     streams, carried = split(carry)
     h, coefs = connection(streams, index, dtype=self.dtype, **carried)
@@ -112,6 +118,8 @@ class ParallelBlock(Block):
   branches see the same input, so that there are no views.
   """
 
+  kind: ClassVar[str] = "parallel"
+
   @nn.compact
   def __call__(self, carry: Carry, layer: int | jax.Array, context: TokenContext) -> Carry:
     if self.attention_views != 1:
@@ -122,6 +130,73 @@ class ParallelBlock(Block):
     branches = {"attn": self.attention, "ffn": self.feed_forward}
     place = {"sites_per_block": 1, "site_in_block": 0}
     return self._site(carry, layer, context, branches, place)
+
+
+class WholeBlock(Block):
+  """One connection around the whole of a Pre-Norm block, whose residuals are inside of its branch.
+
+      h, c = connection(streams, index)
+      a = attention(N h)
+      f = feed_forward(N (h + a))
+      streams = connection.write(streams, a + f, c)
+
+  A connection whose branch is a block (`Connection.branch_is_block`) gets the state `h + a + f`, as
+  DenseFormer does. Any other adds its branch output to streams, and gets the change `a + f`. There
+  is one site a block, so that `index` counts blocks. Fields are those of `Block`; norms are before
+  branches. With several views the connection reads one more than the attention takes, the last: the
+  h that begins the residual. The inner sums have the dtype of the streams.
+  """
+
+  kind: ClassVar[str] = "whole"
+
+  @nn.compact
+  def __call__(self, carry: Carry, layer: int | jax.Array, context: TokenContext) -> Carry:
+    if self.norm_position != "pre":
+      raise ValueError(
+        f"norm_position={self.norm_position!r}: a whole block norms what its branches read; leave "
+        "norm_position at 'pre', or choose block='sequential'"
+      )
+    views = read_views(self.kind, self.attention_views)
+    place = {"sites_per_block": 1, "site_in_block": 0}
+    factory = with_views(connection_factory(self.connection, **place), views)
+    connection = factory(name="connection")
+    streams, carried = split(carry)
+    h, coefs = connection(streams, layer, **carried)
+    state, inputs = (h, h) if views == 1 else (h[..., -1, :], h[..., :-1, :])
+    norm = self.norm(name="attn_norm")
+    if ops.is_plain() or not connection.norms_input:
+      inputs = norm(inputs)
+    attended = self._inner("attn", self.attention, inputs.astype(self.dtype), context)
+    attended = checkpoint_name(attended, "branch_output")
+    between = _sum(state, attended, streams.dtype)
+    fed = self._inner("ffn", self.feed_forward, self.norm(name="ffn_norm")(between), context)
+    before = between if connection.branch_is_block else attended
+    y = _sum(before, fed, streams.dtype)
+    return join(connection.write(streams, y, coefs), coefs)
+
+  def _inner(
+    self, name: str, make: Callable[..., nn.Module], inputs: jax.Array, context: TokenContext
+  ) -> jax.Array:
+    """Runs a branch of the block, and drops a part of its output."""
+    dropout = nn.Dropout(self.dropout, name=f"{name}_dropout")
+    return dropout(make(name=name)(inputs, context), deterministic=context.deterministic)
+
+
+def _sum(x: jax.Array, y: jax.Array, dtype: Dtype) -> jax.Array:
+  """Returns the sum, rounded once."""
+  return (x.astype(jnp.float32) + y.astype(jnp.float32)).astype(dtype)
+
+
+KINDS = {cls.kind: cls for cls in (Block, ParallelBlock, WholeBlock)}
+
+
+def check_branch(block: str, connection: Connection) -> None:
+  """Raises ValueError, with the remedy, if the connection needs another kind of block."""
+  if connection.branch_is_block and block != "whole":
+    raise ValueError(
+      f"block={block!r}: the branch of {type(connection).__name__} is a whole block, with the "
+      "residuals inside; set block='whole' (hc_jax.models.WholeBlock)"
+    )
 
 
 def check_norm_position(norm_position: str, connection: Connection) -> None:
@@ -152,7 +227,12 @@ def check_block(block: str) -> None:
 
 def sites_per_block(block: str) -> int:
   """Returns how many sites a block of that kind has."""
-  return 1 if block == "parallel" else 2
+  return 2 if block == "sequential" else 1
+
+
+def read_views(block: str, attention_views: int) -> int:
+  """Returns how many inputs the first site of a block reads, by those that the attention takes."""
+  return attention_views + 1 if block == "whole" and attention_views > 1 else attention_views
 
 
 def with_views(connection: functools.partial, views: int) -> functools.partial:

@@ -22,10 +22,11 @@ from hc_jax.connections.carry import split, start
 from hc_jax.connections.factory import PLACE
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import (
-  Block,
-  ParallelBlock,
+  KINDS,
   check_block,
+  check_branch,
   check_norm_position,
+  read_views,
   sites_per_block,
   with_views,
 )
@@ -65,9 +66,10 @@ class TransformerLM(nn.Module):
       default. Fields it leaves None (norm, norm_params, norm_eps) are the model's.
     layers: for connections that differ between layers: `((2, hc.Residual), (4, None))` is two
       residual layers below four of `connection`. See `SegmentedStack` for how streams change.
-    block: "sequential", or "parallel" (`ParallelBlock`: one site a block).
+    block: "sequential", "parallel" (`ParallelBlock`: one site a block), or "whole" (`WholeBlock`:
+      one site around a block with residuals of its own).
     attention_views: whether queries, keys and values are made of three reads of the streams, each
-      with weights of its own, in place of one.
+      with weights of its own, in place of one; in whole blocks the inner residual of a fourth.
     expand: how streams begin, a kind of `Expand`; the connection's own by default.
     expand_init_std: of the initial noise of "scaling" and "embedding".
     reduce: how they end, a kind of `Reduce`; the connection's own by default. "read"
@@ -145,15 +147,21 @@ class TransformerLM(nn.Module):
     check_block(self.block)
     self._ends()
     check_segments(self.connections())
-    if self.attention_views and self.block != "sequential":
+    if self.attention_views and self.block == "parallel":
       raise ValueError(
-        f"attention_views needs block='sequential': in block={self.block!r} attention has no read "
-        "of its own"
+        f"attention_views needs block='sequential' or 'whole': in block={self.block!r} attention "
+        "has no read of its own"
+      )
+    if self.norm_position == "post" and self.block == "whole":
+      raise ValueError(
+        "norm_position='post': a whole block norms what its branches read; leave norm_position at "
+        "'pre', or choose block='sequential'"
       )
     for _, connection in self._segments():
       with_views(connection, 1)
       check_connection(connection, self.d_model)
       check_norm_position(self.norm_position, connection(parent=None))
+      check_branch(self.block, connection(parent=None))
       self._check_place(connection(parent=None))
 
   @nn.nowrap
@@ -166,9 +174,14 @@ class TransformerLM(nn.Module):
           f"{type(connection).__name__} has {field}={found}, but this model has {field}={value}; "
           f"leave {field} unset, the model fills it in"
         )
+    if connection.sites_differ and self.scan:
+      raise ValueError(
+        f"scan=True stacks parameters of one shape, and those of {type(connection).__name__} as it "
+        "is given differ from site to site; set scan=False, or padded=True"
+      )
     if connection.carries_read and self.attention_views:
       raise ValueError(
-        f"attention_views=True needs three reads at every other site, and "
+        "attention_views=True needs several reads at a site, and "
         f"{type(connection).__name__} hands one read from site to site; leave attention_views off"
       )
 
@@ -196,7 +209,7 @@ class TransformerLM(nn.Module):
     self.expand_streams = Expand(
       first.num_streams, first.fractions, expand, self.expand_init_std, partitioned=True
     )
-    _, exit_of = self._segments()[-1]
+    exit_of = with_views(self._segments()[-1][1], read_views(self.block, self._views()))
     if reduce in ends.NORMED and self.final_norm_eps is not None:
       exit_of = functools.partial(exit_of, norm_eps=self.final_norm_eps)
     options = {"norm_eps": last.norm_eps} if reduce == "depth" else {}
@@ -330,6 +343,10 @@ class TransformerLM(nn.Module):
     made = self.connections()
     return ends.chosen(made[0], made[-1], self.expand, self.reduce)
 
+  def _views(self) -> int:
+    """Inputs that the attention takes."""
+    return VIEWS if self.attention_views else 1
+
   def _block(self, norm: Callable[..., nn.Module]) -> Callable[[functools.partial], Callable]:
     """What makes, of a connection, what makes a block."""
     outputs = {
@@ -337,7 +354,7 @@ class TransformerLM(nn.Module):
       "output_init_scale": self.output_init_scale,
       "dtype": self.dtype,
     }
-    views = VIEWS if self.attention_views else 1
+    views = self._views()
     attention = functools.partial(
       Attention,
       num_heads=self.num_heads,
@@ -355,7 +372,7 @@ class TransformerLM(nn.Module):
     parts = {"attention": attention, "feed_forward": feed_forward, "norm": norm}
     parts |= {"dropout": self.dropout, "dtype": self.dtype}
     block = functools.partial(
-      ParallelBlock if self.block == "parallel" else Block,
+      KINDS[self.block],
       norm_position=self.norm_position,
       attention_views=views,
       **parts,

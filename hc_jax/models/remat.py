@@ -39,7 +39,7 @@ def check_groups(remat: str, num_layers: int) -> None:
 
 
 def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
-  """Wraps a function of a module by the remat policy of that name.
+  """Wraps `run(module, carry, layer, context)` by the remat policy of that name.
 
   Raises:
     ValueError: if the policy is unknown.
@@ -50,4 +50,6 @@ def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
   policy = None
   if size is None and remat == "branches":
     policy = jax.checkpoint_policies.save_only_these_names("branch_output", "coefs")
-  return nn.remat(run, policy=policy, prevent_cse=not in_scan)
+  # In a loop the number of the layer stays a number, for parameters whose shapes depend on it.
+  static = () if in_scan else (2,)
+  return nn.remat(run, policy=policy, prevent_cse=not in_scan, static_argnums=static)

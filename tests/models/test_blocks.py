@@ -47,6 +47,37 @@ def test_sites_of_parallel_blocks_are_counted_by_blocks():
   np.testing.assert_array_equal(np.argmax(reads, axis=-1).ravel(), [0, 1, 2])
 
 
+def test_a_whole_block_has_the_residuals_inside():
+  """Around a plain residual it is the sequential block, with one site instead of two."""
+  fields = {**AFFINE, "connection": tiny.RESIDUAL}
+  whole = tiny.model(**fields, block="whole")
+  assert whole.connections()[0].num_params(16) == 0 and len(tiny.shapes(whole)["stack"]) == 1
+  params = tiny.params(whole)
+  found, want = (
+    tiny.forward(**fields, block=block)(params, tiny.TOKENS) for block in ("whole", "sequential")
+  )
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_any_connection_goes_around_a_whole_block(views):
+  """It writes the change of the block; with views queries, keys, values and residual have one."""
+  fields = {**AFFINE, "block": "whole", "attention_views": views, "connection": tiny.SHC2}
+  model = tiny.model(**fields)
+  params = tiny.params(model)
+  layers = by_hand.Layers(model, params)
+  X = np.repeat(layers.x[:, :, None], 2, axis=2)
+  for layer in range(2):
+    read, mix, write = layers.maps(layer, "connection")
+    assert read.shape == (4 if views else 1, 2)
+    read = read @ X
+    h = layers.norm(layer, "attn_norm", read[:, :, :3] if views else read[:, :, 0])
+    change = layers.attn(layer, _views(layers, layer, h) if views else h)
+    h = layers.norm(layer, "ffn_norm", read[:, :, -1] + change)
+    X = mix @ X + write * (change + layers.ffn(layer, h))[:, :, None]
+  by_hand.close(tiny.forward(**fields)(params, tiny.TOKENS), layers.logits(X.sum(2)))
+
+
 def test_queries_keys_and_values_read_for_themselves():
   """Attention of three inputs, each a row of the read, normed by the one norm of the site."""
   fields = {**AFFINE, "attention_views": True, "connection": tiny.SHC2, "num_kv_heads": 1}
@@ -124,7 +155,15 @@ def shape_of(block, streams):
   "fields, words",
   [
     ({"block": "diagonal"}, "block='diagonal' is unknown; choose one of sequential, parallel"),
-    ({"attention_views": True, "block": "parallel"}, "attention_views needs block='sequential'"),
+    (
+      {"attention_views": True, "block": "parallel"},
+      "attention_views needs block='sequential' or 'whole'",
+    ),
+    ({"block": "whole", "norm_position": "post"}, "norm_position='post': .* choose block='seq"),
+    (
+      {"block": "whole", "attention_views": True, "connection": hc.SinglePassMHC},
+      "SinglePassMHC hands one read from site to site",
+    ),
     (
       {"connection": functools.partial(hc.HyperConnection, num_views=2)},
       r"num_views=2, but this branch takes 1 input\(s\).*attention_views=True",
