@@ -30,7 +30,14 @@ class Site:
 
 
 def end_of(call: Call) -> np.ndarray | None:
-  """Returns `Site.end` of a call: stream 0 for `hc_jax.X0Lambdas`, with backout or without."""
-  if call.connection.reduce_kind not in ("first", "backout"):
+  """Returns `Site.end` of a call: the stream that the end is made of, but for what it learns.
+
+  That is stream 0 for `hc_jax.X0Lambdas`, with backout or without, and the last one where the end
+  is one more weighted sum (`reduce="exit"`).
+  """
+  kind, n = call.connection.reduce_kind, call.streams.shape[-2]
+  if kind == "exit":
+    return np.eye(1, n, n - 1, dtype=np.float32)
+  if kind not in ("first", "backout"):
     return None
-  return np.eye(call.connection.fractions, call.streams.shape[-2], dtype=np.float32)
+  return np.eye(call.connection.fractions, n, dtype=np.float32)

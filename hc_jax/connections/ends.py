@@ -14,9 +14,9 @@ from hc_jax.connections.declare import Param, bind
 from hc_jax.connections.factory import ConnectionLike, connection_factory
 
 EXPAND = ("copy", "scaling", "embedding", "first")
-REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated")
+REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated", "exit")
 # Kinds of ends of connections that take no other, and that no other connection takes.
-OWN = {"read", "first", "backout", "depth", "gated"}
+OWN = {"read", "first", "backout", "depth", "gated", "exit"}
 # Kinds whose result is normed: it goes to the output layer without a final norm.
 NORMED = ("gated",)
 
@@ -104,6 +104,8 @@ class Reduce(nn.Module):
     is the mean, and the scale at one.
   * "gated" is one more read of `GatedResidual`, without a write. It norms the streams, so that no
     final norm comes after it. Parameters: `nd + 2ndr`.
+  * "exit" is one more read of a connection that has one, `Connection.exit`, without a write: the
+    weighted sum at the end of `hc_jax.connections.contrib.DenseFormer`, with its parameters.
 
   Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
   Where the width is cut into fractions, copies of a fraction are added, and these laid side by
@@ -111,10 +113,10 @@ class Reduce(nn.Module):
 
   Attributes:
     fractions: m, as in `hc_jax.reduce`.
-    kind: one of the eight.
+    kind: one of the nine.
     norm_eps: added to the mean square of the norm of "head" and "depth".
     partitioned: as in `Expand`.
-    connection: that of the last site, for the kind "gated".
+    connection: that of the last site, for the kinds "gated" and "exit".
   """
 
   fractions: int = 1
@@ -125,7 +127,7 @@ class Reduce(nn.Module):
 
   # Of parameters, of all kinds together.
   NAMES: ClassVar = ("kernel", "bias", "scale", "depth_query")
-  NAMES += ("down_kernel", "up_kernel", "norm_gamma")
+  NAMES += ("down_kernel", "up_kernel", "norm_gamma", "static_read")
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
@@ -140,7 +142,7 @@ class Reduce(nn.Module):
 
     Raises:
       ValueError: if the kind is unknown, n < m, "read" comes without a read, "backout" without a
-        third stream, or "gated" without a connection that has one.
+        third stream, or "gated" or "exit" without a connection that has one.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
@@ -155,8 +157,8 @@ class Reduce(nn.Module):
       return ops.reduce(streams[..., : self.fractions, :], self.fractions)
     if self.kind == "backout":
       return self._backout(streams)
-    if self.kind == "gated":
-      return self._gated(streams)
+    if self.kind in ("gated", "exit"):
+      return self._exit(streams)
     if self.kind == "head":
       weights = self._weights(streams.astype(jnp.float32))
       streams = weights[..., None] * streams.astype(jnp.float32)
@@ -178,23 +180,24 @@ class Reduce(nn.Module):
     state, kept = (ops.reduce(streams[..., i : i + m, :], m) for i in (0, 2 * m))
     return state - scale.reshape((1,) * state.ndim) * kept
 
-  def _gated(self, streams: jax.Array) -> jax.Array:
+  def _exit(self, streams: jax.Array) -> jax.Array:
     """Reads the streams as one more site does, float32 `[..., d]`."""
     if self.connection is None:
       raise ValueError(
-        'reduce="gated" is one more read of a connection; give it, '
-        'Reduce(kind="gated", connection=hc_jax.GatedResidual)'
+        f'reduce="{self.kind}" is one more read of a connection; give it that of the last site, '
+        f'Reduce(kind="{self.kind}", connection=connection)'
       )
     end = connection_factory(self.connection)(parent=None).exit()
     end.check()
     if streams.shape[-2] != end.num_streams:
       raise ValueError(
-        f'reduce="gated": the connection has num_streams={end.num_streams}, but there are '
+        f'reduce="{self.kind}": the connection has num_streams={end.num_streams}, but there are '
         f"{streams.shape[-2]} streams {streams.shape}; give the connection of the last site"
       )
-    params = bind(self, end.declare(streams.shape[-1], 0), self.partitioned)
+    index = getattr(end, "num_sites", None) or 0  # that of a site after the last one
+    params = bind(self, end.declare(streams.shape[-1], index), self.partitioned)
     options = {"implementation": end.implementation, "derivatives": end.derivatives}
-    coefs = ops.coefs(streams, end.generate(params, 0), **options)
+    coefs = ops.coefs(streams, end.generate(params, index), **options)
     return ops.read(streams, coefs, jnp.float32, **options)
 
   def _weights(self, streams: jax.Array) -> jax.Array:

@@ -40,20 +40,39 @@ class Candidate:
     connection: a class, a partial of one, or an instance.
     like_reference: it claims to compute what the float64 reference of a parent class does, though
       it has a `coefs` of its own.
+    num_layers: blocks of its network, where they have two sites; whole blocks are `SITES`.
   """
 
   name: str
   connection: ConnectionLike
   like_reference: bool = False
+  num_layers: int = LAYERS
 
   @functools.cached_property
   def module(self) -> Connection:
     """The connection as a site of the network has it, by itself."""
     return connection_factory(self.connection, **INHERITED)(parent=None)
 
+  @property
+  def sites(self) -> list[tuple[str, str]]:
+    """Names of layer and connection, site by site; in whole blocks each has a layer of its own."""
+    if self.module.branch_is_block:
+      return [(f"layer_{k}", "connection") for k in range(SITES)]
+    names = ("attn_connection", "ffn_connection")
+    return [(f"layer_{k // 2}", names[k % 2]) for k in range(SITES)]
+
+  @property
+  def blocks(self) -> dict[str, Any]:
+    """Fields of its network: how many blocks of which kind."""
+    if not self.module.branch_is_block:
+      return {"num_layers": self.num_layers}
+    views = self.module.num_views > 1
+    return {"num_layers": SITES, "block": "whole", "attention_views": views}
+
   def at(self, index: int) -> Connection:
-    """Returns the same at one place of the network, whose blocks have two sites."""
-    place = {"sites_per_block": 2, "site_in_block": index % 2}
+    """Returns the same at one place of the network."""
+    per_block = 1 if self.module.branch_is_block else 2
+    place = {"sites_per_block": per_block, "site_in_block": index % per_block}
     return connection_factory(self.connection, **INHERITED, **place)(parent=None)
 
   @property
@@ -75,12 +94,21 @@ class Candidate:
 def network(candidate: Candidate, **options: Any) -> TransformerLM:
   """The tiny network of a candidate; `derivatives` is the connection's, the rest the model's."""
   connection = connection_factory(candidate.connection)
+  if candidate.blocks.get("attention_views"):  # the model says how many views there are
+    given = {k: v for k, v in connection.keywords.items() if k != "num_views"}
+    connection = functools.partial(connection.func, **given)
   if "derivatives" in options:
     connection = functools.partial(connection, derivatives=options.pop("derivatives"))
-  return TransformerLM(**{**TINY, "connection": connection, **options})
+  return TransformerLM(**{**TINY, "connection": connection, **candidate.blocks, **options})
 
 
 RESIDUAL = Candidate("residual", Residual)
+DEEP_RESIDUAL = Candidate("residual", Residual, num_layers=SITES)
+
+
+def residual_of(candidate: Candidate) -> Candidate:
+  """Returns the residual network with as many blocks."""
+  return DEEP_RESIDUAL if candidate.blocks["num_layers"] == SITES else RESIDUAL
 
 
 @functools.cache

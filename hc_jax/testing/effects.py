@@ -120,6 +120,8 @@ def starts_as_residual(seen: Evidence) -> None:
   streams = _last_written(seen)
   with ops.plain_residual():
     plain = _last_written(seen)
+  if seen.reads[-1].site.connection.branch_is_block:  # slots hold states, the last one the newest
+    streams = streams[..., -1:, :]
   state = collapse(np.float32(streams), seen.fractions)
   if not _begins_in_one_slot(seen):
     state *= seen.fractions / streams.shape[-2]

@@ -12,7 +12,7 @@ from hc_jax.axes import unboxed
 from hc_jax.connections.facts import Facts
 from hc_jax.models import unstack_layers
 from hc_jax.testing import candidate as cd
-from hc_jax.testing.candidate import RESIDUAL, TOKENS, Candidate, forward, initial, kicked
+from hc_jax.testing.candidate import TOKENS, Candidate, forward, initial, kicked, residual_of
 from hc_jax.testing.compiled import jit, normal, options
 from hc_jax.testing.subject import decoded, distance, sharing
 from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
@@ -26,9 +26,10 @@ def starts_as_claimed(candidate: Candidate) -> None:
   if facts == Facts():
     raise NotApplicable("it states no facts")
   params = initial(candidate)
-  shapes = jax.eval_shape(cd.network(RESIDUAL).init, jax.random.key(0), TOKENS)["params"]
+  plain = residual_of(candidate)
+  shapes = jax.eval_shape(cd.network(plain).init, jax.random.key(0), TOKENS)["params"]
   found = forward(candidate)(params, TOKENS)
-  want = forward(RESIDUAL)(sharing(params, unboxed(shapes)), TOKENS)
+  want = forward(plain)(sharing(params, unboxed(shapes)), TOKENS)
   away = distance(found, want)
   if facts.residual_at_init is None:
     check(
@@ -50,21 +51,18 @@ def index_counts(candidate: Candidate) -> None:
   looped = initial(candidate, scan=False)
   scanned = unstack_layers(initial(candidate))
   again = unstack_layers(initial(candidate, seed=4))
-  names = [("attn_connection", 0), ("ffn_connection", 1)]
-  for layer in range(cd.LAYERS):
-    for name, first in names:
-      trees = [tree["stack"][f"layer_{layer}"].get(name, {}) for tree in (looped, scanned, again)]
-      index = 2 * layer + first
-      alone = candidate.at(index).init(jax.random.key(0), candidate.streams(()), index)
-      alone = unboxed(alone.get("params", {}))
-      for leaf, value in trees[1].items():
-        if np.array_equal(value, trees[2][leaf]):  # it does not depend on the key
-          for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "by itself")):
-            check(
-              np.allclose(value, other, atol=1e-6),
-              f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index "
-              "must count sublayers through the network",
-            )
+  for index, (layer, name) in enumerate(candidate.sites):
+    trees = [tree["stack"][layer].get(name, {}) for tree in (looped, scanned, again)]
+    alone = candidate.at(index).init(jax.random.key(0), candidate.streams(()), index)
+    alone = unboxed(alone.get("params", {}))
+    for leaf, value in trees[1].items():
+      if np.array_equal(value, trees[2][leaf]):  # it does not depend on the key
+        for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "by itself")):
+          check(
+            np.allclose(value, other, atol=1e-6),
+            f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index "
+            "must count sublayers through the network",
+          )
 
 
 def causality(candidate: Candidate) -> None:
@@ -121,7 +119,8 @@ def half_precision(candidate: Candidate) -> None:
   if not candidate.has_reference:
     raise NotApplicable("it has no float64 reference")
   ours, plain = (
-    np.median([_rounding(who, draw) for draw in "abc"], axis=0) for who in (candidate, RESIDUAL)
+    np.median([_rounding(who, draw) for draw in "abc"], axis=0)
+    for who in (candidate, residual_of(candidate))
   )
   for what, times, found, bound in zip(("logits", "gradients"), (1.5, 3), ours, plain, strict=True):
     check(
@@ -167,9 +166,8 @@ def learning(candidate: Candidate) -> None:
   _, grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
   layers, module = unstack_layers(grads)["stack"], candidate.module
   sizes = {}
-  for site in range(cd.SITES):
-    name = ("attn_connection", "ffn_connection")[site % 2]
-    tree = layers[f"layer_{site // 2}"].get(name, {})
+  for site, (layer, name) in enumerate(candidate.sites):
+    tree = layers[layer].get(name, {})
     for part, leaves in module.parts(tree).items():
       for leaf, value in leaves.items():
         if leaf not in module.frozen():

@@ -30,8 +30,10 @@ from hc_jax.connections import (
   SinglePassMHC,
   X0Lambdas,
 )
+from hc_jax.connections.contrib import DenseFormer
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
+from hc_jax.testing.reference_dense import DENSE, dense_former
 from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
 from hc_jax.testing.reference_mixers import MIXERS
 
@@ -184,6 +186,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   GatedConnection: gated,
   PerStreamMHC: per_stream_mhc,
   GatedResidual: gated_residual,
+  DenseFormer: dense_former,
 }
 
 
@@ -192,9 +195,11 @@ _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnecti
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
 _FOLLOWED += MIXERS
+_FOLLOWED += DENSE
 _FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals, GatedResidual)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")
+_MAKERS += ("maps", "place")
 
 
 def has_reference(connection: Connection) -> bool:

@@ -1,16 +1,18 @@
 """The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
 
-It knows the options of `TransformerLM` but dropout, decoding, `layers`, `block`, `attention_views`
-and learned ends of streams other than a connection's own, reads its fields and shares no arithmetic
-with it. Complex numbers pass through, so that `reference.gradient` differentiates it.
+It knows the options of `TransformerLM` but dropout, decoding, `layers`, parallel blocks,
+`attention_views` outside of whole blocks, and ends of streams other than a connection's own. It
+reads the model's fields and shares no arithmetic with it. Complex numbers pass through, so that
+`reference.gradient` differentiates it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 
-from hc_jax.connections import connection_factory
+from hc_jax.connections import Connection, connection_factory
 from hc_jax.models import TransformerLM
 from hc_jax.testing import reference
 from hc_jax.testing.references import depth_weights, matrices_of
@@ -37,17 +39,7 @@ def logits(
   if visible is None:
     visible = np.ones((1, length, length), bool)
     visible = np.tril(visible) if model.causal else visible
-  connection, *of_block = (
-    connection_factory(
-      model.connection,
-      norm=model.norm,
-      norm_params=model.norm_params,
-      norm_eps=model.norm_eps,
-      num_sites=2 * model.num_layers,
-      **place,
-    )(parent=None)
-    for place in ({}, *({"sites_per_block": 2, "site_in_block": i} for i in range(2)))
-  )
+  connection, *of_block = _connections(model)
   x = embedding[tokens]
   if model.positions == "learned":
     x = x + params["position_embed/embedding"][:length]
@@ -57,6 +49,9 @@ def logits(
   read = np.eye(1, connection.num_streams).T  # of the first site of those that carry their read
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")
+    if model.block == "whole":
+      H = _whole(model, p, H, of_block[0], layer, visible)
+      continue
     for i, name in enumerate(("attn", "ffn")):
       matrices = matrices_of(of_block[i], below(p, f"{name}_connection"), 2 * layer + i)
       found = matrices(H)
@@ -79,6 +74,10 @@ def logits(
     end = np.sum(
       depth_weights(H, p["depth_query"][None], p["scale"], connection.norm_eps) * H, axis=-2
     )
+  if connection.reduce_kind == "exit":
+    p = below(params, "reduce_streams")
+    last = matrices_of(of_block[0].exit(), p, model.num_layers)
+    end = reference.inputs(H, last(H))[..., 0, :]
   if connection.reduce_kind == "gated":  # one more site, which is read alone
     exit_ = connection.exit()
     if model.final_norm_eps is not None:
@@ -90,15 +89,64 @@ def logits(
   return hidden @ (embedding.T if model.tie_embeddings else params["output_kernel"])
 
 
-def attention(p: Params, x: np.ndarray, model: TransformerLM, visible: np.ndarray) -> np.ndarray:
-  """Softmax attention, `[B, L, d]` -> `[B, L, d]`; `visible` bool `[B | 1, L, L]`."""
+def _connections(model: TransformerLM) -> list[Connection]:
+  """The connection as such, and those of the sites of a block."""
+  per_block = 1 if model.block == "whole" else 2
+  views = 4 if model.block == "whole" and model.attention_views else 1
+  given = {
+    "norm": model.norm,
+    "norm_params": model.norm_params,
+    "norm_eps": model.norm_eps,
+    "num_sites": per_block * model.num_layers,
+  }
+  places = ({"sites_per_block": per_block, "site_in_block": i} for i in range(per_block))
+  return [
+    functools.partial(connection_factory(model.connection, **given, **place), num_views=views)(
+      parent=None
+    )
+    for place in ({}, *places)
+  ]
+
+
+def _whole(
+  model: TransformerLM,
+  p: Params,
+  H: np.ndarray,
+  connection: Connection,
+  layer: int,
+  visible: np.ndarray,
+) -> np.ndarray:
+  """A site whose branch is a Pre-Norm block of one input, or of query, key, value and residual."""
+  m = matrices_of(connection, below(p, "connection"), layer)(H)
+  views = reference.inputs(H, m)  # [..., v, d]
+  *read, x = [views[..., i, :] for i in range(views.shape[-2])]
+  normed = [norm(below(p, "attn_norm"), a, model) for a in read] or norm(
+    below(p, "attn_norm"), x, model
+  )
+  state = x + attention(below(p, "attn"), normed, model, visible)
+  h = norm(below(p, "ffn_norm"), state, model)
+  y = state + feed_forward(below(p, "ffn"), h, model)
+  y = y if connection.branch_is_block else y - x
+  mixed = np.einsum("...ij,...id->...jd", m.A_r, H)
+  return np.einsum("...oi,...od->...id", m.B, y[..., None, :]) + mixed
+
+
+def attention(
+  p: Params, x: np.ndarray | list[np.ndarray], model: TransformerLM, visible: np.ndarray
+) -> np.ndarray:
+  """Softmax attention of one input, or of a list of three: of queries, keys and values.
+
+  Inputs and result are `[B, L, d]`, `visible` is bool `[B | 1, L, L]`.
+  """
+  of = x if isinstance(x, list) else [x] * 3
   query, key, value = (
-    np.einsum("bld,dhk->blhk", x, p[f"{name}_kernel"]) for name in ("query", "key", "value")
+    np.einsum("bld,dhk->blhk", x, p[f"{name}_kernel"])
+    for x, name in zip(of, ("query", "key", "value"), strict=True)
   )
   if model.qk_norm:
     query, key = norm(below(p, "query_norm"), query, model), norm(below(p, "key_norm"), key, model)
   if model.positions == "rotary":
-    positions = np.arange(x.shape[1])[None]
+    positions = np.arange(of[0].shape[1])[None]
     query, key = (rotate(a, positions, model.rotary_theta) for a in (query, key))
   heads = np.arange(query.shape[2]) // (query.shape[2] // key.shape[2])  # whose keys each head uses
   scores = np.einsum("blhk,bmhk->bhlm", query, key[:, :, heads]) / np.sqrt(query.shape[-1])

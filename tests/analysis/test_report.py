@@ -73,6 +73,14 @@ def test_every_figure_and_its_numbers_are_written(tmp_path):
   assert "| parallel pairs |" in (tmp_path / "findings.md").read_text()
 
 
+def test_streams_are_drawn_where_each_site_has_an_empty_slot():
+  sites = network(2)
+  for site in sites.values():
+    site.streams[..., -1, :] = 0
+  part = parts_of(sites)[0]["streams"]
+  assert part.draw() and column(part.table, "stream_cosine_median") == [None, None]
+
+
 @pytest.mark.slow
 def test_drawing_leaves_the_backend_alone(tmp_path, monkeypatch):
   """A notebook's later figures would vanish; and pyplot would keep every figure in memory."""

@@ -128,8 +128,9 @@ def log_scale(ax: Axes) -> None:
 
 
 def _band(ax, x: np.ndarray, values: Sequence[np.ndarray]) -> None:
-  """Median and 5th to 95th percentile over tokens, where they are defined."""
+  """Median and 5th to 95th percentile over tokens, where they are defined; nowhere, perhaps."""
   known = [k for k, v in enumerate(values) if np.isfinite(v).any()]
-  low, middle, high = np.array([np.nanpercentile(values[k], (5, 50, 95)) for k in known]).T
+  found = [np.nanpercentile(values[k], (5, 50, 95)) for k in known]
+  low, middle, high = np.reshape(found, (-1, 3)).T
   ax.fill_between(x[known], low, high, color=COLORS[0], alpha=0.25, lw=0, label="5th to 95th %")
   ax.plot(x[known], middle, "o-", color=COLORS[0], lw=1.4, ms=4, label="median over tokens")

@@ -1,6 +1,7 @@
 """Variants that are young or rarely wanted; `hc_jax.connections.contrib.table` gives them names."""
 
 from hc_jax.connections.contrib.cayley import CayleyHC as CayleyHC
+from hc_jax.connections.contrib.dense import DenseFormer as DenseFormer
 from hc_jax.connections.contrib.matrix_exponential import ContinuousHC as ContinuousHC
 from hc_jax.connections.contrib.newton import NewtonHC as NewtonHC
 from hc_jax.connections.contrib.spectral_sphere import SpectralSphereHC as SpectralSphereHC

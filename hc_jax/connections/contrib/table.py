@@ -5,7 +5,13 @@ Commands take `--import=hc_jax.connections.contrib.table`, and then
 """
 
 from hc_jax.connections import Connection, register
-from hc_jax.connections.contrib import CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC
+from hc_jax.connections.contrib import (
+  CayleyHC,
+  ContinuousHC,
+  DenseFormer,
+  NewtonHC,
+  SpectralSphereHC,
+)
 
 MIXERS: dict[str, type[Connection]] = {
   "spectral_sphere": SpectralSphereHC,
@@ -13,5 +19,7 @@ MIXERS: dict[str, type[Connection]] = {
   "newton": NewtonHC,
   "matrix_exponential": ContinuousHC,
 }
-for _name, _cls in MIXERS.items():
+# Around whole blocks, `--config.model.block=whole`.
+DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer}
+for _name, _cls in {**MIXERS, **DENSE}.items():
   register(_name, _cls)

@@ -1,0 +1,131 @@
+"""DenseFormer: each block reads a weighted sum of the outputs of all blocks before it."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import Connection, check_one_fraction, first_read
+from hc_jax.connections.declare import Param, value
+from hc_jax.connections.facts import Facts
+from hc_jax.connections.place import check_whole
+
+
+class DenseFormer(Connection):
+  """DenseFormer, depth-weighted averages (arXiv 2402.02622, Section 3.1).
+
+      X[l + 1] = B_l(sum_{j <= l} read[j] X[j])      X[0] the embedding, B_l block l, from 0
+
+  The branch is a whole block with its own residuals (`model.block="whole"`), and its output is the
+  next state. Slot 0 holds the embedding and slot l + 1 the output of block l. A site reads the
+  filled slots, and writes into one. The first block reads the embedding as it is, without weights.
+  The network ends in one more weighted sum, of all slots (`reduce="exit"`).
+
+  The paper counts these weights as those of the block before. They start as one for the last state
+  and zero for the others, which is the residual network. Of its dilation and period both are 1.
+
+  With several views each has weights of its own.
+
+  Parameters for V views and L blocks: `V(L + 1)` a site and `L + 1` at the end; without padding
+  `V(l + 1)` at site l, none at the first, with one view `L(L + 3) / 2` in all.
+
+  Attributes:
+    num_streams: n = num_sites + 1 slots; it follows the depth where it is unset.
+    padded: whether each site has weights for all slots; the weights of empty slots are not used.
+      Layers that are scanned need it. Without it sites have parameters of different shapes.
+    num_sites: L, sites of the whole network; a model of this package fills it in.
+  """
+
+  expand_kind: ClassVar[str] = "first"
+  reduce_kind: ClassVar[str] = "exit"
+  keeps_history: ClassVar[bool] = True
+  branch_is_block: ClassVar[bool] = True
+  needs: ClassVar[tuple[str, ...]] = ("num_sites",)
+
+  num_streams: int | None = None
+  padded: bool = True
+  num_sites: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.num_streams is None and self.num_sites is not None:
+      check_whole("num_sites", self.num_sites)
+      self.num_streams = self.num_sites + 1
+    super().__post_init__()
+
+  @property
+  def sites_differ(self) -> bool:
+    """Whether parameters have other shapes at other sites: without padding."""
+    return not self.padded
+
+  def check(self) -> None:
+    check_one_fraction(self)
+    if self.num_sites is not None:
+      check_whole("num_sites", self.num_sites)
+      if self.num_streams != self.num_sites + 1:
+        raise ValueError(
+          f"num_streams={self.num_streams} does not fit {type(self).__name__} at num_sites="
+          f"{self.num_sites}: it needs a slot for each block and one for the embedding; leave "
+          f"num_streams unset, or set it to {self.num_sites + 1}"
+        )
+    if self.num_streams is not None:  # without it nothing more is known outside of a network
+      super().check()
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    return Facts(source="arXiv 2402.02622, Section 3.1", residual_at_init=1e-5)
+
+  def exit(self) -> "DenseFormer":
+    return self.clone(num_views=1, parent=None, name=None)
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    del width
+    if not (count := self._slots_at(index)):
+      return {}
+    last = jnp.arange(count, dtype=jnp.int32) == index
+    shape = (self.num_views, count)
+    return {"static_read": Param(shape, value(last[None]), "read")}
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    return ops.Generator(None, None, None, self.place(params, index), self.finisher())
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    del logits
+    read = small.get("static_read", first_read(self.num_streams, self.num_views))
+    return self.maps(read, small["index"])
+
+  def silent(self, index: int) -> frozenset[str]:
+    return frozenset(self.declare(1, 1)) if index == 0 else frozenset()  # its read is the embedding
+
+  @nn.nowrap
+  def place(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> dict:
+    """Returns parameters without an axis of the width, and the number of the site with them."""
+    return {**params, "index": jnp.asarray(index, jnp.int32)}
+
+  @nn.nowrap
+  def maps(self, weights: jax.Array, index: jax.Array) -> Coefs:
+    """Returns the maps of a site of such weights, `[..., v, n]` or of the filled slots alone."""
+    n = self.num_streams
+    empty = n - weights.shape[-1]
+    weights = jnp.pad(weights, ((0, 0),) * (weights.ndim - 1) + ((0, empty),))
+    slots = jnp.arange(n, dtype=jnp.int32)
+    filled = ops.lift((slots <= index)[None], weights.ndim)
+    first = ops.lift(first_read(n, weights.shape[-2]), weights.ndim)
+    read = jnp.where(index > 0, jnp.where(filled, weights, 0.0), first)
+    write = (slots == index + 1).astype(jnp.float32)[:, None]
+    return Coefs(read, write, None, slot=index + 1)
+
+  @nn.nowrap
+  def _slots_at(self, index: int | jax.Array) -> int:
+    """Returns how many slots a site has parameters for."""
+    if self.padded:
+      return self.num_streams or 1
+    if isinstance(index, jax.core.Tracer):
+      raise ValueError(
+        f"{type(self).__name__}(padded=False) has parameters of another shape at each site, and "
+        "here the number of the site is traced, as in a scan; set scan=False, or padded=True"
+      )
+    return int(index) + 1 if index else 0

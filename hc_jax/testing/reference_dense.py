@@ -1,0 +1,43 @@
+"""Dense connections of `hc_jax.connections.contrib` in float64 NumPy, each from its equations.
+
+Complex numbers pass through, as in `reference_gated`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from hc_jax.connections.contrib import DenseFormer
+from hc_jax.testing.reference import Matrices
+
+Params = Mapping[str, np.ndarray]
+Site = Callable[[np.ndarray], Matrices]
+DENSE = (DenseFormer,)
+
+
+def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
+  """Depth-weighted averages (2402.02622 Section 3.1): `Y_i = sum_{j <= i} alpha_ij X_j`."""
+  alpha = params.get("static_read")
+  return lambda H: Matrices(
+    A_m=_sources(H, connection, alpha, index), A_r=np.eye(H.shape[-2]), B=_next(H, index)
+  )
+
+
+def _sources(
+  H: np.ndarray, connection: DenseFormer, weights: np.ndarray | None, index: int
+) -> np.ndarray:
+  """Weights `[..., v, at least index + 1]` of X_0 .. X_index, as A_m; the first input is X_0."""
+  n, v = H.shape[-2], connection.num_views
+  if index == 0:
+    return np.repeat(np.eye(n)[:, :1], v, axis=1)
+  A_m = np.zeros((*weights.shape[:-2], n, v), weights.dtype)
+  for j in range(index + 1):
+    A_m[..., j, :] = weights[..., j]
+  return A_m
+
+
+def _next(H: np.ndarray, index: int) -> np.ndarray:
+  """B, which puts the block's output behind those that there are."""
+  B = np.zeros((1, H.shape[-2]))
+  B[0, index + 1 :][:1] = 1
+  return B

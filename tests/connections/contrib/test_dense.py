@@ -1,0 +1,226 @@
+"""DenseFormer around whole blocks: conformance, its equation, its counts, what does not fit."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import hc_jax as hc
+from hc_jax.analysis import collect_sites, measures
+from hc_jax.connections.contrib import DenseFormer
+from hc_jax.models import unstack_layers
+from hc_jax.testing import check_model
+from hc_jax.testing.candidate import Candidate
+from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+from tests.models import by_hand, tiny
+
+KEY = jax.random.key(0)
+CASES = {"DenseFormer": {}, "DenseFormer-views": {"num_views": 4}}
+FAST, SLOW = ("maps",), ("counts", "grads", "exact")
+
+
+@functools.cache
+def candidate(case):
+  return Candidate(case, functools.partial(DenseFormer, **CASES[case]))
+
+
+def marked():
+  for case in CASES:
+    for check in CONFORMANCE:
+      plain = check.name in FAST and not CASES[case]
+      marks = pytest.mark.slow if check.name in FAST + SLOW else pytest.mark.exhaustive
+      yield pytest.param(case, check, id=f"{case}-{check.name}", marks=() if plain else marks)
+
+
+@pytest.mark.parametrize("case, check", list(marked()))
+def test_conforms(case, check):
+  try:
+    check.run(candidate(case))
+  except NotApplicable as reason:
+    pytest.skip(str(reason))
+
+
+def model(**fields):
+  connection = functools.partial(DenseFormer, **fields.pop("connection", {}))
+  return tiny.model(**{"block": "whole", "num_layers": 3, "connection": connection, **fields})
+
+
+def without_padding(params):
+  """The parameters of a loop without padding, of those of a scan: each site's own slots."""
+  params = unstack_layers(params)
+  for index in range(3):
+    site = params["stack"][f"layer_{index}"]["connection"]
+    site["static_read"] = site["static_read"][:, : index + 1]
+  del params["stack"]["layer_0"]["connection"]
+  return params
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_every_block_reads_a_sum_of_the_outputs_before_it(scan):
+  """X_i = B_i(Y_{i-1}), Y_i = sum_j alpha_ij X_j, Y_0 = X_0; the end is Y_L; padded or not."""
+  padded = model()
+  params = tiny.params(padded)
+  layers = by_hand.Layers(padded, params)
+  states = [layers.x]
+  for layer in range(3):
+    alpha = layers._at(layer, "connection")["static_read"][0]
+    h = sum(a * x for a, x in zip(alpha, states, strict=False)) if layer else states[0]
+    h = h + layers.attn(layer, layers.norm(layer, "attn_norm", h))
+    states.append(h + layers.ffn(layer, layers.norm(layer, "ffn_norm", h)))
+  alpha = layers.params["reduce_streams/static_read"][0]
+  want = layers.logits(sum(a * x for a, x in zip(alpha, states, strict=True)))
+  run = padded if scan else model(scan=False, remat="branches", connection={"padded": False})
+  params = params if scan else without_padding(params)
+  assert jax.tree.map(np.shape, params) == jax.tree.map(
+    lambda leaf: leaf.shape, hc.axes.unboxed(tiny.shapes(run))
+  )
+  by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), want)
+
+
+def test_counts_padded_for_a_scan_and_not():
+  for depth in (1, 3, 12):
+    for views in (False, True):
+      found = []
+      for padded in (True, False):
+        made = model(
+          num_layers=depth,
+          scan=padded,
+          attention_views=views,
+          connection={"padded": padded},
+        )
+        params = tiny.shapes(made)
+        found.append(hc.param_count(params).connection)
+        decays = dict(hc.params.named_leaves(hc.decay_mask(params, default="error")))
+        assert not any(value for name, value in decays.items() if hc.params.is_connection(name))
+      v = 4 if views else 1
+      assert found[0] == v * depth * (depth + 1) + depth + 1
+      assert found[1] == v * (depth * (depth + 1) // 2 - 1) + depth + 1
+      assert views or found[1] == depth * (depth + 3) // 2
+  sites = [DenseFormer(num_sites=3, padded=False).num_params(64, index) for index in range(3)]
+  assert sites == [0, 2, 3] and DenseFormer(num_sites=3).num_params(64) == 4
+
+
+def test_weights_start_at_the_last_state():
+  module = DenseFormer(num_sites=4, num_views=2)
+  for index in range(4):
+    params = hc.init_site(module, KEY, 8, index)
+    maps = hc.site_maps(module, params, normal("streams", 3, 5, 8), index)
+    np.testing.assert_array_equal(maps.read, np.tile(np.eye(5)[index], (2, 1)))
+    np.testing.assert_array_equal(maps.write[:, 0], np.eye(5)[index + 1])
+    assert maps.mix is None and int(maps.slot) == index + 1
+  assert module.silent(0) == {"static_read"} and not module.silent(1)
+
+
+def test_in_nnx_it_is_the_same():
+  module = hc.nnx.of(DenseFormer)(8, 2, num_sites=4, rngs=nnx.Rngs(0))
+  streams = normal("streams", 3, 5, 8)
+  params = hc.init_site(DenseFormer(num_sites=4), KEY, 8, 2)
+  h, coefs = module(streams)
+  want, _ = DenseFormer(num_sites=4).apply({"params": params}, streams, 2)
+  np.testing.assert_array_equal(h, want)
+  np.testing.assert_array_equal(module.write(streams, h, coefs)[:, 3], streams[:, 3] + h)
+
+
+@pytest.mark.slow
+def test_the_unfolded_matrix_rebuilds_every_input():
+  made = model()
+  params = tiny.params(made)
+  sites = list(collect_sites(made, params, tiny.TOKENS).values())
+  matrix, _, away = measures.unfolding(measures.some_tokens(sites, 5))
+  assert away < 1e-5
+  read = params["stack"]["layers"]["connection"]["static_read"][:, 0]
+  np.testing.assert_allclose(matrix[..., 0, 0], 1)
+  for site in (1, 2):
+    want = np.tile(read[site, : site + 1], (5, 1))
+    np.testing.assert_allclose(matrix[..., site, : site + 1], want, 1e-6)
+  np.testing.assert_array_equal(matrix[..., 3, :], np.tile(np.eye(4)[3], (5, 1)))
+
+
+class ByHand(nn.Module):
+  """Four blocks of one's own, with their residual inside."""
+
+  connection: functools.partial
+
+  @nn.compact
+  def __call__(self, x):
+    streams = hc.Expand(5, kind="first")(x)
+    for i in range(4):
+      connection = self.connection(name=f"connection{i}_connection")
+      h, coefs = connection(streams, i)
+      y = h + nn.Dense(8, name=f"dense{i}")(nn.LayerNorm(name=f"norm{i}")(h))
+      streams = connection.write(streams, y, coefs)
+    return nn.LayerNorm(name="final")(hc.Reduce(kind="exit", connection=self.connection)(streams))
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_passes_the_checks_of_wiring():
+  made = ByHand(functools.partial(DenseFormer, num_sites=4))
+  report = check_model(made, normal("x", 2, 5, 8), log=None)
+  assert report.ok, str(report)
+
+
+@pytest.mark.slow
+def test_as_its_own_residual_network_a_block_makes_the_next_state():
+  made, plain = model(), tiny.model(connection=hc.Residual, num_layers=3)
+  params = tiny.params(plain)
+  with hc.plain_residual():
+    found = jit(lambda p: made.apply({"params": p}, tiny.TOKENS))(params)
+  want = jit(lambda p: plain.apply({"params": p}, tiny.TOKENS))(params)
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    ({"block": "sequential"}, "the branch of DenseFormer is a whole block, .* set block='whole'"),
+    ({"block": "parallel"}, "set block='whole'"),
+    ({"norm_position": "post"}, "leave norm_position at 'pre'"),
+    ({"expand": "copy"}, "expand='copy' does not go with DenseFormer, whose slots are empty"),
+    ({"reduce": "sum"}, "reduce='sum' does not go with DenseFormer, which has 'exit'"),
+    ({"connection": {"num_streams": 3}}, "at num_sites=3: .* or set it to 4"),
+    ({"connection": {"fractions": 2}}, "has one fraction"),
+    ({"connection": {"padded": False}}, "scan=True stacks .* set scan=False, or padded=True"),
+    ({"connection": {"num_sites": 6}}, "num_sites=6, but this model has num_sites=3"),
+    ({"layers": ((1, hc.Residual), (2, None))}, "DenseFormer are not alike"),
+  ],
+)
+def test_a_model_refuses_what_does_not_fit(fields, words):
+  with pytest.raises(ValueError, match=words):
+    model(**fields).check()
+
+
+def test_outside_of_a_model_it_says_what_it_needs():
+  streams = normal("streams", 1, 5, 5, 8)
+  with pytest.raises(ValueError, match=r"num_sites=None .* give it"):
+    DenseFormer(num_streams=5).init(KEY, streams, 0)
+  loop = DenseFormer(num_sites=4, padded=False)
+  with pytest.raises(ValueError, match=r"the number of the site is traced, .* set scan=False"):
+    jax.eval_shape(lambda index: loop.init(KEY, streams, index), jnp.int32(1))
+  with pytest.raises(ValueError, match="reduce='exit' does not go with HyperConnection"):
+    tiny.model(reduce="exit").check()
+  with pytest.raises(ValueError, match='reduce="exit" is one more read of a connection; give it'):
+    hc.Reduce(kind="exit").init(KEY, streams)
+  layer = hc.models.TransformerLayer(2, 16, DenseFormer(num_sites=4))
+  with pytest.raises(ValueError, match="branch of DenseFormer is a whole block"):
+    jax.eval_shape(lambda: layer.init(KEY, streams, 0))
+
+
+def test_the_table_gives_it_a_name_and_configs_build_it():
+  before = dict(hc.CONNECTIONS)
+  fields = {"d_model": 16, "num_heads": 2, "num_layers": 3, "block": "whole"}
+  try:
+    from hc_jax.connections.contrib import table
+
+    for name, cls in table.DENSE.items():
+      hc.register(name, cls)
+      connection = {"name": name, "padded": True}
+      made = hc.models.make_model({**fields, "connection": connection}, vocab_size=7)
+      assert made.connections()[0] == cls(num_sites=3, partitioned=True).clone(parent=None)
+  finally:
+    hc.CONNECTIONS.clear()
+    hc.CONNECTIONS.update(before)
