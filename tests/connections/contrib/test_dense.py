@@ -1,6 +1,7 @@
 """DenseFormer around whole blocks: conformance, its equation, its counts, what does not fit."""
 
 import functools
+import importlib
 
 import flax.linen as nn
 import jax
@@ -216,8 +217,8 @@ def test_the_table_gives_it_a_name_and_configs_build_it():
   try:
     from hc_jax.connections.contrib import table
 
+    importlib.reload(table)  # another test may have imported it
     for name, cls in table.DENSE.items():
-      hc.register(name, cls)
       connection = {"name": name, "padded": True}
       made = hc.models.make_model({**fields, "connection": connection}, vocab_size=7)
       assert made.connections()[0] == cls(num_sites=3, partitioned=True).clone(parent=None)

@@ -1,6 +1,7 @@
 """The mixers of `hc_jax.connections.contrib`: conformance, small matrices, special cases."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,7 @@ def test_importing_the_table_gives_them_names():
   try:
     from hc_jax.connections.contrib import table
 
+    importlib.reload(table)  # another test may have imported it
     assert set(table.MIXERS) == {"spectral_sphere", "cayley", "newton", "matrix_exponential"}
     made = hc.make_connection("cayley", {"num_streams": 3})()
     assert isinstance(made, CayleyHC) and made.num_mix_logits() == 3
