@@ -1,6 +1,8 @@
 """Faults of the machine that look like faults of the program, told apart after they happened."""
 
+import sys
 import threading
+from pathlib import Path
 
 from hc_jax.errors import UserError
 
@@ -19,10 +21,15 @@ def fault(error: BaseException) -> UserError | None:
   """
   if isinstance(error, ModuleNotFoundError) and error.name == "fcntl":
     return UserError(_WINDOWS)
+  if isinstance(error, ModuleNotFoundError) and error.name:
+    return _missing(error.name.partition(".")[0])
+  try:
+    import jax
+  except Exception as reason:  # versions or variables that JAX refuses
+    return UserError(f"JAX cannot be imported: {reason}")
   cause = error if "Unable to initialize backend" in str(error) else _start()
   if cause is None:
     return None
-  import jax
 
   platforms = jax.config.jax_platforms
   asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
@@ -31,6 +38,19 @@ def fault(error: BaseException) -> UserError | None:
     f"{asked} cannot start: {reason[:300] or 'there is no such device'}; install JAX for this "
     "device, or unset JAX_PLATFORMS to use those that there are"
   )
+
+
+def _missing(package: str) -> UserError | None:
+  """Returns the words for a package that is not installed; None for one of our own."""
+  if package == "hc_jax":
+    return None
+  remedy = f"install it: {sys.executable} -m pip install {package}"
+  if (Path(__file__).parents[1] / "pyproject.toml").is_file():  # a checkout
+    remedy = (
+      "activate the environment first (source .venv/bin/activate; `make quickstart` makes it), or "
+      "install: pip install -e ."
+    )
+  return UserError(f"{sys.executable} has no package {package}; {remedy}")
 
 
 def _start() -> Exception | None:

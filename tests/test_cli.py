@@ -1,5 +1,7 @@
 """The commands, as a user calls them, on a tiny run."""
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -51,12 +53,73 @@ def test_params_of_a_config_that_leaves_the_vocabulary_to_the_tokenizer(capsys):
     (["analyze", "x", "--formts=png"], "--formts=png; did you mean --formats?"),
     (["ablate", "x", "--report-onl"], "--report-onl; did you mean --report-only?"),
     (["params", "x", "--zzz"], "params does not take --zzz; --help"),
+    (["--versoin"], "hc-jax does not take --versoin; did you mean --version?"),
+    (["train", "x", "--wrokdir=w"], "--wrokdir=w; did you mean --workdir?"),
+    (["train", "x", "--workdir=w", "--cofnig.seed=1"], "are written --config.group.key=value"),
+    (
+      ["sample", "x", "--config.seed=1"],
+      "sample does not take --config.seed=1; did you mean --seed?",
+    ),
   ],
 )
 def test_a_typo_is_answered_with_the_nearest(argv, words, capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(argv)
   assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_flags_of_train():
+  args, overrides = cli.parse(["train", "--workdir=w", "quickstart", "--config.a.b=v"])
+  assert (args.config, args.workdir, overrides) == ("quickstart", "w", ["--config.a.b=v"])
+  assert (args.fork, args.distributed, args.connect_timeout) == (None, "auto", 300)
+  several = ["--coordinator=a:1", "--num-processes=2", "--process-id=1", "--heartbeat-timeout=9"]
+  args, _ = cli.parse(["train", "x.py", "--workdir", "w", "--import", "a.b", *several])
+  assert (args.coordinator, args.num_processes, args.process_id) == ("a:1", 2, 1)
+  assert (args.modules, args.heartbeat_timeout) == (["a.b"], 9)
+
+
+@pytest.mark.parametrize("config", [["--config=small"], ["--config", "small"], ["small"]])
+def test_train_py_is_hc_jax_train(config, monkeypatch):
+  import train as command
+
+  found = []
+  monkeypatch.setattr(cli.train, "main", lambda *given: found.append(given) or 75)
+  assert command.main([*config, "--workdir=w", "--config.seed=1"]) == 75
+  (args, overrides), *_ = found
+  assert (args.command, args.config, overrides) == ("train", "small", ["--config.seed=1"])
+
+
+def test_train_joins_other_processes_before_it_imports_modules_of_the_users(monkeypatch):
+  from hc_jax.processes import cluster
+
+  order = []
+  monkeypatch.setattr(cluster, "connect", lambda found: order.append(found.num_processes))
+  monkeypatch.setattr(cluster, "leave", lambda code: order.append(f"left with {code}"))
+  monkeypatch.setattr(cli.train, "import_modules", order.append)
+  argv = ["train", "nowhere.py", "--workdir=w", "--import=mine", "--num-processes=2"]
+  assert cli.main(argv) == 2
+  assert order == [2, ["mine"], "left with 2"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "of ours"), BrokenPipeError("of ours")])
+def test_a_mistake_while_training_is_never_taken_for_lost_output(error, monkeypatch):
+  from hc_jax.processes import cluster
+
+  def fail(_):
+    raise error
+
+  left = []
+  monkeypatch.setattr(cluster, "connect", fail)
+  monkeypatch.setattr(cluster, "leave_by", left.append)
+  with pytest.raises(OSError, match="of ours"):
+    cli.main(["train", "small", "--workdir=w"])
+  assert left == [error]
+
+
+@pytest.mark.parametrize("argv", [["--copy=mine.py", "small"], ["small", "--copy=mine.py"]])
+def test_the_order_of_a_name_and_a_flag_does_not_matter(argv):
+  args, _ = cli.parse(["configs", *argv])
+  assert (args.name, args.copy) == ("small", "mine.py")
 
 
 def test_a_run_that_is_not_there_is_answered_with_the_nearest(tmp_path, capsys):
@@ -163,5 +226,8 @@ def test_losses_of_other_texts_are_not_compared():
   assert "other tokenizers, bytes" in cli.analyze._other_text(of("a"), of("b", "x.model"))
 
 
-def test_the_version_is_the_packages():
-  assert hc.__version__ in (ROOT / "pyproject.toml").read_text()
+def test_python_m_hc_jax_is_hc_jax(tmp_path):
+  env = os.environ | {"PYTHONPATH": str(ROOT)}
+  command = [sys.executable, "-m", "hc_jax", "--version"]
+  done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+  assert (done.returncode, done.stdout, done.stderr) == (0, f"hc_jax {hc.__version__}\n", "")

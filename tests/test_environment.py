@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+import hc_jax
 from hc_jax import cli, environment
 from hc_jax.cli import params
 from tests.processes.test_signals import ROOT
@@ -53,6 +54,37 @@ def test_the_first_words_of_jax_are_enough(monkeypatch):
   assert "cannot start: Unable to initialize backend 'x': no x; install" in str(
     environment.fault(error)
   )
+
+
+def test_a_package_that_is_missing_is_named_with_how_to_have_it(monkeypatch, capsys):
+  def missing(*_):
+    raise ModuleNotFoundError("No module named 'orbax.checkpoint'", name="orbax.checkpoint")
+
+  monkeypatch.setattr(params, "run_config", missing)
+  assert cli.main(["params", "any"]) == 2
+  assert "has no package orbax; activate the environment first" in capsys.readouterr().err
+  monkeypatch.setattr(environment, "__file__", "/somewhere/site-packages/hc_jax/environment.py")
+  assert cli.main(["params", "any"]) == 2
+  err = capsys.readouterr().err
+  assert f"has no package orbax; install it: {sys.executable} -m pip install orbax" in err
+
+
+def test_jax_that_refuses_to_be_imported_is_one_line(monkeypatch, capsys):
+  class Refusing:
+    def find_spec(self, name, *_):
+      if name == "jax":
+        raise RuntimeError("jaxlib is version 0.1, too old")
+
+  monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+  for name in [
+    name for name in sys.modules if f"{name}.".startswith(("jax.", "hc_jax.processes."))
+  ]:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.delattr(hc_jax, "processes")
+  for argv in (["params", "small"], ["train", "small", "--workdir=w"]):
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    assert err == "error: JAX cannot be imported: jaxlib is version 0.1, too old\n"
 
 
 @pytest.mark.slow

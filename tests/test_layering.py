@@ -69,13 +69,15 @@ TABLE = {
   ),
   "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
   "cli": (
-    _TOP | {"ablate", "config_files", "folders", "terminal", "testing", "user_modules"},
+    _TOP
+    | {"__version__", "ablate", "config_files", "folders", "terminal", "testing", "user_modules"},
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
   "ablate": (
     _TOP | {"config_files", "config_types", "durable", "exclusive", "folders"},
     _ARRAYS | {"ml_collections", "numpy", "scipy"},
   ),
+  "__main__": ({"cli"}, set()),
   "__init__": (_L1 | {"models", "residual_network"}, set()),
 }
 

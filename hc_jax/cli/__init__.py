@@ -5,9 +5,20 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from hc_jax import environment, output, terminal
-from hc_jax.cli import ablate, analyze, configs, evaluate, inspect, params, plan, sample, selftest
-from hc_jax.errors import UserError
+from hc_jax import __version__, output, terminal
+from hc_jax.cli import (
+  ablate,
+  analyze,
+  configs,
+  evaluate,
+  failures,
+  inspect,
+  params,
+  plan,
+  sample,
+  selftest,
+  train,
+)
 from hc_jax.nearest import nearest
 from hc_jax.processes import signals
 from hc_jax.user_modules import add_flag, import_modules
@@ -15,8 +26,10 @@ from hc_jax.user_modules import add_flag, import_modules
 OVERRIDE = "--config."
 
 # A command is a module with HELP, `flags(parser)` and `run(args)` or, where overrides of its config
-# may follow, `run_config(args, overrides)`. Nothing heavy is imported before it runs.
+# may follow, `run_config(args, overrides)`. One with `main(args, overrides)` imports the user's
+# modules and tells its failures itself. Nothing heavy is imported before it runs.
 COMMANDS = {
+  "train": train,
   "configs": configs,
   "params": params,
   "plan": plan,
@@ -30,48 +43,86 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command; returns its exit code (2: something for the user to mend)."""
-  argv = list(sys.argv[1:] if argv is None else argv)
-  parser, subparsers = _parsers()
-  if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-    parser.error(
-      f"there is no command {argv[0]}{_near(argv[0], COMMANDS)} hc-jax --help lists them"
-    )
-  args, rest = parser.parse_known_args(argv)
-  command = COMMANDS[args.command]
-  takes_overrides = hasattr(command, "run_config")
-  unknown = [a for a in rest if not (takes_overrides and a.startswith(OVERRIDE))]
-  if unknown:
-    own = subparsers[args.command]
-    near = _near(unknown[0].split("=")[0], re.findall(r"--[a-z][a-z-]*", own.format_usage()))
-    own.error(f"{args.command} does not take {unknown[0]}{near} --help says what it takes")
+  """Runs a command; returns its exit code (2: something for the user to fix)."""
+  args, overrides = parse(sys.argv[1:] if argv is None else argv)
   output.prepare()
   try:
     with terminal.escaping(), signals.Ending():  # a run may be a stranger's
-      import_modules(args.modules)
-      code = command.run_config(args, rest) if takes_overrides else command.run(args)
-      sys.stdout.flush()
-    return code or 0
-  except BrokenPipeError:  # `hc-jax ... | head` closed our output
-    return 0
-  except Exception as error:
-    return _failed(error)
+      return _run(args, overrides)
   finally:
     output.finish()
 
 
-def _failed(error: Exception) -> int:
-  """Says in one line why a command failed; returns its exit code. A mistake of ours is raised."""
-  code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", None)
-  if isinstance(error, OSError) and error.filename is None:  # a file of ours has a name
-    error, code = f"the output cannot be written: {error.strerror}", 4
-  if code is None:
-    reason = environment.fault(error)
-    if reason is None:
-      raise error
-    error, code = reason, 2
-  output.write_line(f"error: {terminal.escape(str(error))}", sys.stderr)
-  return code
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """Reads the words of a command; returns its flags, and the overrides `--config.a.b=v`.
+
+  What is wrong is said on stderr, with the nearest that would be right, and ends the program with
+  exit code 2.
+  """
+  argv = list(argv)
+  parser, subparsers = _parsers()
+  first = argv[0] if argv else "--help"
+  if first.startswith("-"):
+    _check_flags(parser, "hc-jax", argv[:1])
+  elif first not in COMMANDS:
+    parser.error(f"there is no command {first}{_near(first, COMMANDS)} hc-jax --help lists them")
+  else:  # before argparse misses a flag that it needs, where one is misspelt
+    _check_flags(subparsers[first], first, argv[1:])
+  args, rest = parser.parse_known_args(argv)
+  if args.command == "configs" and rest and args.name is None:
+    args.name = rest.pop(0)  # before Python 3.13 argparse looks for it in front of flags alone
+  overrides = [word for word in rest if word.startswith(OVERRIDE)]
+  if unknown := [word for word in rest if word not in overrides]:
+    _refuse(subparsers[args.command], args.command, unknown[0])
+  return args, overrides
+
+
+def _check_flags(parser: argparse.ArgumentParser, command: str, argv: Sequence[str]) -> None:
+  """Refuses the first flag that a parser does not know, with the nearest that it does."""
+  known = _flags_of(parser)
+  for word in argv:
+    if word == "--":
+      return
+    own = _takes_overrides(command) and word.startswith(OVERRIDE)
+    if word.startswith("--") and word.partition("=")[0] not in known and not own:
+      _refuse(parser, command, word)
+
+
+def _refuse(parser: argparse.ArgumentParser, command: str, word: str) -> None:
+  near = _near(word.partition("=")[0], _flags_of(parser))
+  if "." in word.partition("=")[0] and _takes_overrides(command):
+    near = "; overrides are written --config.group.key=value;"
+  parser.error(f"{command} does not take {word}{near} --help says what it takes")
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> list[str]:
+  return ["--help", *re.findall(r"--[a-z][a-z-]*", parser.format_usage())]
+
+
+def _takes_overrides(command: str) -> bool:
+  module = COMMANDS.get(command)
+  return hasattr(module, "run_config") or hasattr(module, "main")
+
+
+def _run(args: argparse.Namespace, overrides: list[str]) -> int:
+  command = COMMANDS[args.command]
+  if hasattr(command, "main"):
+    return command.main(args, overrides)
+  try:
+    import_modules(args.modules)
+    if hasattr(command, "run_config"):
+      code = command.run_config(args, overrides)
+    else:
+      code = command.run(args)
+    sys.stdout.flush()
+    return code or 0
+  except BrokenPipeError:  # `hc-jax ... | head` closed our output
+    return 0
+  except Exception as error:
+    if not isinstance(error, OSError) or error.filename is not None:  # a file of ours has a name
+      return failures.say(error)
+    output.write_line(f"error: the output cannot be written: {error.strerror}", sys.stderr)
+    return 4
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -83,13 +134,20 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   """Of hc-jax, and of each command."""
   parser = argparse.ArgumentParser(
     prog="hc-jax",
-    description="Tools of hc_jax.",
+    description="Hyper-connections for JAX: trains, and looks at what was trained.",
     epilog="hc-jax COMMAND --help says what a command takes; README.md has examples.",
+    allow_abbrev=False,
   )
+  parser.add_argument("--version", action="version", version=f"hc_jax {__version__}")
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   for name, command in COMMANDS.items():
-    text = command.HELP
-    subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    subparser = commands.add_parser(
+      name,
+      help=command.HELP,
+      description=getattr(command, "DETAILS", command.HELP),
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
     add_flag(subparser)
     command.flags(subparser)
   return parser, dict(commands.choices)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from hc_jax.errors import UserError
@@ -42,26 +41,21 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   shard = _shard(args.shard)
   from hc_jax.ablate.running.runner import finish, run_sweep
   from hc_jax.ablate.sweep import load_sweep
-  from hc_jax.runs.errors import OutOfMemoryError, Stopped, StorageError
   from hc_jax.runs.quiet import hide_aftermath
 
   hide_aftermath()
-  try:
-    if args.report_only:
-      _say_missing(finish(os.path.abspath(os.path.expanduser(out))))
-      return 0
-    sweep = load_sweep(
-      args.config,
-      overrides,
-      seeds=_numbers(args.seeds, int, "--seeds"),
-      learning_rates=_numbers(args.learning_rates, float, "--learning-rates"),
-      arms=None if args.arms is None else args.arms.split(","),
-      one_by_one=args.one_by_one,
-    )
-    _say_missing(run_sweep(sweep, out, shard=shard))
-  except (Stopped, StorageError, OutOfMemoryError) as error:
-    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-    return error.exit_code
+  if args.report_only:
+    _say_missing(finish(os.path.abspath(os.path.expanduser(out))))
+    return 0
+  sweep = load_sweep(
+    args.config,
+    overrides,
+    seeds=_numbers(args.seeds, int, "--seeds"),
+    learning_rates=_numbers(args.learning_rates, float, "--learning-rates"),
+    arms=None if args.arms is None else args.arms.split(","),
+    one_by_one=args.one_by_one,
+  )
+  _say_missing(run_sweep(sweep, out, shard=shard))
   return 0
 
 

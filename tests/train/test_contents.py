@@ -86,7 +86,7 @@ def test_what_is_not_there(one_device, finished, tmp_path, capsys):
 def test_it_needs_no_accelerator(one_device, finished):
   """The devices that the environment asks for are not there, and it does not mind."""
   env = os.environ | {"JAX_PLATFORMS": "tpu"}
-  command = [sys.executable, "-m", "hc_jax.cli", "inspect", str(finished)]
+  command = [sys.executable, "-m", "hc_jax", "inspect", str(finished)]
   root = pathlib.Path(inspect.__file__).parents[2]
   done = subprocess.run(
     command, env=env, capture_output=True, text=True, timeout=120, check=False, cwd=root

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-import train as command
-from hc_jax import UserError
+from hc_jax import UserError, cli
 from hc_jax.runs import checkpoint, inspect, restore
 from hc_jax.runs import workdir as workdirs
 from hc_jax.train import Fork, load_run, parse_fork, read_metrics
@@ -205,8 +204,8 @@ def test_flags(tmp_path, monkeypatch):
   assert parse_fork("a@20") == Fork("a@20", None, False)
   with pytest.raises(UserError, match="add --fork=RUN"):
     parse_fork(None, True)
-  flags = ["--config=c.py", "--workdir=w"]
-  found, _ = command.parse([*flags, "--fork=runs/a@3", "--fork-optimizer"])
+  flags = ["train", "c.py", "--workdir=w"]
+  found, _ = cli.parse([*flags, "--fork=runs/a@3", "--fork-optimizer"])
   assert (found.fork, found.fork_optimizer) == ("runs/a@3", True)
-  found, _ = command.parse(flags)
+  found, _ = cli.parse(flags)
   assert (found.fork, found.fork_optimizer) == (None, False)
