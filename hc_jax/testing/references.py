@@ -32,6 +32,7 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.contrib import DenseFormer
 from hc_jax.connections.per_stream import PerStreamConnection
+from hc_jax.testing import reference_contrib
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
 from hc_jax.testing.reference_dense import DENSE, dense_former
 from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
@@ -187,6 +188,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   PerStreamMHC: per_stream_mhc,
   GatedResidual: gated_residual,
   DenseFormer: dense_former,
+  **reference_contrib.REFERENCES,
 }
 
 
@@ -195,11 +197,11 @@ _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnecti
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
 _FOLLOWED += MIXERS
-_FOLLOWED += DENSE
+_FOLLOWED += (*DENSE, *reference_contrib.REFERENCES)
 _FOLLOWED += (AttentionResiduals, DeltaAttentionResiduals, GatedResidual)
 _MAKERS = ("coefs", "declare", "generate", "finish", "num_mix_logits", "mix_of", "read_of")
 _MAKERS += ("declare_scales", "scales_of", "write_columns", "_temperature", "eps", "last_source")
-_MAKERS += ("maps", "place")
+_MAKERS += ("maps", "place", "places", "choose")
 
 
 def has_reference(connection: Connection) -> bool:

@@ -65,6 +65,8 @@ def logits(
   end = reference.collapse(H, connection.fractions)
   if connection.carries_read:
     end = np.einsum("...io,...id->...od", read, H)[..., 0, :]
+  if connection.reduce_kind == "mean":
+    end = end * connection.fractions / connection.num_streams
   if connection.reduce_kind in ("first", "backout"):
     end = H[..., 0, :]
   if connection.reduce_kind == "backout":

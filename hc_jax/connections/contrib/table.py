@@ -10,16 +10,18 @@ from hc_jax.connections.contrib import (
   ContinuousHC,
   DenseFormer,
   NewtonHC,
+  PartitionedHC,
   SpectralSphereHC,
 )
 
-MIXERS: dict[str, type[Connection]] = {
+VARIANTS: dict[str, type[Connection]] = {
   "spectral_sphere": SpectralSphereHC,
   "cayley": CayleyHC,
   "newton": NewtonHC,
   "matrix_exponential": ContinuousHC,
+  "partitioned": PartitionedHC,
 }
 # Around whole blocks, `--config.model.block=whole`.
 DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer}
-for _name, _cls in {**MIXERS, **DENSE}.items():
+for _name, _cls in {**VARIANTS, **DENSE}.items():
   register(_name, _cls)

@@ -12,39 +12,25 @@ import hc_jax as hc
 from hc_jax.connections.contrib import CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC
 from hc_jax.connections.contrib.matrix_exponential import exponential
 from hc_jax.connections.contrib.small_matrices import cayley, skew, solve
-from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
 from hc_jax.testing.reference_mixers import balanced, flow
+from tests.connections.contrib import rows
 
-MIXERS = {cls.__name__: cls for cls in (CayleyHC, ContinuousHC, NewtonHC, SpectralSphereHC)}
-MAPS = ("counts", "maps", "grads", "claims")
-CASES = {name: {} for name in MIXERS} | {
-  "NewtonHC-3": {"num_streams": 3, "bias_init": "uniform"},
-  "SpectralSphereHC-2": {"num_streams": 2},
-  "CayleyHC-8": {"num_streams": 8, "norm_params": True},
-  "ContinuousHC-1": {"num_streams": 1},
+CASES = {
+  "CayleyHC": functools.partial(CayleyHC),
+  "ContinuousHC": functools.partial(ContinuousHC),
+  "NewtonHC": functools.partial(NewtonHC),
+  "SpectralSphereHC": functools.partial(SpectralSphereHC),
+  "NewtonHC-3": functools.partial(NewtonHC, num_streams=3, bias_init="uniform"),
+  "SpectralSphereHC-2": functools.partial(SpectralSphereHC, num_streams=2),
+  "CayleyHC-8": functools.partial(CayleyHC, num_streams=8, norm_params=True),
+  "ContinuousHC-1": functools.partial(ContinuousHC, num_streams=1),
 }
 
 
-@functools.cache
-def candidate(case):
-  return Candidate(case, functools.partial(MIXERS[case.split("-")[0]], **CASES[case]))
-
-
-def marked():
-  for case in CASES:
-    for check in CONFORMANCE:
-      marks = pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive
-      yield pytest.param(case, check, id=f"{case}-{check.name}", marks=marks)
-
-
-@pytest.mark.parametrize("case, check", list(marked()))
+@pytest.mark.parametrize("case, check", rows.of(CASES))
 def test_conforms(case, check):
-  try:
-    check.run(candidate(case))
-  except NotApplicable as reason:
-    pytest.skip(str(reason))
+  rows.run(CASES, case, check)
 
 
 def test_small_systems_are_solved():
@@ -99,7 +85,7 @@ def test_importing_the_table_gives_them_names():
     from hc_jax.connections.contrib import table
 
     importlib.reload(table)  # another test may have imported it
-    assert set(table.MIXERS) == {"spectral_sphere", "cayley", "newton", "matrix_exponential"}
+    assert set(table.VARIANTS) <= set(hc.CONNECTIONS) - set(before)
     made = hc.make_connection("cayley", {"num_streams": 3})()
     assert isinstance(made, CayleyHC) and made.num_mix_logits() == 3
   finally:
