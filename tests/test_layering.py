@@ -60,7 +60,7 @@ TABLE = {
   "step": ({"axes", "errors", "params", "sharding"}, _ARRAYS | {"numpy", "optax"}),
   "runs": (
     {"config", "data", "errors", "nearest", "params", "processes", "step"} | _FILES,
-    {"absl", "etils", "jax", "ml_collections", "numpy", "orbax", "tensorboardX"},
+    {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX"},
   ),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),
   "train": (
@@ -84,6 +84,7 @@ TABLE = {
 # Heavy or foreign packages: the places that may import them (None: nobody).
 ONLY_IN = {
   "chex": None,
+  "fsspec": "hc_jax.runs",
   "matplotlib": "hc_jax.analysis.plots",
   "optax": ("hc_jax.step", "hc_jax.train"),
   "scipy": "hc_jax.ablate.reporting.statistics",

@@ -20,7 +20,7 @@ FILE = "manifest.json"
 FORMAT = "hc_jax manifest 1"
 # Every checkpoint has these files, and files in these folders.
 REQUIRED = ("card/metadata", "params/_METADATA", "params/d/", "train/_METADATA", "train/d/")
-_LIMIT = 64 << 20  # bytes of a manifest; it has about 150 for each file
+LIMIT = 64 << 20  # bytes of a manifest; it has about 150 for each file
 _THREADS = 4  # hashing leaves Python's lock
 
 
@@ -70,7 +70,7 @@ def fault(folder: str, step: int) -> str | None:
       return "it is a link; a run holds plain files and folders only"
     if not exists(folder):
       return f"no {FILE}: its save did not come to an end"
-    manifest = folders.read_json(folder, FILE, _LIMIT)
+    manifest = folders.read_json(folder, FILE, LIMIT)
     if manifest["format"] != FORMAT:
       return f"{FILE} is of format {manifest['format']!r}; this version reads {FORMAT!r}"
     if manifest["step"] != step:

@@ -15,7 +15,7 @@ from hc_jax.runs.errors import writing
 from hc_jax.runs.events import Events
 
 FILE = "metrics.jsonl"
-_LIMIT = 1 << 30  # bytes of the file; a row has about 600
+LIMIT = 1 << 30  # bytes of the file; a row has about 600
 # A row ends with the CRC-32 of what it would be without it.
 _CHECKED = re.compile(rb'(\{.*), "crc32": (\d{1,10})\}')
 
@@ -35,7 +35,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 def _parse(workdir: str) -> tuple[bytes, list[dict[str, Any]], int]:
   """Returns the file, its whole rows, and the number of lines that are not rows."""
   try:
-    content = folders.read_bytes(workdir, FILE, _LIMIT)
+    content = folders.read_bytes(workdir, FILE, LIMIT)
   except FileNotFoundError:
     return b"", [], 0
   lines = [line for line in content.split(b"\n") if line]

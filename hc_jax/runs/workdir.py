@@ -6,6 +6,7 @@ metrics.jsonl   one row per step that was logged
 checkpoints/    one folder per step, whole or absent
 rejected/       checkpoints that were found damaged
 lock            while a run is under way: whose
+trackers/       what trackers keep to go on from, such as the id of a run
 tensorboard/, profile/
 """
 
@@ -27,7 +28,10 @@ from hc_jax.runs.errors import storage
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
 # A run's own files and folders. Libraries open some of them by path, so none may be a link.
+TRACKERS = "trackers"
+FETCHED = "fetched.tmp"  # where what a mirror sent is looked at, before it is the run's
 OWN = (CONFIG, "metrics.jsonl", "checkpoints", "rejected", "tensorboard", "profile")
+OWN += (TRACKERS, FETCHED)
 TOKENIZERS = (".model", ".json")  # suffixes of the files that a run copies
 TOKENIZER_BYTES = 256 << 20
 # What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
@@ -58,10 +62,21 @@ MAY_CHANGE = (
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) -> Iterator[str]:
+def open_workdir(
+  workdir: str,
+  config: Any,
+  log: Callable[[str], None] = print,
+  fetch: Callable[[str, Any], None] = lambda *_: None,
+) -> Iterator[str]:
   """Claims a folder for a run of `config`, for as long as it is entered; yields its full path.
 
-  It is not yet written to but for the lock: `save_config` does that.
+  Only the lock is written, and what `fetch` brings: `save_config` makes it the folder of a run.
+
+  Args:
+    workdir: of the run.
+    config: of the run.
+    log: takes lines.
+    fetch: called with the claimed folder and the config, before the folder is read: a mirror's.
 
   Raises:
     UserError: the folder cannot be written, holds something else, is in use, or holds a run whose
@@ -89,6 +104,7 @@ def open_workdir(workdir: str, config: Any, log: Callable[[str], None] = print) 
       ) from error
     with storage(path):
       folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
+    fetch(path, config)
     for line in _check_config(path, config):
       log(f"changed since the last start: {line}")
     yield path
@@ -128,7 +144,7 @@ def _check_contents(path: str) -> None:
     raise UserError(f"workdir {path} is a file; choose a folder for --workdir")
   if not os.path.isdir(path) or os.path.exists(os.path.join(path, CONFIG)):
     return
-  ours = {lock.FILE, CONFIG + ".tmp"}  # what a start that was killed may leave
+  ours = {lock.FILE, CONFIG + ".tmp", FETCHED}  # what a start that was killed may leave
   others = sorted(set(os.listdir(path)) - ours)
   if others:
     raise UserError(
@@ -188,13 +204,27 @@ def _check_config(path: str, config: Any) -> list[str]:
   """The differences to the run that lies there, all of them allowed."""
   if not os.path.exists(os.path.join(path, CONFIG)):
     return []
-  lines = changes(saved_config(path), config)
-  refused = [line for key, line in lines.items() if key not in MAY_CHANGE]
-  if refused:
+  remedy = f"--workdir, where --fork={path} begins with the weights of this run,"
+  return check_same_run(path, config, f"workdir {path}", remedy)
+
+
+def check_same_run(folder: str, config: Any, what: str, remedy: str) -> list[str]:
+  """Returns a line for each difference between the run in `folder` and `config`, all allowed.
+
+  Args:
+    folder: that holds config.json.
+    config: of the run that starts.
+    what: the folder, in the message.
+    remedy: what may be chosen anew, in the message.
+
+  Raises:
+    UserError: they differ in more than `MAY_CHANGE`, or config.json cannot be read.
+  """
+  lines = changes(saved_config(folder), config)
+  if refused := [line for key, line in lines.items() if key not in MAY_CHANGE]:
     raise UserError(
-      f"workdir {path} holds another run (there -> here): {'; '.join(refused)}. "
-      f"Choose another --workdir, where --fork={path} begins with the weights of this run, or give "
-      "the values of the run that is there"
+      f"{what} holds another run (there -> here): {'; '.join(refused)}. Choose another {remedy} or "
+      "give the values of the run that is there"
     )
   return list(lines.values())
 

@@ -17,6 +17,7 @@ from hc_jax.runs import checkpoint, restore
 from hc_jax.runs import workdir as workdirs
 from hc_jax.runs.errors import NonFiniteError, Stopped, storage, writing
 from hc_jax.runs.metrics import Metrics, NoMetrics
+from hc_jax.runs.mirror import open_mirror
 from hc_jax.step.evaluate import evaluate
 from hc_jax.step.feed import to_devices
 from hc_jax.step.state import TrainState, create_state
@@ -55,13 +56,19 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
   """
   with contextlib.ExitStack() as held:
     with cluster.together():
-      workdir = held.enter_context(workdirs.open_workdir(workdir, config, log=say))
+      mirror = open_mirror(config.train.mirror if cluster.is_main() else "", say)
+      workdir = held.enter_context(workdirs.open_workdir(workdir, config, say, mirror.fetch))
       task = make_task(config, log=say)
       profile = Profile(config.train.profile if cluster.is_main() else "", workdir)
     check_alike(config, task.text, workdir)
     origin = forks.settle(fork, workdir, config, task.abstract, log=say)
     held.enter_context(storage(workdir))
     console = Console(config.train.num_steps)
+
+    def saved(*when: Any) -> None:
+      console.saved(*when)
+      mirror.push()
+
     if cluster.is_main():
       with writing(f"the config in {workdir}"):
         workdirs.save_config(workdir, config, origin)
@@ -75,7 +82,8 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
       restored = restore.restore_newest(workdir, task.abstract, log=say)
       state, start = _begin(config, task, restored, workdir, origin)
       with (
-        checkpoint.Checkpoints(workdir, config.train.keep, console.saved) as checkpoints,
+        mirror,  # entered once damaged checkpoints are set aside, left when the last one is saved
+        checkpoint.Checkpoints(workdir, config.train.keep, saved) as checkpoints,
         _metrics(workdir, start) as metrics,
       ):
         began = "begins" if restored is None else "resumed"

@@ -1,6 +1,7 @@
 """Interrupted runs end as uninterrupted ones: weights, optimizer state, metrics, bit for bit."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,3 +168,26 @@ def test_train_py_without_its_packages_says_how_to_have_them(tmp_path):
   assert done.returncode == 2
   assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
   assert "has no package" in done.stderr and "source .venv/bin/activate" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_machine_that_vanishes_with_its_disk_changes_nothing(tmp_path, process):
+  """Killed, its disk deleted, started again: the mirror has all that the run needs."""
+  straight, broken = tmp_path / "straight", tmp_path / "broken"
+  flags = (f"--config.train.mirror={tmp_path}/there/run", "--config.train.checkpoint_every=5")
+  assert process(straight, "--config.train.checkpoint_every=5").returncode == 0
+  killed = process(broken, *flags, send="SIGKILL:18")
+  assert killed.returncode == -signal.SIGKILL
+  there = steps_of(tmp_path / "there" / "run")
+  assert there and max(there) <= 15  # copied in the background: the kill may have been earlier
+  shutil.rmtree(broken)
+  stopped = process(broken, *flags, send="SIGTERM:16")
+  assert stopped.returncode == 75, stopped.stderr
+  assert f"checkpoint {max(there)} is fetched, with the metrics so far" in stopped.stdout
+  assert f"resumed at step {max(there)}" in stopped.stdout
+  shutil.rmtree(broken)  # SIGTERM saves, and the mirror has it before the process ends
+  last = process(broken, *flags)
+  assert last.returncode == 0, last.stderr
+  assert "resumed at step 17" in last.stdout
+  assert_same_run(straight, broken, 20)
+  assert steps_of(tmp_path / "there" / "run") == steps_of(broken)

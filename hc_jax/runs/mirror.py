@@ -1,0 +1,236 @@
+"""A mirror of a run: its checkpoints and metrics, copied where they outlast the machine.
+
+The mirror has the names of the run's folder. A checkpoint is copied with its manifest last, so that
+one without it is torn. Copying is a thread's work: whatever fails there is said and tried again,
+and never stops the run. `hc_jax.runs.fetch` takes from a mirror.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from hc_jax import folders
+from hc_jax.errors import UserError
+from hc_jax.runs import fetch, manifest, metrics
+from hc_jax.runs import workdir as workdirs
+from hc_jax.runs.checkpoint import FOLDER, path_of, steps_of
+from hc_jax.runs.remote import Remote, reason_of
+
+# Seconds between tries, at first and at most.
+FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0
+# Seconds for copying to come to an end: when the run was stopped, and when it finished.
+STOPPED, FINISHED = 60.0, 600.0
+
+
+def open_mirror(address: str, say: Callable[[str], None] = print) -> "Mirror | NoMirror":
+  """Returns the mirror at an address, or one that does nothing for an empty address.
+
+  Raises:
+    UserError: as `Remote`.
+  """
+  return Mirror(Remote(address), say) if address else NoMirror()
+
+
+class NoMirror:
+  """The mirror of a run that has none, and of all processes except the first."""
+
+  def fetch(self, workdir: str, config: Any) -> None:
+    """Does nothing."""
+
+  def push(self) -> None:
+    """Does nothing."""
+
+  def __enter__(self) -> "NoMirror":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    pass
+
+
+class Mirror:
+  """Copies a run to a remote folder, in a thread while it is entered.
+
+  Use it in this order: `fetch` once the workdir is claimed, then enter it, then `push` whenever a
+  checkpoint is durable. What is pruned in the workdir is pruned there too, once newer is whole.
+  """
+
+  def __init__(self, remote: Remote, say: Callable[[str], None]) -> None:
+    self._remote, self._say_line = remote, say
+    self._workdir, self._config = "", None
+    self._compared = False  # whether the remote folder is known not to hold another run
+    self._copied: dict[str, bytes] = {}  # digests of what was last copied, or found there
+    self._faulty: set[int] = set()  # checkpoints there that were found damaged
+    self._changed = threading.Condition()
+    self._wanted = self._done = 0  # calls of push, and how many of them are satisfied
+    self._closing = self._ended = False
+    self._failure = ""
+
+  def _say(self, line: str) -> None:
+    self._say_line(f"mirror {self._remote.address}: {line}")
+
+  def fetch(self, workdir: str, config: Any) -> None:
+    """Does what `hc_jax.runs.fetch.fetch` does, for the workdir that will be copied.
+
+    Raises:
+      UserError, StorageError: as there; or the mirror lies in the workdir.
+    """
+    self._workdir, self._config = workdir, config
+    if self._remote.is_local and _is_inside(self._remote.root, workdir):
+      raise UserError(f"mirror={self._remote.address} lies in the workdir; choose another place")
+    try:
+      self._compared, self._faulty = fetch.fetch(self._remote, workdir, config, self._say)
+    except UserError as error:
+      raise UserError(f"mirror {self._remote.address}: {error}") from error
+
+  def push(self) -> None:
+    """Asks for the run to be copied as it is on disk now; returns at once."""
+    with self._changed:
+      self._wanted += 1
+      self._changed.notify_all()
+
+  def __enter__(self) -> "Mirror":
+    """Starts to copy: first of all what an earlier start has not."""
+    self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+    self.push()
+    self._thread.start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self.push()  # rows after the last checkpoint
+    self.close(FINISHED if error is None else STOPPED if isinstance(error, Exception) else 0.0)
+
+  def close(self, seconds: float) -> None:
+    """Lets copying come to its end, for so many seconds at most, and says what is not there."""
+    with self._changed:
+      self._closing = True
+      self._changed.notify_all()
+      if not self._changed.wait_for(self._is_done, min(seconds, 1.0)) and seconds:
+        self._say(f"still copying; waiting up to {seconds:g} s")
+        self._changed.wait_for(self._is_done, seconds)
+      if not self._is_done():
+        why = f": {self._failure}" if self._failure else ""
+        self._say(
+          f"not all of the run was copied in {seconds:g} s{why}. The same command, with this "
+          "workdir, copies the rest"
+        )
+      self._ended = True
+      self._changed.notify_all()
+
+  def _is_done(self) -> bool:
+    return self._done >= self._wanted or self._ended
+
+  def _work(self) -> None:
+    """Copies whenever there is something new, until the mirror is closed."""
+    wait = FIRST_WAIT
+    while True:
+      with self._changed:
+        self._changed.wait_for(lambda: self._wanted > self._done or self._ended)
+        if self._ended:
+          return
+        target = self._wanted
+      try:
+        self._copy()
+      except UserError as error:  # another run is there: no later try would change that
+        self._say(f"{error}. Nothing is copied there")
+        with self._changed:
+          self._ended = True
+          self._changed.notify_all()
+      except Exception as error:  # the store's package has errors of its own
+        self._wait_after(reason_of(error), wait)
+        wait = min(2 * wait, LONGEST_WAIT)
+      else:
+        if self._failure:
+          self._say("is complete again")
+        wait, self._failure = FIRST_WAIT, ""
+        with self._changed:
+          self._done = target
+          self._changed.notify_all()
+
+  def _wait_after(self, reason: str, wait: float) -> None:
+    """Says a failure, once for each reason, and waits; when closing, a second at most."""
+    if reason != self._failure:
+      self._say(f"cannot be written ({reason}); training goes on, trying again in {wait:g} s")
+    self._failure = reason
+    with self._changed:
+      closing = self._closing
+      pause = min(wait, 1.0) if closing else wait
+      self._changed.wait_for(lambda: self._ended or self._closing != closing, pause)
+
+  def _copy(self) -> None:
+    """Makes the remote folder equal to the run's, except for what a mirror leaves out."""
+    if not self._compared:
+      fetch.compare(self._remote, self._workdir, self._config)
+      self._compared = True
+    new = [step for step in steps_of(self._workdir) if self._key(step) not in self._copied]
+    self._copy_small()  # after the steps are known: their rows are there already
+    there = fetch.remote_steps(self._remote)
+    # The newest first; what is there already, perhaps of another kind, last.
+    for step in sorted(new, key=lambda step: (step in there, -step)):
+      if self._ended:
+        return
+      self._copy_checkpoint(step)
+    self._prune()
+
+  def _copy_small(self) -> None:
+    trackers = folders.list_folder(self._workdir, workdirs.TRACKERS)
+    for name, limit in fetch.small_files(trackers).items():
+      with contextlib.suppress(FileNotFoundError):
+        content = folders.read_bytes(self._workdir, name, limit)
+        if name == metrics.FILE:
+          content = content[: content.rfind(b"\n") + 1]  # a row may be half written
+        if self._copied.get(name) != (digest := _digest(content)):
+          self._remote.write(name, content)
+          self._copied[name] = digest
+
+  def _copy_checkpoint(self, step: int) -> None:
+    """Copies a checkpoint, the manifest last, unless it is there already."""
+    folder, name = path_of(self._workdir, step), f"{FOLDER}/{step}"
+    try:
+      content = folders.read_bytes(folder, manifest.FILE, manifest.LIMIT)
+      files = json.loads(content)["files"]
+      sizes = {file: entry["bytes"] for file, entry in files.items()}
+      whole = {**sizes, manifest.FILE: len(content)}
+      is_there = self._remote.read(self._key(step), manifest.LIMIT) == content
+      if not is_there or step in self._faulty or self._remote.sizes(name) != whole:
+        self._remote.remove(name, manifest.FILE)
+        self._remote.upload(folder, files, name)
+        if self._remote.sizes(name) != sizes:
+          raise OSError(f"checkpoint {step} is not there as it was written")
+        self._remote.write(self._key(step), content)
+        self._faulty.discard(step)
+    except FileNotFoundError:
+      if manifest.exists(folder):
+        raise
+      return  # pruned meanwhile; what is half copied goes with the next
+    self._copied[self._key(step)] = _digest(content)
+
+  def _prune(self) -> None:
+    """Removes what the run no longer has, once something newer is whole."""
+    kept = set(steps_of(self._workdir))
+    newest = max((step for step in kept if self._key(step) in self._copied), default=-1)
+    for step in fetch.remote_steps(self._remote):
+      if step not in kept and step < newest:
+        self._remote.remove(f"{FOLDER}/{step}", manifest.FILE)
+        self._copied.pop(self._key(step), None)
+
+  def _key(self, step: int) -> str:
+    return f"{FOLDER}/{step}/{manifest.FILE}"
+
+
+def _digest(content: bytes) -> bytes:
+  return hashlib.sha256(content).digest()
+
+
+def _is_inside(path: str, folder: str) -> bool:
+  path, folder = os.path.realpath(path), os.path.realpath(folder)
+  return os.path.commonpath([path, folder]) == folder

@@ -1,0 +1,126 @@
+"""A folder at an address of fsspec, such as gs://bucket/run, with the few verbs a mirror needs."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+from hc_jax import folders
+from hc_jax.errors import UserError
+
+_PATTERNS = "*?[]"  # fsspec's copying and deleting would take these as a pattern of names
+
+
+class Remote:
+  """A folder of an object store or another file system, by names relative to it.
+
+  Whatever the store's own package raises passes unchanged: each has errors of its own.
+  """
+
+  def __init__(self, address: str) -> None:
+    """Opens the file system; the folder need not exist.
+
+    Args:
+      address: as of fsspec; without a protocol it is a local path.
+
+    Raises:
+      UserError: the address cannot be one, or the package for its protocol is not installed.
+    """
+    import fsspec  # slow to import, and only a run with a mirror needs it
+
+    if found := sorted(set(_PATTERNS) & set(address)):
+      raise UserError(f"mirror={address} holds {found[0]!r}, which fsspec takes as a pattern")
+    self.address = address.rstrip("/")
+    self.is_local = fsspec.utils.get_protocol(address) in ("file", "local")
+    options = {"auto_mkdir": True} if self.is_local else {}
+    try:
+      self._fs, root = fsspec.core.url_to_fs(
+        address, use_listings_cache=False, skip_instance_cache=True, **options
+      )
+    except Exception as error:  # of fsspec, or of the store's package
+      raise UserError(f"mirror={address} cannot be opened: {reason_of(error)}") from error
+    self.root = root.rstrip("/")
+    if not self.root:
+      raise UserError(f"mirror={address} names no folder; add one, as in gs://bucket/run")
+
+  def _path(self, name: str) -> str:
+    return f"{self.root}/{name}" if name else self.root
+
+  def list(self, name: str) -> list[str]:
+    """Returns the names in a folder; none when it does not exist."""
+    try:
+      paths = self._fs.ls(self._path(name), detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})
+
+  def sizes(self, name: str) -> dict[str, int]:
+    """Returns the sizes in bytes of all files below a folder, by names relative to it."""
+    top = self._path(name) + "/"
+    found = self._fs.find(top.rstrip("/"), detail=True)
+    return {path.removeprefix(top): info["size"] for path, info in found.items()}
+
+  def read(self, name: str, limit: int) -> bytes | None:
+    """Returns a file's bytes; None when it does not exist.
+
+    Raises:
+      UserError: it has more than `limit` bytes.
+    """
+    with contextlib.suppress(FileNotFoundError):
+      if self._fs.info(self._path(name))["size"] > limit:
+        raise UserError(f"{self.address}/{name} has more than {limit:,} bytes")
+      return self._fs.cat_file(self._path(name))
+    return None
+
+  def write(self, name: str, content: bytes) -> None:
+    """Writes a file that is, at every moment, either the old or the new one."""
+    temporary = self._path(name) + ".tmp"
+    with tempfile.NamedTemporaryFile() as file:
+      file.write(content)
+      file.flush()
+      self._fs.put_file(file.name, temporary)
+    self._fs.mv(temporary, self._path(name))
+
+  def upload(self, folder: str, names: Iterable[str], to: str) -> None:
+    """Copies files of a local folder into one of ours, several at a time where the store can."""
+    names = list(names)
+    local = [os.path.join(folder, name) for name in names]
+    self._fs.put(local, [self._path(f"{to}/{name}") for name in names])
+
+  def download(self, name: str, names: Iterable[str], folder: str) -> None:
+    """Copies files of a folder of ours into a local one.
+
+    Raises:
+      UserError: a name leaves `folder`.
+    """
+    names = list(names)
+    for one in names:  # a stranger may have chosen them
+      with folders.parent_of(folder, one, make=True):
+        pass
+    local = [os.path.join(folder, one) for one in names]
+    self._fs.get([self._path(f"{name}/{one}") for one in names], local)
+
+  def remove(self, name: str, first: str) -> None:
+    """Removes a folder, its file `first` before all others; absent is fine."""
+    for path, recursive in ((self._path(f"{name}/{first}"), False), (self._path(name), True)):
+      with contextlib.suppress(FileNotFoundError):
+        self._fs.rm(path, recursive=recursive)
+
+
+def reason_of(error: BaseException) -> str:
+  """Returns the first line of what an error says, with its type where that says more."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  first = (str(error).strip().splitlines() or [""])[0][:200]
+  named = isinstance(error, ImportError | ValueError | UserError | OSError) and first
+  return first if named else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def plain(name: Any) -> bool:
+  """Returns whether a name is one part of a path, of letters, digits, `.`, `-` and `_` only."""
+  return (
+    isinstance(name, str)
+    and name.strip(".") != ""
+    and all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in name)
+  )
