@@ -1,9 +1,11 @@
 """A mirror: copied whole and in order, fetched only when good, and never in the way of a run."""
 
 import json
+import logging
 import os
 import shutil
 import threading
+import time
 
 import fsspec
 import pytest
@@ -24,11 +26,39 @@ def config():
   return tiny.config()
 
 
-@pytest.fixture(params=["local", "memory"])
-def address(request, tmp_path):
-  """An empty place for a mirror."""
+@pytest.fixture(scope="module")
+def s3():
+  """Starts a server on this host that speaks S3; the environment says where, as for a real one."""
+  pytest.importorskip("s3fs", reason="the extra s3-test is not installed")
+  moto = pytest.importorskip("moto.server", reason="the extra s3-test is not installed")
+  logging.getLogger("werkzeug").setLevel(logging.ERROR)
+  server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+  server.start()
+  host, port = server.get_host_and_port()
+  keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+  with pytest.MonkeyPatch.context() as patch:
+    for key, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}.items():
+      patch.setenv(key, value)
+    yield
+  server.stop()
+
+
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
+def anywhere(request, tmp_path):
+  """An empty place for a mirror, of each kind."""
   if request.param == "local":
     return str(tmp_path / "mirror" / "run")
+  if request.param == "memory":
+    return request.getfixturevalue("address")
+  request.getfixturevalue("s3")
+  bucket = f"s3://{tmp_path.name.replace('_', '-').lower()[-40:].strip('-')}"
+  fsspec.core.url_to_fs(bucket)[0].mkdir(bucket)
+  return f"{bucket}/run"
+
+
+@pytest.fixture
+def address():
+  """An empty place for a mirror, the quickest kind."""
   memory = fsspec.filesystem("memory")
   memory.store.clear()
   memory.pseudo_dirs[:] = [""]
@@ -72,7 +102,7 @@ def copy(address, folder, config):
   said = []
   with opened(address, folder, config, said):
     pass
-  return said
+  return [line for line in said if "still copying" not in line]
 
 
 def files(folder):
@@ -90,7 +120,7 @@ def files(folder):
 
 def remote(address):
   """The file system and the folder of a mirror."""
-  return fsspec.core.url_to_fs(address)
+  return fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
 
 
 def change(address, name, content):
@@ -110,20 +140,20 @@ def fresh(tmp_path, name="elsewhere"):
   return folder
 
 
-def test_an_empty_disk_is_given_what_was_lost(address, tmp_path, config):
+def test_an_empty_disk_is_given_what_was_lost(anywhere, tmp_path, config):
   run = begin(tmp_path / "run", config)
   save(run, 10)
   save(run, 20)
   (tmp_path / "run" / "tokenizer.json").write_text("{}")
   os.mkdir(tmp_path / "run" / "trackers")
   (tmp_path / "run" / "trackers" / "wandb").write_text("abc")
-  assert copy(address, run, config) == []
+  assert copy(anywhere, run, config) == []
   said, other = [], fresh(tmp_path)
-  opened(address, other, config, said)
+  opened(anywhere, other, config, said)
   before = files(run)
   expected = {name: content for name, content in before.items() if "checkpoints/10/" not in name}
   assert files(other) == expected
-  assert len(said) == 1 and f"mirror {address}: checkpoint 20 is fetched" in said[0]
+  assert len(said) == 1 and f"mirror {anywhere}: checkpoint 20 is fetched" in said[0]
   assert manifest.fault(path_of(str(other), 20), 20) is None
 
 
@@ -134,7 +164,7 @@ def test_a_mirror_that_is_empty_is_that_of_a_new_run(address, tmp_path, config):
 
 
 def test_the_manifest_comes_last_and_without_it_a_checkpoint_is_passed_over(
-  address, tmp_path, config, monkeypatch
+  anywhere, tmp_path, config, monkeypatch
 ):
   run, order = begin(tmp_path / "run", config), []
   save(run, 10)
@@ -147,7 +177,7 @@ def test_the_manifest_comes_last_and_without_it_a_checkpoint_is_passed_over(
       return call(self, *args)
 
     monkeypatch.setattr(mirror.Remote, verb, noting)
-  copy(address, run, config)
+  copy(anywhere, run, config)
   assert order == [
     ("write", "config.json"),
     ("write", "metrics.jsonl"),
@@ -156,10 +186,10 @@ def test_the_manifest_comes_last_and_without_it_a_checkpoint_is_passed_over(
     ("upload", "checkpoints/10"),
     ("write", "checkpoints/10/manifest.json"),
   ]
-  fs, root = remote(address)
+  fs, root = remote(anywhere)
   fs.rm(f"{root}/checkpoints/20/manifest.json")
   said, other = [], fresh(tmp_path)
-  opened(address, other, config, said)
+  opened(anywhere, other, config, said)
   assert steps_of(str(other)) == [10]
   assert "checkpoint 20 is passed over: no manifest.json: its copying did not" in said[0]
 
@@ -225,16 +255,16 @@ def test_names_out_of_the_folder_are_refused(tmp_path):
     place.download("run", ["../../secret"], str(tmp_path / "there"))
 
 
-def test_what_the_run_prunes_is_pruned_once_the_newer_is_whole(address, tmp_path, config):
+def test_what_the_run_prunes_is_pruned_once_the_newer_is_whole(anywhere, tmp_path, config):
   run = begin(tmp_path / "run", config)
   save(run, 10)
   save(run, 20)
-  with opened(address, run, config) as copying:
+  with opened(anywhere, run, config) as copying:
     settle(copying)
     save(run, 30)
     shutil.rmtree(path_of(run, 10))
     copying.push()
-  names = there(address)
+  names = there(anywhere)
   assert {name.split("/")[1] for name in names if name.startswith("checkpoints")} == {"20", "30"}
   assert not [name for name in names if name.endswith(".tmp")]
 
@@ -246,11 +276,11 @@ def settle(copying):
 
 
 def test_a_failure_prunes_nothing_is_said_once_and_tried_again(
-  address, tmp_path, config, monkeypatch
+  anywhere, tmp_path, config, monkeypatch
 ):
   run = begin(tmp_path / "run", config)
   save(run, 10)
-  copy(address, run, config)
+  copy(anywhere, run, config)
   save(run, 20)
   shutil.rmtree(path_of(run, 10))
   said, failing, tries = [], threading.Event(), []
@@ -263,18 +293,18 @@ def test_a_failure_prunes_nothing_is_said_once_and_tried_again(
     return upload(self, *args)
 
   monkeypatch.setattr(mirror.Remote, "upload", broken)
-  with opened(address, run, config, said) as copying:
+  with opened(anywhere, run, config, said) as copying:
     while len(tries) < 3:
-      pass
-    assert "checkpoints/10/manifest.json" in there(address)
+      time.sleep(0.005)
+    assert "checkpoints/10/manifest.json" in there(anywhere)
     failing.set()
     settle(copying)
   assert [line.partition(": ")[2] for line in said] == [
     "cannot be written (quota exceeded); training goes on, trying again in 0.01 s",
     "is complete again",
   ]
-  assert "checkpoints/20/manifest.json" in there(address)
-  assert "checkpoints/10/manifest.json" not in there(address)
+  assert "checkpoints/20/manifest.json" in there(anywhere)
+  assert "checkpoints/10/manifest.json" not in there(anywhere)
 
 
 def test_a_mirror_that_stays_broken_costs_a_bounded_time(tmp_path, config, monkeypatch):
