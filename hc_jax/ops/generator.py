@@ -34,6 +34,7 @@ class Generator:
     gates: float32 `[r, v, n, w]`, makes a weight for every channel of the read of the r numbers
       `hidden` that `finish` gives; see `hc_jax.coefs.Gates`. The read norms each stream as the
       projection does, with the same scale. None where weights are those of streams.
+    slot: int32 `[]`, the only stream that is projected, by a kernel `[1, w, k]`; None projects all.
   """
 
   kernel: jax.Array | None
@@ -45,6 +46,7 @@ class Generator:
   eps: float = flax.struct.field(pytree_node=False, default=1e-5)
   norm_over: str = flax.struct.field(pytree_node=False, default="all")
   gates: jax.Array | None = None
+  slot: jax.Array | None = None
 
 
 def coefs(
@@ -71,8 +73,12 @@ def coefs(
   """
   logits = None
   if generator.kernel is not None:
+    chosen = streams
+    if generator.slot is not None:
+      axis = streams.ndim - 2
+      chosen = jax.lax.dynamic_index_in_dim(streams, generator.slot, axis, keepdims=True)
     logits = project(
-      streams,
+      chosen,
       generator.kernel,
       norm=generator.norm,
       scale=generator.scale,

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hc_jax.connections.contrib import DenseFormer
-from hc_jax.testing.reference import Matrices
+from hc_jax.connections.contrib import MUDD, DenseFormer
+from hc_jax.testing.reference import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
-DENSE = (DenseFormer,)
+DENSE = (DenseFormer, MUDD)
 
 
 def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
@@ -21,6 +21,24 @@ def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
   return lambda H: Matrices(
     A_m=_sources(H, connection, alpha, index), A_r=np.eye(H.shape[-2]), B=_next(H, index)
   )
+
+
+def mudd(connection: MUDD, params: Params, index: int) -> Site:
+  """Dynamic weights (2502.12170 Eq. 6): `A_i = GELU(RMSNorm(X_i) W1) W2 + a_i`, for each way."""
+  size = connection.num_views * (index + 1)  # W1 is D x C(i + 1); what lies behind it is padding
+
+  def site(H: np.ndarray) -> Matrices:
+    A = None
+    if index > 0:
+      z = normalise(H[..., index, :], "rmsnorm", connection.norm_eps)
+      z = z @ params["hidden_kernel"][:, :size]
+      gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+      A = np.tensordot(gelu, params["weights_kernel"][:size], axes=1) + params["static_read"]
+    return Matrices(
+      A_m=_sources(H, connection, A, index), A_r=np.eye(H.shape[-2]), B=_next(H, index)
+    )
+
+  return site
 
 
 def _sources(

@@ -30,11 +30,11 @@ from hc_jax.connections import (
   SinglePassMHC,
   X0Lambdas,
 )
-from hc_jax.connections.contrib import DenseFormer
+from hc_jax.connections.contrib import MUDD, DenseFormer
 from hc_jax.connections.per_stream import PerStreamConnection
 from hc_jax.testing import reference_contrib
 from hc_jax.testing.reference import Matrices, from_params, initial, normalise
-from hc_jax.testing.reference_dense import DENSE, dense_former
+from hc_jax.testing.reference_dense import DENSE, dense_former, mudd
 from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
 from hc_jax.testing.reference_mixers import MIXERS
 
@@ -188,6 +188,7 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   PerStreamMHC: per_stream_mhc,
   GatedResidual: gated_residual,
   DenseFormer: dense_former,
+  MUDD: mudd,
   **reference_contrib.REFERENCES,
 }
 

@@ -57,6 +57,11 @@ class DenseFormer(Connection):
     super().__post_init__()
 
   @property
+  def ways(self) -> int:
+    """How many weighted sums a site makes."""
+    return self.num_views
+
+  @property
   def sites_differ(self) -> bool:
     """Whether parameters have other shapes at other sites: without padding."""
     return not self.padded
@@ -86,7 +91,7 @@ class DenseFormer(Connection):
     if not (count := self._slots_at(index)):
       return {}
     last = jnp.arange(count, dtype=jnp.int32) == index
-    shape = (self.num_views, count)
+    shape = (self.ways, count)
     return {"static_read": Param(shape, value(last[None]), "read")}
 
   def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:

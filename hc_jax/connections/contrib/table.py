@@ -6,6 +6,7 @@ Commands take `--import=hc_jax.connections.contrib.table`, and then
 
 from hc_jax.connections import Connection, register
 from hc_jax.connections.contrib import (
+  MUDD,
   CayleyHC,
   ContinuousHC,
   DenseFormer,
@@ -22,6 +23,6 @@ VARIANTS: dict[str, type[Connection]] = {
   "partitioned": PartitionedHC,
 }
 # Around whole blocks, `--config.model.block=whole`.
-DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer}
+DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer, "mudd": MUDD}
 for _name, _cls in {**VARIANTS, **DENSE}.items():
   register(_name, _cls)

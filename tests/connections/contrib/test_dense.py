@@ -1,4 +1,4 @@
-"""DenseFormer around whole blocks: conformance, its equation, its counts, what does not fit."""
+"""DenseFormer and MUDD around whole blocks: conformance, equations, counts, what does not fit."""
 
 import functools
 import importlib
@@ -12,28 +12,34 @@ from flax import nnx
 
 import hc_jax as hc
 from hc_jax.analysis import collect_sites, measures
-from hc_jax.connections.contrib import DenseFormer
+from hc_jax.connections.contrib import MUDD, DenseFormer
 from hc_jax.models import unstack_layers
-from hc_jax.testing import check_model
+from hc_jax.testing import check_model, transformer
 from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
 from tests.models import by_hand, tiny
 
 KEY = jax.random.key(0)
-CASES = {"DenseFormer": {}, "DenseFormer-views": {"num_views": 4}}
+CASES = {
+  "DenseFormer": (DenseFormer, {}),
+  "DenseFormer-views": (DenseFormer, {"num_views": 4}),
+  "MUDD": (MUDD, {}),
+  "MUDD-views": (MUDD, {"num_views": 4}),
+}
 FAST, SLOW = ("maps",), ("counts", "grads", "exact")
 
 
 @functools.cache
 def candidate(case):
-  return Candidate(case, functools.partial(DenseFormer, **CASES[case]))
+  cls, fields = CASES[case]
+  return Candidate(case, functools.partial(cls, **fields))
 
 
 def marked():
   for case in CASES:
     for check in CONFORMANCE:
-      plain = check.name in FAST and not CASES[case]
+      plain = check.name in FAST and not CASES[case][1]
       marks = pytest.mark.slow if check.name in FAST + SLOW else pytest.mark.exhaustive
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=() if plain else marks)
 
@@ -46,17 +52,21 @@ def test_conforms(case, check):
     pytest.skip(str(reason))
 
 
-def model(**fields):
-  connection = functools.partial(DenseFormer, **fields.pop("connection", {}))
+def model(cls=DenseFormer, **fields):
+  connection = functools.partial(cls, **fields.pop("connection", {}))
   return tiny.model(**{"block": "whole", "num_layers": 3, "connection": connection, **fields})
 
 
-def without_padding(params):
-  """The parameters of a loop without padding, of those of a scan: each site's own slots."""
+def without_padding(params, views=1):
+  """The parameters of a loop without padding, taken from those of a scan."""
   params = unstack_layers(params)
   for index in range(3):
+    slots, hidden = slice(index + 1), slice(views * (index + 1))
     site = params["stack"][f"layer_{index}"]["connection"]
-    site["static_read"] = site["static_read"][:, : index + 1]
+    site["static_read"] = site["static_read"][:, slots]
+    if "hidden_kernel" in site:
+      site["hidden_kernel"] = site["hidden_kernel"][:, hidden]
+      site["weights_kernel"] = site["weights_kernel"][hidden, :, slots]
   del params["stack"]["layer_0"]["connection"]
   return params
 
@@ -83,25 +93,92 @@ def test_every_block_reads_a_sum_of_the_outputs_before_it(scan):
   by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), want)
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_weights_of_a_token_come_of_its_newest_state(scan):
+  """Eq. 6-8: A_i = GELU(RMSNorm(X_i) W1) W2 + a, for queries, keys, values and the residual."""
+  padded = model(MUDD, attention_views=True)
+  params = tiny.params(padded)
+  layers = by_hand.Layers(padded, params)
+  states = [layers.x]
+
+  def sums(p, ways):
+    """The inputs of block l, of states 0 .. l; W1 has as many columns as four ways have weights."""
+    x, size = states[-1], 4 * len(states)
+    x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+    z = x @ p["hidden_kernel"][:, :size]
+    gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+    A = np.einsum("blk,kcj->blcj", gelu, p["weights_kernel"][:size]) + p["static_read"]
+    return [sum(A[..., c, j, None] * x for j, x in enumerate(states)) for c in range(ways)]
+
+  for layer in range(3):
+    p = layers._at(layer, "connection")
+    *read, h = sums(p, 4) if layer else [layers.x] * 4
+    read = [layers.norm(layer, "attn_norm", x) for x in read]
+    h = h + layers.attn(layer, read)
+    states.append(h + layers.ffn(layer, layers.norm(layer, "ffn_norm", h)))
+  (end,) = sums(transformer.below(layers.params, "reduce_streams"), 1)
+  fields = {"scan": False, "remat": "blocks:3", "connection": {"padded": False}}
+  run = padded if scan else model(MUDD, attention_views=True, **fields)
+  params = params if scan else without_padding(params, views=4)
+  by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), layers.logits(end))
+
+
+def test_dynamic_weights_count_padded_for_a_scan_and_not():
+  d = 16
+  for depth, views in ((1, 4), (3, 4), (3, 1)):
+    found = []
+    for padded in (True, False):
+      fields = {"num_layers": depth, "scan": padded, "attention_views": views > 1}
+      params = tiny.shapes(model(MUDD, **fields, connection={"padded": padded}))
+      found.append(hc.param_count(params).connection)
+      decays = hc.params.named_leaves(hc.decay_mask(params, default="error"))
+      found_decays = {k.rsplit("/", 1)[-1]: v for k, v in decays if hc.params.is_connection(k)}
+      wanted = {"hidden_kernel": True, "weights_kernel": True, "static_read": False}
+      assert found_decays == wanted
+
+    def site(s, c, v=views):
+      return v * s * d + v * c * s * s + c * s
+
+    assert found[0] == depth * site(depth + 1, views) + site(depth + 1, 1)
+    assert found[1] == sum(site(k + 1, views) for k in range(1, depth)) + site(depth + 1, 1)
+  sites = [MUDD(num_sites=3, num_views=4, padded=False).num_params(64, k) for k in range(3)]
+  assert sites == [0, 4 * 2 * 64 + 8 * 8 + 8, 4 * 3 * 64 + 12 * 12 + 12]
+  # Table 1 of the paper: kernels are (L + 3) / 6d of a network of 12 L d^2.
+  L, d = 32, 2560
+  loop = MUDD(num_sites=L, num_views=4, padded=False)
+  kernels = [loop.declare(d, k)["hidden_kernel"].shape for k in range(1, L)]
+  kernels.append(loop.exit().declare(d, L)["hidden_kernel"].shape)
+  assert sum(rows * columns for rows, columns in kernels) == 2 * d * L * (L + 3)
+
+
+def test_without_its_kernel_the_dynamic_form_is_the_static_one():
+  dense, mudd = DenseFormer(num_sites=4, num_views=4), MUDD(num_sites=4, num_views=4)
+  streams = normal("streams", 3, 5, 8)
+  for index in range(4):
+    params = hc.init_site(mudd, KEY, 8, index)
+    assert not params["weights_kernel"].any()
+    np.testing.assert_allclose(params["hidden_kernel"].std(), 8**-0.5, rtol=0.2)
+    start = {"static_read": params["static_read"]}
+    np.testing.assert_array_equal(start["static_read"], np.tile(np.eye(5)[index], (4, 1)))
+    start = {"static_read": start["static_read"] + normal("kick", 4, 5)}
+    want = hc.site_maps(dense, start, streams, index)
+    found = hc.site_maps(mudd, {**params, **start}, streams, index)
+    np.testing.assert_array_equal(found.read, np.broadcast_to(want.read, found.read.shape))
+    np.testing.assert_array_equal(found.write, want.write)
+
+
 def test_counts_padded_for_a_scan_and_not():
-  for depth in (1, 3, 12):
-    for views in (False, True):
-      found = []
-      for padded in (True, False):
-        made = model(
-          num_layers=depth,
-          scan=padded,
-          attention_views=views,
-          connection={"padded": padded},
-        )
-        params = tiny.shapes(made)
-        found.append(hc.param_count(params).connection)
-        decays = dict(hc.params.named_leaves(hc.decay_mask(params, default="error")))
-        assert not any(value for name, value in decays.items() if hc.params.is_connection(name))
-      v = 4 if views else 1
-      assert found[0] == v * depth * (depth + 1) + depth + 1
-      assert found[1] == v * (depth * (depth + 1) // 2 - 1) + depth + 1
-      assert views or found[1] == depth * (depth + 3) // 2
+  for depth, views in ((1, 4), (3, 1), (3, 4)):
+    found = []
+    for padded in (True, False):
+      fields = {"num_layers": depth, "scan": padded, "attention_views": views > 1}
+      params = tiny.shapes(model(**fields, connection={"padded": padded}))
+      found.append(hc.param_count(params).connection)
+      decays = dict(hc.params.named_leaves(hc.decay_mask(params, default="error")))
+      assert not any(value for name, value in decays.items() if hc.params.is_connection(name))
+    assert found[0] == views * depth * (depth + 1) + depth + 1
+    assert found[1] == views * (depth * (depth + 1) // 2 - 1) + depth + 1
+    assert views > 1 or found[1] == depth * (depth + 3) // 2
   sites = [DenseFormer(num_sites=3, padded=False).num_params(64, index) for index in range(3)]
   assert sites == [0, 2, 3] and DenseFormer(num_sites=3).num_params(64) == 4
 
@@ -117,23 +194,27 @@ def test_weights_start_at_the_last_state():
   assert module.silent(0) == {"static_read"} and not module.silent(1)
 
 
-def test_in_nnx_it_is_the_same():
-  module = hc.nnx.of(DenseFormer)(8, 2, num_sites=4, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("cls", [DenseFormer, MUDD])
+def test_in_nnx_it_is_the_same(cls):
+  module = hc.nnx.of(cls)(8, 2, num_sites=4, rngs=nnx.Rngs(0))
   streams = normal("streams", 3, 5, 8)
-  params = hc.init_site(DenseFormer(num_sites=4), KEY, 8, 2)
+  params = {name: getattr(module, name)[...] for name in module.names}
   h, coefs = module(streams)
-  want, _ = DenseFormer(num_sites=4).apply({"params": params}, streams, 2)
+  want, _ = cls(num_sites=4).apply({"params": params}, streams, 2)
   np.testing.assert_array_equal(h, want)
   np.testing.assert_array_equal(module.write(streams, h, coefs)[:, 3], streams[:, 3] + h)
 
 
 @pytest.mark.slow
-def test_the_unfolded_matrix_rebuilds_every_input():
-  made = model()
+@pytest.mark.parametrize("cls", [DenseFormer, MUDD])
+def test_the_unfolded_matrix_rebuilds_every_input(cls):
+  made = model(cls)
   params = tiny.params(made)
   sites = list(collect_sites(made, params, tiny.TOKENS).values())
   matrix, _, away = measures.unfolding(measures.some_tokens(sites, 5))
   assert away < 1e-5
+  if cls is MUDD:
+    return
   read = params["stack"]["layers"]["connection"]["static_read"][:, 0]
   np.testing.assert_allclose(matrix[..., 0, 0], 1)
   for site in (1, 2):
@@ -159,15 +240,17 @@ class ByHand(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_passes_the_checks_of_wiring():
-  made = ByHand(functools.partial(DenseFormer, num_sites=4))
+@pytest.mark.parametrize("cls", [DenseFormer, MUDD])
+def test_a_network_of_ones_own_passes_the_checks_of_wiring(cls):
+  made = ByHand(functools.partial(cls, num_sites=4))
   report = check_model(made, normal("x", 2, 5, 8), log=None)
   assert report.ok, str(report)
 
 
 @pytest.mark.slow
-def test_as_its_own_residual_network_a_block_makes_the_next_state():
-  made, plain = model(), tiny.model(connection=hc.Residual, num_layers=3)
+@pytest.mark.parametrize("cls", [DenseFormer, MUDD])
+def test_as_its_own_residual_network_a_block_makes_the_next_state(cls):
+  made, plain = model(cls), tiny.model(connection=hc.Residual, num_layers=3)
   params = tiny.params(plain)
   with hc.plain_residual():
     found = jit(lambda p: made.apply({"params": p}, tiny.TOKENS))(params)

@@ -1,0 +1,90 @@
+"""MUDD: weighted sums of all outputs before, with weights of each token's own."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hc_jax import ops
+from hc_jax.coefs import Coefs
+from hc_jax.connections.base import first_read
+from hc_jax.connections.contrib.dense import DenseFormer
+from hc_jax.connections.declare import Param
+from hc_jax.connections.facts import Facts
+
+
+class MUDD(DenseFormer):
+  """Multiway dynamic dense connections, MUDDFormer (arXiv 2502.12170, Eq. 4-8).
+
+      hidden = gelu(rmsnorm(X[l]) @ hidden_kernel)                       of the newest state
+      read[v, j] = hidden @ weights_kernel[:, v, j] + static_read[v, j]  of the filled slots, j <= l
+
+  Slots, writes, the first block and the end are those of `DenseFormer`, around whole blocks too.
+  The four ways of the paper are views: `model.attention_views=True` reads queries, keys, values and
+  the inner residual. With one view it is the paper's DDFormer. The end is one way of as many hidden
+  numbers. Static weights start as in `DenseFormer`, and `weights_kernel` at zero, which is the
+  residual network; `hidden_kernel` as normal noise of variance 1/d.
+
+  The block norms queries, keys and values with one norm, where the authors' code has one each.
+  Their code also rounds the hidden size up to 64, and lets the feed-forward grow with depth.
+
+  Parameters for V views, L blocks and s = L + 1 slots: `Vds + (Vs)^2 + Vs` a site, and
+  `Vds + Vs^2 + s` at the end. Without padding s is l + 1 at site l, and the first site has none.
+  With padding a site computes the same, and does not use the rest.
+
+  Attributes:
+    norm_eps: added to the mean square of the newest state.
+  """
+
+  norm_eps: float = 1e-6
+
+  def facts(self, d_model: int) -> Facts:
+    del d_model
+    return Facts(source="arXiv 2502.12170, Eq. 4-8", residual_at_init=1e-5)
+
+  def exit(self) -> "MUDDExit":
+    given = ("num_streams", "num_views", "implementation", "derivatives", "partitioned")
+    given += ("padded", "num_sites", "norm_eps")
+    return MUDDExit(**{name: getattr(self, name) for name in given}, parent=None)
+
+  def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
+    if not (static := super().declare(width, index)):
+      return {}
+    *_, count = static["static_read"].shape
+    hidden = self.num_views * count
+    normal, zeros = nn.initializers.normal(width**-0.5), nn.initializers.zeros
+    return {
+      "hidden_kernel": Param((width, hidden), normal, "read", axes=("embed", None), decays=True),
+      "weights_kernel": Param((hidden, self.ways, count), zeros, "read", decays=True),
+      **static,
+    }
+
+  def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
+    small = self.place(params, index)
+    if not params:
+      return ops.Generator(None, None, None, small, self.finisher())
+    kernel = small.pop("hidden_kernel")[None]
+    return ops.Generator(
+      kernel, None, None, small, self.finisher(), "rmsnorm", self.norm_eps, slot=small["index"]
+    )
+
+  def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
+    index = small["index"]
+    if logits is None:  # the first site, without padding
+      return self.maps(first_read(self.num_streams, self.ways), index)
+    size = logits.shape[-1]
+    used = jnp.arange(size, dtype=jnp.int32) < self.num_views * (index + 1)
+    hidden = jnp.where(ops.lift(used, logits.ndim), nn.gelu(logits), 0.0)
+    kernel = small["weights_kernel"]
+    weights = jnp.einsum("...k,kvj->...vj", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
+    return self.maps(weights + ops.lift(small["static_read"], weights.ndim), index)
+
+
+class MUDDExit(MUDD):
+  """The sum at the end of MUDD: one, of as many hidden numbers as its sites have for all views."""
+
+  @property
+  def ways(self) -> int:
+    """How many sums it makes."""
+    return 1
