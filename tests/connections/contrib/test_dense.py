@@ -125,7 +125,7 @@ def test_weights_of_a_token_come_of_its_newest_state(scan):
 
 def test_dynamic_weights_count_padded_for_a_scan_and_not():
   d = 16
-  for depth, views in ((1, 4), (3, 4), (3, 1)):
+  for depth, views in ((3, 4), (3, 1)):
     found = []
     for padded in (True, False):
       fields = {"num_layers": depth, "scan": padded, "attention_views": views > 1}
