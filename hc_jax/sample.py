@@ -14,6 +14,55 @@ from hc_jax.errors import UserError
 SMALLEST_PREFILL = 16
 
 
+def continue_text(
+  model: nn.Module,
+  params: Any,
+  tokenizer: Any,
+  prompt: str,
+  num_tokens: int,
+  *,
+  samples: int = 1,
+  seed: int = 0,
+  **settings: Any,
+) -> Iterator[list[list[int]]]:
+  """Continues a text several times, yielding the tokens so far as soon as there is one more.
+
+  A continuation ends where the next document begins; when all have ended, so does this.
+
+  Args:
+    model: a `TransformerLM`.
+    params: of it.
+    tokenizer: with `encode` and `bos_id`.
+    prompt: text to continue; a new document begins with it.
+    num_tokens: how many tokens to write at most.
+    samples: how many continuations.
+    seed: decides what is drawn.
+    **settings: `temperature`, `top_k` and `top_p` of `generate`.
+
+  Yields:
+    the tokens of each continuation, without the prompt's; the same lists, longer each time.
+
+  Raises:
+    UserError: as `generate`, or `samples` is less than 1.
+  """
+  if samples < 1:
+    raise UserError(f"samples={samples} must be at least 1")
+  ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
+  prompts = np.tile(ids, (samples, 1))
+  key = jax.random.key(seed)
+  texts: list[list[int]] = [[] for _ in range(samples)]
+  ended: set[int] = set()
+  for tokens in generate(model, params, prompts, num_tokens, key=key, **settings):
+    for index, token in enumerate(tokens.tolist()):
+      if token == tokenizer.bos_id:
+        ended.add(index)
+      elif index not in ended:
+        texts[index].append(token)
+    yield texts
+    if len(ended) == samples:
+      return
+
+
 def generate(
   model: nn.Module,
   params: Any,

@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -182,14 +183,52 @@ class Words:
   extend = Tokenizer.extend
 
 
+@pytest.fixture
+def written(monkeypatch):
+  """Makes a run whose model writes the given rows of tokens, one column at a time."""
+
+  def make(*rows):
+    steps = [np.array(column) for column in zip(*rows, strict=True)]
+    monkeypatch.setattr("hc_jax.sample.generate", lambda *_, **__: iter(steps))
+    run = train.Run(None, None, None, Words(), 1, {}, "w")
+    monkeypatch.setattr(train, "load_run", lambda *_: run)
+    return run
+
+  from hc_jax import train
+
+  return make
+
+
 @pytest.mark.parametrize("samples", [1, 2])
-def test_sample_puts_a_space_between_the_prompt_and_the_next_word(monkeypatch, capsys, samples):
-  run = types.SimpleNamespace(workdir="w", step=1, tokenizer=Words(), model=None, params=None)
-  monkeypatch.setattr("hc_jax.train.load_run", lambda *_: run)
-  written = [np.full(samples, i) for i in (2, 3, 0)]
-  monkeypatch.setattr("hc_jax.sample.generate", lambda *_, **__: iter(written))
+def test_sample_puts_a_space_between_the_prompt_and_the_next_word(written, capsys, samples):
+  written(*[(2, 3, 0)] * samples)
   assert cli.main(["sample", "w", "--prompt=read", f"--samples={samples}"]) == 0
   assert capsys.readouterr().out.count("read words more\n") == samples
+
+
+def test_sample_in_code_returns_texts_up_to_where_the_next_document_begins(written):
+  run = written((2, 0, 3, 1), (3, 2, 2, 1))
+  assert run.sample("read", samples=2) == ["read words", "read more words words read"]
+  run = written((2, 0, 1), (0, 3, 1))
+  assert run.sample("read", samples=2) == ["read words", "read"]
+  with pytest.raises(hc.UserError, match="samples=0 must be at least 1"):
+    run.sample(samples=0)
+
+
+def test_sample_asks_the_model_for_what_it_was_asked(written, monkeypatch):
+  run, asked = written((2,)), {}
+
+  def generate(model, params, prompt, num_tokens, *, key, **settings):
+    asked.update(settings, prompt=prompt.tolist(), num_tokens=num_tokens, key=key)
+    return iter(())
+
+  monkeypatch.setattr("hc_jax.sample.generate", generate)
+  assert (
+    run.sample("read more", tokens=7, samples=2, top_k=3, top_p=0.5, seed=9) == ["read more"] * 2
+  )
+  assert (asked["prompt"], asked["num_tokens"]) == ([[0, 1, 3]] * 2, 7)
+  assert (asked["temperature"], asked["top_k"], asked["top_p"]) == (0.8, 3, 0.5)
+  assert asked["key"] == jax.random.key(9)
 
 
 @pytest.mark.slow

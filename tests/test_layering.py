@@ -62,12 +62,12 @@ TABLE = {
     {"config", "data", "errors", "nearest", "params", "processes", "step"} | _FILES,
     {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX"},
   ),
+  "sample": ({"errors"}, _ARRAYS | {"numpy"}),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),
   "train": (
-    _L2 | _PROGRAM | {"fields", "folders", "plan", "runs", "step"},
+    _L2 | _PROGRAM | {"fields", "folders", "plan", "runs", "sample", "step"},
     _ARRAYS | {"numpy", "optax"},
   ),
-  "sample": (_L2 | {"train"}, _ARRAYS | {"numpy"}),
   "cli": (
     _TOP
     | {"__version__", "ablate", "config_files", "folders", "terminal", "testing", "user_modules"},
@@ -177,6 +177,7 @@ UPWARD = [
   ("hc_jax.train.loop", "import tensorflow_datasets as tfds"),
   ("hc_jax.step.step", "import chex"),
   ("hc_jax.sample", "import orbax.checkpoint as ocp"),
+  ("hc_jax.sample", "from hc_jax import train"),
 ]
 
 

@@ -22,51 +22,40 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  import jax
-  import numpy as np
-
   from hc_jax import train
-  from hc_jax.sample import generate
+  from hc_jax.sample import continue_text
 
   if args.samples < 1:
     raise UserError(f"--samples={args.samples} must be at least 1")
   run = train.load_run(args.run, args.step)
   print(f"{run.workdir}, step {run.step}", file=sys.stderr)
   tokenizer = run.tokenizer
-  prompt = np.concatenate([[tokenizer.bos_id], tokenizer.encode(args.prompt)]).astype(np.int32)
-  steps = generate(
+  steps = continue_text(
     run.model,
     run.params,
-    np.tile(prompt, (args.samples, 1)),
+    tokenizer,
+    args.prompt,
     args.tokens,
-    key=jax.random.key(args.seed),
+    samples=args.samples,
+    seed=args.seed,
     temperature=args.temperature,
     top_k=args.top_k,
     top_p=args.top_p,
   )
-  texts, times = [[] for _ in range(args.samples)], []
+  texts, times = [[]] * args.samples, []
   shown = args.prompt
   if args.samples == 1:
     print(shown, end="", flush=True)
-  for tokens in steps:
+  for texts in steps:
     times.append(time.perf_counter())
-    for text, token in zip(texts, tokens.tolist(), strict=True):
-      if tokenizer.bos_id not in text:  # the next document is another text
-        text.append(token)
     if args.samples == 1:
-      shown = _print_more(shown, _extended(args.prompt, texts[0], tokenizer))
-    if all(tokenizer.bos_id in text for text in texts):
-      break
+      shown = _print_more(shown, tokenizer.extend(args.prompt, texts[0]))
   for i, text in enumerate(texts if args.samples > 1 else ()):
-    print(f"--- {i + 1}\n{_extended(args.prompt, text, tokenizer)}")
+    print(f"--- {i + 1}\n{tokenizer.extend(args.prompt, text)}")
   print()
   if len(times) > 2:
     rate = args.samples * (len(times) - 2) / (times[-1] - times[1])
     print(f"{rate:.1f} tokens/s, compilation apart", file=sys.stderr)
-
-
-def _extended(prompt: str, tokens: list[int], tokenizer) -> str:
-  return tokenizer.extend(prompt, [token for token in tokens if token != tokenizer.bos_id])
 
 
 def _print_more(shown: str, text: str) -> str:

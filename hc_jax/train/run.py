@@ -18,6 +18,7 @@ from hc_jax.errors import UserError
 from hc_jax.runs import checkpoint, restore
 from hc_jax.runs.errors import storage
 from hc_jax.runs.workdir import open_tokenizer, saved_config
+from hc_jax.sample import continue_text
 
 # Bytes that a window may take, for each parameter and for the smallest of models.
 _PER_PARAMETER, _SMALL = 400, 4 << 30
@@ -45,6 +46,37 @@ class Run:
   step: int
   card: dict[str, Any]
   workdir: str
+
+  def sample(
+    self,
+    prompt: str = "",
+    *,
+    tokens: int = 200,
+    samples: int = 1,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> list[str]:
+    """Lets the model write; returns the prompt with each of its continuations.
+
+    Args:
+      prompt: text to continue.
+      tokens: how many tokens to write at most; a text ends sooner where the next would begin.
+      samples: how many texts.
+      temperature: as in `hc_jax.sample.generate`.
+      top_k: likewise.
+      top_p: likewise.
+      seed: decides what is drawn.
+
+    Raises:
+      UserError: as `hc_jax.sample.continue_text`.
+    """
+    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    model = (self.model, self.params, self.tokenizer)
+    steps = continue_text(*model, prompt, tokens, samples=samples, seed=seed, **draw)
+    *_, texts = [[]] * samples, *steps
+    return [self.tokenizer.extend(prompt, text) for text in texts]
 
 
 def load_run(

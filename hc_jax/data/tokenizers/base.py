@@ -54,7 +54,7 @@ class Tokenizer(abc.ABC):
     decoded together with those of the prompt.
     """
     context = self.encode(prompt)
-    before, whole = self.decode(context), self.decode(np.concatenate([context, ids]))
+    before, whole = self.decode(context), self.decode(np.append(context, np.int32(ids)))
     differs = (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
     added = whole[next(differs, min(len(before), len(whole))) :]
     if prompt[-1:].isspace() and not before[-1:].isspace():  # encoding dropped it, ids bring it
