@@ -18,7 +18,7 @@ _ARRAYS = {"jax", "flax"}
 _L0 = {"axes", "coefs", "errors", "ops"}
 _L1 = _L0 | {"connections", "fields", "nearest", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
-_PROGRAM = {"environment", "output", "processes"}
+_PROGRAM = {"environment", "notebook", "output", "processes"}
 _FILES = {"durable", "exclusive", "folders"}
 _TOP = _L2 | _PROGRAM | {"analysis", "plan", "runs", "sample", "step", "train"}
 
@@ -34,6 +34,7 @@ TABLE = {
   "terminal": (set(), set()),
   "environment": ({"errors"}, {"jax"}),
   "output": ({"terminal"}, set()),
+  "notebook": (set(), set()),
   "convert": (set(), {"numpy"}),
   "axes": (set(), _ARRAYS),
   "coefs": (set(), _ARRAYS),

@@ -14,6 +14,10 @@ class Stopped(Exception):
 
   exit_code = 75  # EX_TEMPFAIL: schedulers read it as "run me again"
 
+  def _render_traceback_(self) -> list[str]:
+    """Returns what IPython shows in the place of a traceback: nothing went wrong."""
+    return [str(self)]
+
 
 class NonFiniteError(Exception):
   """The loss, the gradient or the parameters became NaN or infinite; nothing of it was saved.

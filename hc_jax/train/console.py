@@ -1,4 +1,7 @@
-"""What a run says while it runs: plain lines, aligned, as good in a file as on a terminal."""
+"""What a run says while it runs: plain lines, aligned, as good in a file as on a terminal.
+
+In a notebook progress is one line that is replaced, and the newest lines are above it.
+"""
 
 import sys
 import time
@@ -9,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from hc_jax import output
+from hc_jax import notebook, output
 from hc_jax.params import ParamCount
 from hc_jax.processes import cluster
 
@@ -57,6 +60,7 @@ class Console:
 
   def __init__(self, num_steps: int) -> None:
     self._total = num_steps
+    self._block = notebook.block() if cluster.is_main() else None
 
   def header(
     self,
@@ -87,24 +91,33 @@ class Console:
   def train(self, step: int, row: dict[str, Any], eta: float) -> None:
     """A line of progress; `eta` in seconds."""
     rate = f"{row['perf/tokens_per_s']:,.0f} tokens/s"
-    say(
+    self._say(
       f"{self._at(step)}  eta {duration(eta):<8} {rate:>18}  loss {row['train/loss']:.4f}  "
-      f"grad {row['train/grad_norm']:.3g}  lr {row['train/learning_rate']:.2e}"
+      f"grad {row['train/grad_norm']:.3g}  lr {row['train/learning_rate']:.2e}",
+      progress=True,
     )
 
   def eval(self, step: int, values: dict[str, float], seconds: float) -> None:
     """A line for an evaluation."""
     bpb = f"  {values['val/bpb']:.4f} bits per byte" if "val/bpb" in values else ""
-    say(
+    self._say(
       f"{self._at(step)}  val   loss {values['val/loss']:.4f}{bpb}  "
       f"perplexity {values['val/ppl']:.4g}  ({seconds:.1f} s)"
     )
 
   def saved(self, step: int, seconds: float, waited: float) -> None:
     """A line for a checkpoint that is durable, `seconds` after training began to wait for it."""
-    say(
+    self._say(
       f"{self._at(step)}  checkpoint on disk after {seconds:.2f} s, training waited {waited:.2f} s"
     )
+
+  def _say(self, line: str, progress: bool = False) -> None:
+    if self._block is None:
+      say(line)
+    elif progress:
+      self._block.progress(line)
+    else:
+      self._block.write(line)
 
   def _at(self, step: int) -> str:
     total = f"{self._total:,}"
