@@ -7,23 +7,15 @@ from typing import Any
 from ml_collections import config_dict
 
 from hc_jax.config_files import execute
-from hc_jax.config_types import check_types, missing_keys
-from hc_jax.connections import CONNECTIONS, connection_class, field_types, make_connection
+from hc_jax.config_keys import add_missing, keys, missing_keys, wrong
+from hc_jax.config_keys import connection_defaults as connection_defaults
+from hc_jax.connections import connection_class
 from hc_jax.errors import UserError
+from hc_jax.fields import Field, under
 from hc_jax.nearest import hint
 
 ConfigDict = config_dict.ConfigDict
 NAME_OVERRIDE = "--config.model.connection.name="
-
-
-def connection_defaults() -> ConfigDict:
-  """The group `model.connection`: name, and every field of every class, unset but typed."""
-  group = ConfigDict({"name": "hc"})
-  for cls in CONNECTIONS.values():
-    for field, annotation in field_types(cls).items():
-      if field not in group:
-        group[field] = config_dict.placeholder(annotation)
-  return group
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -69,8 +61,8 @@ def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
     try:
       node[key] = value
     except (TypeError, ValueError) as e:
-      kind = _type_name(node.get_type(key))
-      raise UserError(f"config key {name!r} takes {kind}, not {value!r}") from e
+      takes = _takes(node, name).takes
+      raise UserError(f"config key {name!r} takes {takes}, not {value!r}") from e
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -86,11 +78,13 @@ def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> 
     defaults: a config that has every key, for keys newer than the values.
 
   Raises:
-    ValueError: a value is not of its key's type.
+    ValueError: a key does not take its value.
   """
   values = _tuples(dict(values))
   if defaults is None:
-    check_types(values)
+    add_missing(values)
+    if problem := wrong(values):
+      raise ValueError(problem)
   config = ConfigDict(values)
   if defaults is not None:
     merged = ConfigDict(defaults.to_dict())
@@ -113,96 +107,36 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for combinations that no run could use; costs no compilation."""
+  """Raises UserError for values and combinations that no run could use; costs no compilation."""
   from hc_jax.models import make_model
-  from hc_jax.models.blocks import REMOVED
+  from hc_jax.step.optim import make_optimizer
 
-  if missing := missing_keys(config.to_dict()):
+  values = config.to_dict()
+  if missing := missing_keys(values):
     raise UserError(
       f"the config has no key {missing[0]}: it is of another version, or not a config of hc_jax"
     )
+  if problem := wrong(values):
+    raise UserError(problem)
   model, train = config.model, config.train
-  fields = model.connection.to_dict()
-  make_connection(fields.pop("name"), fields)  # refuses what does not go together
-  kv_heads = model.num_kv_heads or model.num_heads
-  _divides("model.num_heads", model.num_heads, "model.d_model", model.d_model)
-  _divides("model.num_kv_heads", kv_heads, "model.num_heads", model.num_heads)
   _divides("train.accumulation", train.accumulation, "train.batch_size", train.batch_size)
   _divides("train.loss_parts", train.loss_parts or 1, "data.length", config.data.length)
-  width = model.d_model // model.num_heads
-  if model.positions == "rotary" and width % 2:
-    raise UserError(
-      f"rotary positions turn pairs, but a head is model.d_model / model.num_heads = {width} wide; "
-      "choose an even width or model.positions=learned"
-    )
   if config.data.length > model.max_length:
     raise UserError(
       f"data.length={config.data.length} exceeds model.max_length={model.max_length}; "
       "raise model.max_length or shorten the windows"
     )
-  for key in ("num_layers", "d_model", "max_length"):
-    _at_least("model." + key, model[key], 1)
-  for key in ("num_steps", "batch_size", "log_every", "keep", "eval_batches", "checkpoint_every"):
-    _at_least("train." + key, train[key], 1)
-  _at_least("data.length", config.data.length, 1)
-  for key in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
-    _at_least("optim." + key, config.optim[key], 0)
-  for key in ("init_std", "output_init_scale", "norm_eps", "dropout", "expand_init_std"):
-    _at_least("model." + key, model[key], 0)
-  if model.dropout >= 1:
-    raise UserError(f"model.dropout={model.dropout} drops everything; it must be less than 1")
   if not model.causal:
     raise UserError(
       "model.causal=False cannot be trained on the next token: every position would see the one it "
       "is to predict, and the loss would say nothing. Leave it True; in code, "
       "hc_jax.models.TransformerLM(causal=False) is an encoder"
     )
-  if model.block in REMOVED:
-    raise UserError(f"model.block={model.block!r} {REMOVED[model.block]}")
-  for key, known in _choices().items():
-    value = config
-    for part in key.split("."):
-      value = value[part]
-    if value is not None and value not in known:
-      near = hint(str(value), known)
-      raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(known)}{near}")
-  make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses the rest
-  _check_remat(model)
-
-
-def _check_remat(model: ConfigDict) -> None:
-  """A choice of words, or one with a number, which divides the layers."""
-  from hc_jax.models import remat
-
+  make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses what does not go together
   try:
-    for count in [count for count, _ in model.layers] or [model.num_layers]:
-      remat.check_groups(model.remat, count)
-  except ValueError as error:
-    raise UserError(f"model.{error}{hint(model.remat, remat.REMAT)}") from error
-
-
-def _choices() -> dict[str, tuple[str, ...]]:
-  """The keys that take one of a few words. (Imported late: configs are read before models.)"""
-  from hc_jax.connections import BIAS_INITS, FORMS, ends
-  from hc_jax.models import blocks, layers, lm
-  from hc_jax.ops import NORMS, SINKHORN_GRADIENTS
-
-  dtypes = ("float32", "bfloat16", "float16")
-  return {
-    "model.activation": layers.ACTIVATIONS,
-    "model.norm": NORMS,
-    "model.norm_position": blocks.NORM_POSITIONS,
-    "model.block": blocks.BLOCKS,
-    "model.expand": ends.EXPAND,
-    "model.reduce": ends.REDUCE,
-    "model.positions": lm.POSITIONS,
-    "model.dtype": dtypes,
-    "model.stream_dtype": dtypes,
-    "model.connection.norm": NORMS,
-    "model.connection.bias_init": BIAS_INITS,
-    "model.connection.form": FORMS,
-    "model.connection.sinkhorn_gradient": SINKHORN_GRADIENTS,
-  }
+    make_optimizer(config.optim, train.num_steps)
+  except UserError as error:
+    raise UserError(under("optim", str(error), config.optim)) from error
 
 
 def _apply(config: ConfigDict, override: str) -> None:
@@ -210,16 +144,22 @@ def _apply(config: ConfigDict, override: str) -> None:
   if not override.startswith("--config.") or not sep:
     raise UserError(f"cannot read {override!r}; write --config.group.key=value")
   node, key = _locate(config, name)
-  kind = node.get_type(key)
-  unset = text.lower() == "none" and kind is not tuple
-  if unset and not _may_be_none(node, key):
-    if kind is not str:
-      raise UserError(f"config key {name!r} takes {_type_name(kind)}; it cannot be unset")
+  takes = _takes(node, name)
+  unset = text.lower() == "none" and takes.kind is not tuple
+  if unset and not takes.unset:
+    if takes.kind is not str:
+      raise UserError(f"config key {name!r} takes {takes.takes}; it cannot be unset")
     unset = False  # a word like any other: model.remat=none
   try:
-    node[key] = None if unset else _parse(text, kind)
+    node[key] = None if unset else text if text in takes.words else _parse(text, takes.kind)
   except (ValueError, SyntaxError, TypeError) as e:
-    raise UserError(f"config key {name!r} takes {_type_name(kind)}, not {text!r}") from e
+    raise UserError(f"config key {name!r} takes {takes.takes}, not {text!r}") from e
+
+
+def _takes(node: ConfigDict, name: str) -> Field:
+  """Returns what the key of a dotted name takes; one that nothing declares, what it holds."""
+  kind = node.get_type(name.rpartition(".")[2])
+  return keys().get(name) or Field(name=name, kind=kind, unset=True)
 
 
 def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
@@ -236,12 +176,6 @@ def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
   if isinstance(node[key], ConfigDict):
     raise UserError(f"config key {name!r} is a group; set one of {', '.join(node[key])} in it")
   return node, key
-
-
-def _may_be_none(node: ConfigDict, key: str) -> bool:
-  """Whether base.py made the key as a placeholder."""
-  fields = dict(node.items(preserve_field_references=True))
-  return isinstance(fields[key], config_dict.FieldReference)
 
 
 def _parse(text: str, kind: type) -> Any:
@@ -267,25 +201,9 @@ def _bool(text: str) -> bool:
   return text.lower() in ("true", "1")
 
 
-def _type_name(kind: type) -> str:
-  words = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    tuple: "a list such as a,b or ('a','b')",
-  }
-  return words.get(kind, kind.__name__)
-
-
 def _divides(a_name: str, a: int, b_name: str, b: int) -> None:
   if a < 1 or b % a:
     raise UserError(f"{b_name}={b} is not divisible by {a_name}={a}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-  if value < least:
-    raise UserError(f"{name}={value} must be at least {least}")
 
 
 def _flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

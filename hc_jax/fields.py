@@ -16,7 +16,7 @@ import math
 import numbers
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from hc_jax.errors import UserError
@@ -79,11 +79,11 @@ class Field:
       return None
     if not self._fits(value):
       return f"must be {self.takes}"
+    if self.check and (problem := self.check(value)):
+      return problem
     if self.choices and value not in self.choices:
       return f"is unknown; choose one of {', '.join(self.choices)}{hint(str(value), self.choices)}"
-    if self.kind in (int, float) and (limit := self._limit(value)):
-      return limit
-    return self.check(value) if self.check else None
+    return self._limit(value) if self.kind in LARGEST else None
 
   def _fits(self, value: Any) -> bool:
     if self.kind is tuple:
@@ -193,6 +193,17 @@ def problems(values: Mapping[str, Any], declared: Mapping[str, Field]) -> Iterat
   for name, found in declared.items():
     if name in values and (problem := found.problem(values[name])):
       yield f"{name}={_short(values[name])} {problem}"
+
+
+def under(group: str, message: str, names: Container[str]) -> str:
+  """Returns a message of a room below, with the group of keys that its fields are in.
+
+  Args:
+    group: dotted.
+    message: begins with `name=` where it is about one field.
+    names: of the group's fields.
+  """
+  return f"{group}.{message}" if message.partition("=")[0] in names else f"{group}: {message}"
 
 
 def values_of(instance: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ numbers with the width of activations split).
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from hc_jax import axes
 from hc_jax.errors import UserError
+from hc_jax.fields import check_fields, field
 
 AXES = ("data", "fsdp", "tensor")
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
@@ -37,6 +39,35 @@ _FSDP_TP: Rules = (
 RULES: dict[str, Rules] = {"dp": _DP, "fsdp": _FSDP, "fsdp_tp": _FSDP_TP}
 # The mesh axes that a preset splits something over.
 _USES = {"dp": ("data",), "fsdp": ("data", "fsdp"), "fsdp_tp": AXES}
+
+
+def _size(size: int) -> str | None:
+  """Returns what is wrong with the size of an axis."""
+  return None if size == -1 or size >= 1 else "must be at least 1, or -1 for the rest"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+  """Settings of a mesh: the keys of the group `mesh`.
+
+  Attributes:
+    preset: what is split: "dp" the batch, "fsdp" parameters too, "fsdp_tp" heads and hidden units
+      too.
+    data: devices along this axis, which hold copies of the parameters; -1 is the rest.
+    fsdp: devices that parameters and optimizer state are split over; -1 is the rest.
+    tensor: devices that heads, hidden units and vocabulary are split over; -1 is the rest.
+
+  Raises:
+    UserError: a value that cannot mean anything.
+  """
+
+  preset: str = field("dp", choices=tuple(RULES))
+  data: int = field(-1, check=_size)
+  fsdp: int = field(1, check=_size)
+  tensor: int = field(1, check=_size)
+
+  def __post_init__(self) -> None:
+    check_fields(self)
 
 
 def make_mesh(

@@ -17,10 +17,8 @@ from hc_jax.connections.factory import ConnectionLike as ConnectionLike
 from hc_jax.connections.factory import connection_factory as connection_factory
 from hc_jax.connections.factory import connection_fields as connection_fields
 from hc_jax.connections.facts import Facts as Facts
-from hc_jax.connections.fields import field_types as field_types
 from hc_jax.connections.frac import FracConnection as FracConnection
 from hc_jax.connections.functions import stream_functions as stream_functions
-from hc_jax.connections.gated import BIAS_INITS as BIAS_INITS
 from hc_jax.connections.gated import GatedConnection as GatedConnection
 from hc_jax.connections.gated_residual import GatedExit as GatedExit
 from hc_jax.connections.gated_residual import GatedResidual as GatedResidual
@@ -30,7 +28,6 @@ from hc_jax.connections.generalized import (
 from hc_jax.connections.hyper import HyperConnection as HyperConnection
 from hc_jax.connections.identity import IdentityHC as IdentityHC
 from hc_jax.connections.kromhc import KromHC as KromHC
-from hc_jax.connections.mhc import FORMS as FORMS
 from hc_jax.connections.mhc import MHC as MHC
 from hc_jax.connections.mhc_lite import MHCLite as MHCLite
 from hc_jax.connections.mhc_per_stream import PerStreamMHC as PerStreamMHC
@@ -102,13 +99,14 @@ def register(name: str, cls: type[Connection]) -> None:
     raise ValueError(
       f"connection {name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another"
     )
-  types = field_types(cls)
+  own = connection_fields(cls)
   for other_name, other in CONNECTIONS.items():
-    for field, type_ in field_types(other).items():
-      if other_name != name and types.get(field, type_) is not type_:
+    for field, found in connection_fields(other).items():
+      if other_name != name and field in own and own[field].kind is not found.kind:
         raise ValueError(
-          f"register({name!r}): the field {field!r} is {types[field].__name__}, but {other_name!r} "
-          f"has it as {type_.__name__}, and a config has one key for both; give it another name"
+          f"register({name!r}): the field {field!r} is {own[field].kind.__name__}, but "
+          f"{other_name!r} has it as {found.kind.__name__}, and a config has one key for both; "
+          "give it another name"
         )
   CONNECTIONS[name] = cls
 
@@ -146,10 +144,10 @@ def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> funct
     if key not in known:
       raise UserError(
         f"connection {name!r} has no field {key!r}; it has {', '.join(known)}. "
-        f"Leave model.connection.{key} unset, or choose a connection that has it"
+        f"Leave {key} unset, or choose a connection that has it"
       )
   try:
     cls(**given, parent=None).check()
   except ValueError as error:
-    raise UserError(f"model.connection: {error}") from error
+    raise UserError(str(error)) from error
   return functools.partial(cls, **given)

@@ -12,7 +12,8 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
-from hc_jax.connections.place import check_whole
+from hc_jax.connections.place import is_count
+from hc_jax.fields import field
 
 
 class AttentionResiduals(Connection):
@@ -51,23 +52,20 @@ class AttentionResiduals(Connection):
   needs: ClassVar[tuple[str, ...]] = ("num_sites",)
 
   num_streams: int | None = None
-  block_sites: int = 1
-  norm_eps: float = 1e-6
-  num_sites: int | None = None
+  block_sites: int = field(1, least=1)
+  norm_eps: float = field(1e-6, least=0)
+  num_sites: int | None = field(None, least=1)
 
   def __post_init__(self) -> None:
-    if self.num_streams is None and _is_count(self.num_sites) and _is_count(self.block_sites):
+    if self.num_streams is None and is_count(self.num_sites) and is_count(self.block_sites):
       self.num_streams = -(-self.num_sites // self.block_sites) + 1
     super().__post_init__()
 
   def check(self) -> None:
     check_one_fraction(self)
-    check_whole("block_sites", self.block_sites)
+    super().check()
     if self.num_sites is not None:
-      check_whole("num_sites", self.num_sites)
       self._check_slots()
-    if self.num_streams is not None:  # without it nothing more is known outside of a network
-      super().check()
 
   @nn.nowrap
   def _check_slots(self) -> None:
@@ -168,7 +166,3 @@ class DeltaAttentionResiduals(AttentionResiduals):
     chosen = super().finish(logits, {**small, "sources": small["finished"]})
     state = ops.lift(small["sources"].astype(jnp.float32), logits.ndim)
     return chosen.replace(read=state + ops.lift(small["gate"], logits.ndim) * chosen.read)
-
-
-def _is_count(value: object) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -14,7 +14,8 @@ from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.connections.declare import MAPS, Param, bind
 from hc_jax.connections.facts import Facts
-from hc_jax.connections.place import check_place, check_whole
+from hc_jax.connections.place import check_place
+from hc_jax.fields import field, fields_of, problems, values_of
 
 # Methods of a variant that are functions of its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
@@ -64,11 +65,11 @@ class Connection(nn.Module):
   # Fields of `PLACE` without which a site cannot be used.
   needs: ClassVar[tuple[str, ...]] = ()
 
-  num_streams: int = 4
-  fractions: int = 1
-  num_views: int = 1
-  implementation: str = "auto"
-  derivatives: str = "custom"
+  num_streams: int = field(4, least=1)
+  fractions: int = field(1, least=1)
+  num_views: int = field(1, least=1)
+  implementation: str = field("auto", choices=ops.IMPLEMENTATIONS)
+  derivatives: str = field("custom", choices=ops.DERIVATIVES)
   partitioned: bool | None = None
 
   def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -154,15 +155,15 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def check(self) -> None:
-    """Raises ValueError, with the remedy, if the fields do not go together."""
-    for name in ("num_streams", "fractions", "num_views"):
-      check_whole(name, getattr(self, name))
-    if self.num_streams < self.fractions:
+    """Raises ValueError, with the remedy, for values that fields do not take, alone or together."""
+    ops.check_options(self.implementation, self.derivatives)
+    if wrong := next(problems(values_of(self), fields_of(type(self))), None):
+      raise ValueError(wrong)
+    if self.num_streams is not None and self.num_streams < self.fractions:
       raise ValueError(
         f"num_streams={self.num_streams} streams cannot hold fractions={self.fractions}: "
         "num_streams must be at least fractions"
       )
-    ops.check_options(self.implementation, self.derivatives)
 
   @nn.nowrap
   def facts(self, d_model: int) -> Facts:

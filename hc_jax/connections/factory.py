@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Union
 
 from hc_jax.connections.base import Connection
+from hc_jax.fields import Field, fields_of
 
 # What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
 # fields are copied to every site (its parameters never are).
@@ -52,10 +53,10 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
   return functools.partial(cls, **given)
 
 
-def connection_fields(cls: type[Connection]) -> dict[str, Any]:
-  """Returns the fields of a connection class that a config has, and their defaults."""
-  others = ("partitioned", *PLACE)  # what the model decides
-  return {name: default for name, default in _all_fields(cls).items() if name not in others}
+def connection_fields(cls: type[Connection]) -> dict[str, Field]:
+  """Returns the fields of a connection class that a config has, and what they take."""
+  others = ("parent", "name", "partitioned", *PLACE)  # Flax's, and what the model decides
+  return {name: found for name, found in fields_of(cls).items() if name not in others}
 
 
 def _all_fields(cls: type[Connection]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
-BIAS_INITS = ("identity", "onehot", "uniform")
 # Off the identity's logit in "identity" and "onehot"; softmax(0, -8) is (0.99966, 0.00034).
 FAR = -8.0
 
@@ -51,11 +51,11 @@ class GatedConnection(Connection):
     norm_eps: added to the mean square.
   """
 
-  bias_init: str = "identity"
+  bias_init: str = field("identity", choices=("identity", "onehot", "uniform"))
   gate_scale_init: float = 0.01
-  kernel_init_std: float | None = None
+  kernel_init_std: float | None = field(None, least=0)
   norm_params: bool = False
-  norm_eps: float = 1e-6
+  norm_eps: float = field(1e-6, least=0)
 
   def num_mix_logits(self) -> int:
     """K, the numbers of which a token's mix is made; 0 for the identity."""
@@ -84,8 +84,6 @@ class GatedConnection(Connection):
   def check(self) -> None:
     check_one_fraction(self)
     super().check()
-    if self.bias_init not in BIAS_INITS:
-      raise ValueError(f"bias_init={self.bias_init!r} is unknown; choose one of {BIAS_INITS}")
 
   def num_logits(self) -> dict[str, int]:
     """How many logits each map has; a map that is not there, or has none, is fixed."""

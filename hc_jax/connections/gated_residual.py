@@ -12,6 +12,7 @@ from hc_jax.coefs import Coefs, Gates
 from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
 
 class GatedResidual(Connection):
@@ -45,20 +46,13 @@ class GatedResidual(Connection):
   norms_input: ClassVar[bool] = True
   reduce_kind: ClassVar[str] = "gated"
 
-  rank: int | None = None
-  kernel_init_std: float = 0.02
-  norm_eps: float = 1e-6
+  rank: int | None = field(None, least=1)
+  kernel_init_std: float = field(0.02, least=0)
+  norm_eps: float = field(1e-6, least=0)
 
   def check(self) -> None:
     check_one_fraction(self)
     super().check()
-    if self.rank is not None and (
-      not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1
-    ):
-      raise ValueError(
-        f"rank={self.rank!r} must be a whole number from 1 on; leave it unset for an eighth of the "
-        "width"
-      )
 
   def facts(self, d_model: int) -> Facts:
     return Facts(

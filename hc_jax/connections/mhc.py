@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from hc_jax import ops
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import FAR, GatedConnection
+from hc_jax.fields import field
 
-FORMS = ("paper", "deepseek_v4")
 _EPS = 1e-6  # DeepSeek-V4's hc_eps
 
 
@@ -36,15 +36,9 @@ class MHC(GatedConnection):
       small part of a change, and the exact gradient is that of nearly free rows.
   """
 
-  form: str = "paper"
-  sinkhorn_steps: int = 20
-  sinkhorn_gradient: str = "exact"
-
-  def check(self) -> None:
-    super().check()
-    if self.form not in FORMS:
-      raise ValueError(f"form={self.form!r} is unknown; choose one of {FORMS}")
-    ops.check_sinkhorn(self.sinkhorn_steps, self.sinkhorn_gradient)
+  form: str = field("paper", choices=("paper", "deepseek_v4"))
+  sinkhorn_steps: int = field(20, least=1)
+  sinkhorn_gradient: str = field("exact", choices=ops.SINKHORN_GRADIENTS)
 
   @property
   def eps(self) -> float:

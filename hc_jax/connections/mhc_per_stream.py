@@ -13,6 +13,7 @@ from hc_jax.connections.base import check_one_fraction
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.per_stream import PerStreamConnection
+from hc_jax.fields import field
 
 
 class PerStreamMHC(PerStreamConnection):
@@ -38,13 +39,12 @@ class PerStreamMHC(PerStreamConnection):
   tanh: bool = False
   norm: str = "rmsnorm"
   gate_scale_init: float = 0.01
-  sinkhorn_steps: int = 20
-  sinkhorn_gradient: str = "exact"
+  sinkhorn_steps: int = field(20, least=1)
+  sinkhorn_gradient: str = field("exact", choices=ops.SINKHORN_GRADIENTS)
 
   def check(self) -> None:
     check_one_fraction(self)
     super().check()
-    ops.check_sinkhorn(self.sinkhorn_steps, self.sinkhorn_gradient)
 
   def declare_scales(self) -> dict[str, Param]:
     init = nn.initializers.constant(self.gate_scale_init)

@@ -13,6 +13,7 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
 
 class PerStreamConnection(Connection):
@@ -41,9 +42,9 @@ class PerStreamConnection(Connection):
   source: ClassVar[str] = ""
   dynamic: bool = True
   tanh: bool = True
-  norm: str | None = None
+  norm: str | None = field(None, choices=ops.NORMS)
   norm_params: bool | None = None
-  norm_eps: float | None = None
+  norm_eps: float | None = field(None, least=0)
   train_read_mix: bool = True
   train_write: bool = True
 
@@ -61,11 +62,6 @@ class PerStreamConnection(Connection):
   def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Returns the scales of read and mix `[slots + n, n]`, and of write `[n, columns]`."""
     raise NotImplementedError(f"{type(self).__name__} must define scales_of(small)")
-
-  def check(self) -> None:
-    super().check()
-    if self.norm is not None:
-      ops.check_norm(self.norm)
 
   def facts(self, d_model: int) -> Facts:
     del d_model

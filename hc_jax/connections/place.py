@@ -1,4 +1,4 @@
-"""Checks of whole numbers that say where a site stands: counts, and its place in the network."""
+"""The check of where a site stands: what it must know of its network, and its number there."""
 
 import numbers
 from typing import Any
@@ -6,12 +6,9 @@ from typing import Any
 import jax
 
 
-def check_whole(name: str, value: Any) -> None:
-  """Raises ValueError unless the value is a whole number from 1 on."""
-  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-    raise ValueError(f"{name}={value!r} must be a whole number, an int")
-  if value < 1:
-    raise ValueError(f"{name}={value} must be at least 1")
+def is_count(value: Any) -> bool:
+  """Returns whether a value is a whole number from 1 on."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def check_place(connection: Any, index: Any) -> None:

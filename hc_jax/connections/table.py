@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from hc_jax.connections.base import Connection
 from hc_jax.connections.declare import Param
-from hc_jax.connections.fields import field_types
+from hc_jax.connections.factory import connection_fields
 
 
 def declared_decays(classes: Iterable[type[Connection]]) -> dict[str, bool]:
@@ -28,5 +28,5 @@ def _declared(cls: type[Connection]) -> Mapping[str, Param]:
   if cls.declare is Connection.declare:
     return {}
   # A switch that is on adds names and takes none away.
-  switches = {name: True for name, kind in field_types(cls).items() if kind is bool}
+  switches = {name: True for name, found in connection_fields(cls).items() if found.kind is bool}
   return cls(**switches, parent=None).declare(1, 0)

@@ -11,6 +11,7 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction, first_read
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
 
 class X0Lambdas(Connection):
@@ -42,7 +43,7 @@ class X0Lambdas(Connection):
 
   num_streams: int | None = None
   backout: bool = False
-  backout_block: int | None = None
+  backout_block: int | None = field(None, least=0)
   num_sites: int | None = None
   sites_per_block: int | None = None
   site_in_block: int | None = None

@@ -52,7 +52,7 @@ class Attention(nn.Module):
     """
     d, heads = x.shape[-1], self.num_heads
     kv_heads = self.num_kv_heads or heads
-    check_heads(d, heads, kv_heads)
+    check_heads(d, heads, kv_heads, self.rotary_theta is not None)
     width = d // heads
     of_query, of_key, of_value = self._views(x.astype(self.dtype))
     query = self._project("query_kernel", of_query, heads, width, axes.HEADS)
@@ -125,14 +125,22 @@ class Attention(nn.Module):
     return keys.value, values.value, mask
 
 
-def check_heads(d: int, heads: int, kv_heads: int) -> None:
-  """Raises ValueError with the arithmetic unless the heads divide the width and each other."""
+def check_heads(d: int, heads: int, kv_heads: int, rotary: bool = False) -> None:
+  """Raises ValueError with the arithmetic unless the heads divide the width and each other.
+
+  Heads with rotary positions must be of even width too.
+  """
   if heads < 1 or d % heads:
     raise ValueError(
       f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is no whole"
     )
   if kv_heads < 1 or heads % kv_heads:
     raise ValueError(f"num_heads={heads} is not divisible by num_kv_heads={kv_heads}")
+  if rotary and (d // heads) % 2:
+    raise ValueError(
+      f"rotary positions turn pairs, but a head is d_model / num_heads = {d // heads} wide; choose "
+      "an even width or positions='learned'"
+    )
 
 
 def attention_mask(

@@ -217,14 +217,6 @@ def check_norm_position(norm_position: str, connection: Connection) -> None:
     )
 
 
-def check_block(block: str) -> None:
-  """Raises ValueError unless `block` is one of `BLOCKS`."""
-  if block in REMOVED:
-    raise ValueError(f"block={block!r} {REMOVED[block]}")
-  if block not in BLOCKS:
-    raise ValueError(f"block={block!r} is unknown; choose one of {', '.join(BLOCKS)}")
-
-
 def sites_per_block(block: str) -> int:
   """Returns how many sites a block of that kind has."""
   return 2 if block == "sequential" else 1

@@ -1,6 +1,7 @@
 """The decoder language model."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,14 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.carry import split, start
 from hc_jax.connections.factory import PLACE
+from hc_jax.fields import field, fields_of, problems, values_of
+from hc_jax.models import remat
 from hc_jax.models.attention import VIEWS, Attention, attention_mask, check_heads
 from hc_jax.models.blocks import (
+  BLOCKS,
   KINDS,
-  check_block,
+  NORM_POSITIONS,
+  REMOVED,
   check_branch,
   check_norm_position,
   read_views,
@@ -31,6 +36,7 @@ from hc_jax.models.blocks import (
   with_views,
 )
 from hc_jax.models.layers import (
+  ACTIVATIONS,
   Dtype,
   Embed,
   FeedForward,
@@ -47,7 +53,13 @@ from hc_jax.models.segments import (
 )
 from hc_jax.models.stack import Segment, SegmentedStack, Stack
 
-POSITIONS = ("rotary", "learned")
+DTYPES = ("float32", "bfloat16", "float16")
+_LAYERS = (
+  "connections that differ between layers, the lowest first: (count, name) or (count, fields), and "
+  "(count, {}) for model.connection; the counts add up to num_layers"
+)
+# Fields that a model takes in other forms than a config does.
+_OTHERS = ("parent", "name", "connection", "layers", "dtype", "stream_dtype")
 
 
 class TransformerLM(nn.Module):
@@ -92,47 +104,48 @@ class TransformerLM(nn.Module):
     tie_embeddings: whether the output layer is the token embedding.
     causal: false makes it an encoder.
     init_std: standard deviation of all initial weights.
-    output_init_scale: multiplies it for every sublayer's output projection. The paper's own models
-      set sqrt(n) (2409.19606). It does not undo the sum over streams: n equal streams at
-      initialisation have n times the standard deviation of one, which the final norm takes out.
+    output_init_scale: multiplies it for every sublayer's output projection. "sqrt_n" is the square
+      root of the number of streams, which the paper's own models have (2409.19606). It does not
+      undo the sum over streams: n equal streams at initialisation have n times the standard
+      deviation of one, which the final norm takes out.
     dtype: of the matrix products; parameters are float32.
     stream_dtype: of the streams; dtype by default.
     scan: scan over stacked layers, or a Python loop.
     remat: "none", "branches", "full" or "blocks:K"; see `Stack`.
   """
 
-  vocab_size: int
-  d_model: int
-  num_heads: int
-  num_layers: int | None = None
+  vocab_size: int = field(least=1, unset=True)  # a config may leave it to the tokenizer
+  d_model: int = field(least=1)
+  num_heads: int = field(least=1)
+  num_layers: int | None = field(None, least=1, unset=False)
   connection: ConnectionLike = HyperConnection
-  layers: Layers = ()
-  block: str = "sequential"
+  layers: Layers = field((), kind=tuple, meaning=_LAYERS)
+  block: str = field("sequential", choices=BLOCKS, check=REMOVED.get)
   attention_views: bool = False
-  expand: str | None = None
-  expand_init_std: float = 0.02
-  reduce: str | None = None
-  num_kv_heads: int | None = None
-  d_ff: int | None = None
-  max_length: int = 2048
-  activation: str = "gelu"
-  norm: str = "layernorm"
+  expand: str | None = field(None, choices=ends.EXPAND)
+  expand_init_std: float = field(0.02, least=0)
+  reduce: str | None = field(None, choices=ends.REDUCE)
+  num_kv_heads: int | None = field(None, least=1)
+  d_ff: int | None = field(None, least=1)
+  max_length: int = field(2048, least=1)
+  activation: str = field("gelu", choices=ACTIVATIONS)
+  norm: str = field("layernorm", choices=ops.NORMS)
   norm_params: bool = False
-  norm_eps: float = 1e-5
-  final_norm_eps: float | None = None
-  norm_position: str = "pre"
-  positions: str = "rotary"
-  rotary_theta: float = 10000.0
+  norm_eps: float = field(1e-5, least=0)
+  final_norm_eps: float | None = field(None, least=0)
+  norm_position: str = field("pre", choices=NORM_POSITIONS)
+  positions: str = field("rotary", choices=("rotary", "learned"))
+  rotary_theta: float = field(10000.0, least=1)
   qk_norm: bool = False
-  dropout: float = 0.0
+  dropout: float = field(0.0, least=0, below=1)
   tie_embeddings: bool = True
   causal: bool = True
-  init_std: float = 0.02
-  output_init_scale: float = 1.0
-  dtype: Dtype = jnp.float32
-  stream_dtype: Dtype | None = None
+  init_std: float = field(0.02, least=0)
+  output_init_scale: float | str = field(1.0, least=0, words=("sqrt_n",))
+  dtype: Dtype = field(jnp.float32, kind=str, choices=DTYPES)
+  stream_dtype: Dtype | None = field(None, kind=str, choices=DTYPES)
   scan: bool = True
-  remat: str = "branches"
+  remat: str = field("branches", check=remat.problem)
 
   def __post_init__(self) -> None:
     if self.num_layers is None and self.layers:
@@ -141,10 +154,11 @@ class TransformerLM(nn.Module):
 
   def check(self) -> None:
     """Raises ValueError, with the remedy, if the fields do not go together; compiles nothing."""
-    if self.positions not in POSITIONS:
-      raise ValueError(f"positions={self.positions!r} is unknown; choose one of {POSITIONS}")
-    check_heads(self.d_model, self.num_heads, self.num_kv_heads or self.num_heads)
-    check_block(self.block)
+    declared = {name: found for name, found in fields_of(type(self)).items() if name not in _OTHERS}
+    if wrong := next(problems(values_of(self), declared), None):
+      raise ValueError(wrong)
+    kv_heads = self.num_kv_heads or self.num_heads
+    check_heads(self.d_model, self.num_heads, kv_heads, self.positions == "rotary")
     self._ends()
     check_segments(self.connections())
     if self.attention_views and self.block == "parallel":
@@ -157,7 +171,8 @@ class TransformerLM(nn.Module):
         "norm_position='post': a whole block norms what its branches read; leave norm_position at "
         "'pre', or choose block='sequential'"
       )
-    for _, connection in self._segments():
+    for count, connection in self._segments():
+      remat.check_groups(self.remat, count)
       with_views(connection, 1)
       check_connection(connection, self.d_model)
       check_norm_position(self.norm_position, connection(parent=None))
@@ -167,12 +182,12 @@ class TransformerLM(nn.Module):
   @nn.nowrap
   def _check_place(self, connection: Connection) -> None:
     """Raises ValueError if a connection says that it is in another network than this."""
-    for field, value in self._inherited().items():
-      found = getattr(connection, field, value)
-      if field in PLACE and found != value:
+    for name, value in self._inherited().items():
+      found = getattr(connection, name, value)
+      if name in PLACE and found != value:
         raise ValueError(
-          f"{type(connection).__name__} has {field}={found}, but this model has {field}={value}; "
-          f"leave {field} unset, the model fills it in"
+          f"{type(connection).__name__} has {name}={found}, but this model has {name}={value}; "
+          f"leave {name} unset, the model fills it in"
         )
     if connection.sites_differ and self.scan:
       raise ValueError(
@@ -195,9 +210,8 @@ class TransformerLM(nn.Module):
     if self.positions == "learned":
       self.position_embed = Embed(self.max_length, self.d_model, axis="position", **weights)
     self.cursor = Cursor()
-    block = self._block(norm)
     segments = [
-      Segment(count, block(connection), connection(parent=None))
+      Segment(count, self._block(norm, connection), connection(parent=None))
       for count, connection in self._segments()
     ]
     if len(segments) == 1:
@@ -347,13 +361,12 @@ class TransformerLM(nn.Module):
     """Inputs that the attention takes."""
     return VIEWS if self.attention_views else 1
 
-  def _block(self, norm: Callable[..., nn.Module]) -> Callable[[functools.partial], Callable]:
-    """What makes, of a connection, what makes a block."""
-    outputs = {
-      "init_std": self.init_std,
-      "output_init_scale": self.output_init_scale,
-      "dtype": self.dtype,
-    }
+  def _block(self, norm: Callable[..., nn.Module], connection: functools.partial) -> Callable:
+    """Returns what makes a block that holds a connection."""
+    scale = self.output_init_scale
+    if scale == "sqrt_n":
+      scale = math.sqrt(connection(parent=None).num_streams)
+    outputs = {"init_std": self.init_std, "output_init_scale": scale, "dtype": self.dtype}
     views = self._views()
     attention = functools.partial(
       Attention,
@@ -371,13 +384,13 @@ class TransformerLM(nn.Module):
     )
     parts = {"attention": attention, "feed_forward": feed_forward, "norm": norm}
     parts |= {"dropout": self.dropout, "dtype": self.dtype}
-    block = functools.partial(
+    return functools.partial(
       KINDS[self.block],
+      connection=connection,
       norm_position=self.norm_position,
       attention_views=views,
       **parts,
     )
-    return lambda connection: functools.partial(block, connection=connection)
 
 
 class Cursor(nn.Module):

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hc_jax.connections import connection_class, field_types, make_connection
+from hc_jax.connections import connection_class, connection_fields, make_connection
 from hc_jax.errors import UserError
+from hc_jax.fields import check, under
 from hc_jax.models.lm import TransformerLM
 
 
@@ -25,7 +26,10 @@ def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> Tran
   connection = dict(fields.pop("connection"))
   if fields.get("layers"):
     fields["layers"] = _segments(fields["layers"], connection)
-  fields["connection"] = make_connection(connection.pop("name"), connection)
+  try:
+    fields["connection"] = make_connection(connection.pop("name"), connection)
+  except UserError as error:
+    raise UserError(under("model.connection", str(error), connection)) from error
   fields.setdefault("vocab_size", vocab_size)
   if fields["vocab_size"] is None:
     raise UserError(
@@ -44,7 +48,7 @@ def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> Tran
     model = TransformerLM(**fields)
     model.check()
   except ValueError as error:
-    raise UserError(f"model: {error}") from error
+    raise UserError(under("model", str(error), fields)) from error
   return model
 
 
@@ -70,7 +74,7 @@ def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[in
     fields = dict(fields)
     name = fields.pop("name")
     try:
-      _check_types(connection_class(name), fields)
+      check(fields, connection_fields(connection_class(name)))
       segments.append((count, make_connection(name, fields)))
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
@@ -81,12 +85,3 @@ def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[in
       "of its own; unset it, or let a segment be (count, {}), which takes model.connection"
     )
   return tuple(segments)
-
-
-def _check_types(cls: type, fields: Mapping[str, Any]) -> None:
-  """What keys of the config check by themselves: that a field's value is of its type."""
-  for key, wanted in field_types(cls).items():
-    value = fields.get(key)
-    fits = type(value) in (int, float) if wanted is float else isinstance(value, wanted)
-    if value is not None and not (fits and (type(value) is not bool or wanted is bool)):
-      raise UserError(f"{key}={value!r} must be of type {wanted.__name__}")

@@ -6,9 +6,20 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from hc_jax.nearest import hint
+
 REMAT = ("none", "branches", "full")
-REMAT_FORMS = (*REMAT, "blocks:K")
 _GROUPS = re.compile(r"blocks:([1-9]\d*)")
+
+
+def problem(remat: str) -> str | None:
+  """Returns what is wrong with the name of a policy, or None."""
+  if remat in REMAT or _GROUPS.fullmatch(remat):
+    return None
+  return (
+    f"is unknown; choose one of {', '.join(REMAT)}, or blocks:K with a number for K, such as "
+    f"blocks:4{hint(remat, REMAT)}"
+  )
 
 
 def group_size(remat: str) -> int | None:
@@ -17,14 +28,10 @@ def group_size(remat: str) -> int | None:
   Raises:
     ValueError: if the policy is unknown.
   """
-  if found := _GROUPS.fullmatch(remat):
-    return int(found[1])
-  if remat not in REMAT:
-    raise ValueError(
-      f"remat={remat!r} is unknown; choose one of {REMAT}, or 'blocks:K' with a number for K, such "
-      "as 'blocks:4'"
-    )
-  return None
+  if wrong := problem(remat):
+    raise ValueError(f"remat={remat!r} {wrong}")
+  found = _GROUPS.fullmatch(remat)
+  return int(found[1]) if found else None
 
 
 def check_groups(remat: str, num_layers: int) -> None:

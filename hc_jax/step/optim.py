@@ -1,10 +1,11 @@
 """Optimizers and schedules: any of optax by name, decay by parameter path, clipping by global norm.
 
-The learning rate is a function of the step and of the *current* config. A run that is resumed with
-another `train.num_steps` therefore follows the new schedule from there on: its decay ends at the
+The learning rate is a function of the step and of the *current* settings. A run that is resumed
+with another number of steps therefore follows the new schedule from there on: its decay ends at the
 new end, and the rate may jump at the step of resumption. Nothing is remembered but the step.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import optax
 
 from hc_jax.errors import UserError
+from hc_jax.fields import SMALLEST, check_fields, field
 from hc_jax.params import decay_mask
 
 # The field's words for what optax calls `<name>_schedule` and the like. All begin with the warmup.
@@ -23,6 +25,71 @@ _SHORT = {
   "warmup_linear": "linear_schedule",
   "warmup_constant": "constant_schedule",
 }
+# Arguments of optax's schedules that `make_schedule` gives.
+_FILLED = ("value", "init_value", "peak_value", "end_value", "alpha", "decay_rate", "power")
+_FILLED += ("decay_steps", "transition_steps")
+
+
+def _optimizer(name: str) -> str | None:
+  """Returns what is wrong with the name of an optimizer."""
+  if "learning_rate" in _parameters(getattr(optax, name, None)) and not name.startswith("scale_by"):
+    return None
+  return (
+    "is not an optimizer of optax that takes learning_rate; use adamw, adam, lion, adafactor, sgd, "
+    "..."
+  )
+
+
+def _schedule(name: str) -> str | None:
+  """Returns what is wrong with the name of a schedule."""
+  factory = getattr(optax.schedules, _SHORT.get(name, name), None)
+  if factory is None or name.startswith(("join", "inject")):
+    return (
+      f"is unknown; choose one of {', '.join(_SHORT)}, or the name of a schedule of optax without "
+      "a warmup of its own"
+    )
+  parameters = inspect.signature(factory).parameters
+  missing = [n for n, p in parameters.items() if p.default is p.empty and n not in _FILLED]
+  if missing:
+    return (
+      f"needs {', '.join(missing)}, which nothing here gives; choose one of {', '.join(_SHORT)}"
+    )
+  return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+  """Settings of an optimizer: the keys of the group `optim`.
+
+  Attributes:
+    name: "adamw", or another optimizer of optax.
+    learning_rate: the peak.
+    schedule: "warmup_cosine", "warmup_linear", "constant", or another schedule of optax.
+    warmup_steps: steps over which the learning rate rises from 0.
+    end_fraction: part of the learning rate that is left at the last step.
+    b1: decay of the mean of gradients.
+    b2: decay of the mean of their squares.
+    eps: added to the root of that mean.
+    weight_decay: of dynamic kernels, kernels and embeddings.
+    clip_norm: largest global norm of the gradient; 0 does not clip.
+
+  Raises:
+    UserError: a value that cannot mean anything.
+  """
+
+  name: str = field("adamw", check=_optimizer)
+  learning_rate: float = field(3e-4, least=0)
+  schedule: str = field("warmup_cosine", check=_schedule)
+  warmup_steps: int = field(2000, least=0)
+  end_fraction: float = field(0.1, least=0, most=1)
+  b1: float = field(0.9, least=0, below=1)
+  b2: float = field(0.95, least=0, below=1)
+  eps: float = field(1e-8, least=SMALLEST)
+  weight_decay: float = field(0.1, least=0)
+  clip_norm: float = field(1.0, least=0)
+
+  def __post_init__(self) -> None:
+    check_fields(self)
 
 
 def make_schedule(optim: Any, num_steps: int) -> optax.Schedule:
@@ -43,31 +110,13 @@ def make_schedule(optim: Any, num_steps: int) -> optax.Schedule:
   """
   peak, fraction = float(optim.learning_rate), float(optim.end_fraction)
   left = max(int(num_steps) - int(optim.warmup_steps), 1)
-  factory = getattr(optax.schedules, _SHORT.get(optim.schedule, optim.schedule), None)
-  known = {
-    "value": peak,
-    "init_value": peak,
-    "peak_value": peak,
-    "end_value": peak * fraction,
-    "alpha": fraction,
-    "decay_rate": fraction,
-    "power": 1.0,
-    "decay_steps": left,
-    "transition_steps": left,
-  }
-  if factory is None or optim.schedule.startswith(("join", "inject")):
-    raise UserError(
-      f"optim.schedule={optim.schedule!r} is unknown; choose one of {', '.join(_SHORT)}, or the "
-      "name of a schedule of optax without a warmup of its own"
-    )
-  parameters = inspect.signature(factory).parameters
-  missing = [n for n, p in parameters.items() if p.default is p.empty and n not in known]
-  if missing:
-    raise UserError(
-      f"optim.schedule={optim.schedule!r} needs {', '.join(missing)}, which no config key gives; "
-      f"choose one of {', '.join(_SHORT)}"
-    )
-  decay = factory(**{name: known[name] for name in parameters if name in known})
+  if wrong := _schedule(optim.schedule):
+    raise UserError(f"schedule={optim.schedule!r} {wrong}")
+  factory = getattr(optax.schedules, _SHORT.get(optim.schedule, optim.schedule))
+  values = (peak, peak, peak, peak * fraction, fraction, fraction, 1.0, left, left)
+  given = dict(zip(_FILLED, values, strict=True))
+  takes = inspect.signature(factory).parameters
+  decay = factory(**{name: given[name] for name in takes if name in given})
   if optim.warmup_steps <= 0:
     return decay
   warmup = optax.linear_schedule(0.0, peak, int(optim.warmup_steps))
@@ -92,22 +141,19 @@ def make_optimizer(
     UserError: no such optimizer, or weight_decay for one that has none.
   """
   schedule = make_schedule(optim, num_steps)
-  factory = getattr(optax, optim.name, None)
+  if wrong := _optimizer(optim.name):
+    raise UserError(f"name={optim.name!r} {wrong}")
+  factory = getattr(optax, optim.name)
   takes = _parameters(factory)
-  if "learning_rate" not in takes or optim.name.startswith("scale_by"):
-    raise UserError(
-      f"optim.name={optim.name!r} is no optimizer of optax that takes learning_rate; "
-      "use adamw, adam, lion, adafactor, sgd, ..."
-    )
   # eps means another thing to optimizers that keep no second moment (adafactor, adagrad).
   names = ("b1", "b2", "eps") if "b2" in takes else ("b1",)
-  fields = {name: float(optim[name]) for name in names if name in takes}
+  fields = {name: float(getattr(optim, name)) for name in names if name in takes}
   rate = next((n for n in ("weight_decay", "weight_decay_rate") if n in takes), None)
   mask = next((n for n in ("mask", "weight_decay_mask") if n in takes), None)
   if optim.weight_decay and (rate is None or mask is None):
     raise UserError(
-      f"optim.name={optim.name!r} has no weight decay by parameter; "
-      "set optim.weight_decay=0, or use adamw, lion, lamb, adafactor, ..."
+      f"name={optim.name!r} has no weight decay by parameter; "
+      "set weight_decay=0, or use adamw, lion, lamb, adafactor, ..."
     )
   if rate and mask:
     fields |= {rate: float(optim.weight_decay) or (0.0 if rate == "weight_decay" else None)}

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from hc_jax import axes, sharding
+from hc_jax.fields import Field
 
 PyTree = Any
 
@@ -77,6 +78,17 @@ def abstract_state(
     opt_state=opt_state,
     rng=place(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))),
   )
+
+
+# JAX's keys take 32 bits of a seed: a larger one would begin with the parameters of a smaller one.
+SEED = Field(
+  name="seed",
+  kind=int,
+  default=0,
+  least=0,
+  most=2**32 - 1,
+  meaning="of initial parameters, dropout and the order of the data",
+)
 
 
 def create_state(

@@ -8,7 +8,7 @@ import pytest
 from hc_jax import UserError, cli
 from hc_jax.ablate.running import folder, records
 from hc_jax.ablate.running.runner import finish, run_sweep
-from hc_jax.config_types import ADDED
+from hc_jax.config_keys import ADDED
 
 FILES = ("report.md", "report.html", "results.jsonl", "loss.png", "differences.png")
 

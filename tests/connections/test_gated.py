@@ -264,7 +264,7 @@ def test_equal_streams_stay_equal_without_kernels_and_part_with_them():
   [
     (lambda: hc.MHC(fractions=2).check(), "FracConnection"),
     (lambda: hc.MHC(num_streams=0).check(), "num_streams=0"),
-    (lambda: hc.IdentityHC(bias_init="zero").check(), "'identity', 'onehot', 'uniform'"),
+    (lambda: hc.IdentityHC(bias_init="zero").check(), "identity, onehot, uniform"),
     (lambda: hc.make_connection("kromhc", {"bias_init": "one"}), "bias_init='one'"),
     (lambda: hc.make_connection("identity", {"sinkhorn_steps": 3}), "no field 'sinkhorn_steps'"),
   ],

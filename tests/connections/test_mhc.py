@@ -119,9 +119,9 @@ def test_options_are_heard():
 @pytest.mark.parametrize(
   "fields, words",
   [
-    ({"form": "v4"}, "'paper', 'deepseek_v4'"),
-    ({"sinkhorn_steps": 0}, "at least one step"),
-    ({"sinkhorn_gradient": "none"}, "'exact', 'implicit'"),
+    ({"form": "v4"}, "paper, deepseek_v4"),
+    ({"sinkhorn_steps": 0}, "sinkhorn_steps=0 must be at least 1"),
+    ({"sinkhorn_gradient": "none"}, "exact, implicit"),
   ],
 )
 def test_what_does_not_fit_is_refused(fields, words):

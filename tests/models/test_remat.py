@@ -93,7 +93,7 @@ def test_parameters_may_carry_the_names_of_their_axes():
   [
     ("blocks:4", "groups of 4 blocks, but there are 6: choose 'blocks:2' or 'blocks:3'"),
     ("blocks:0", "unknown"),
-    ("blocks", "'blocks:4'"),
+    ("blocks", "blocks:4"),
   ],
 )
 def test_what_does_not_fit_is_refused(remat, words):

@@ -149,7 +149,7 @@ def test_coefficients_are_collected_in_the_order_of_the_network(scan):
     (((1, tiny.SHC2), (2, SHC3)), 4, r"1 \+ 2 = 3 layers, but num_layers=4; set num_layers=3"),
     (((0, tiny.SHC2),), None, "a segment of 0 layers"),
     ((tiny.SHC2,), None, r"write \(count, connection\)"),
-    ((), None, "num_layers=None must be at least 1"),
+    ((), None, "num_layers=None must be a whole number"),
     (((1, frac(3, 3)), (1, tiny.SHC2)), None, r"d_model=16 .* fractions=3: 16 / 3 = 5\.33"),
   ],
 )

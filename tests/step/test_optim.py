@@ -90,7 +90,7 @@ def test_other_optimizers_take_a_step(name):
 
 @pytest.mark.parametrize("name", ["adamww", "scale_by_learning_rate", "clip"])
 def test_what_is_no_optimizer_is_refused(name):
-  with pytest.raises(UserError, match=f"optim.name='{name}' is no optimizer"):
+  with pytest.raises(UserError, match=f"^optim.name='{name}' is not an optimizer"):
     make_optimizer(optim(name=name), 10)
 
 

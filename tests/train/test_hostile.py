@@ -91,7 +91,7 @@ REFUSED = {
   "config: escapes": (edit_config("model.block", EVIL), "model.block='\\x1b]0;gone"),
   "config: group gone": (edit_config("model", None), "model is not a group"),
   "config: infinite": (edit_config("optim.b1", float("inf")), "Infinity is not a finite number"),
-  "config: wide": (edit_config("model.d_model", 10**12), "does not fit a checkpoint of"),
+  "config: wide": (edit_config("model.d_model", 10**9), "does not fit a checkpoint of"),
   "config: a long cache": (
     lambda run: (
       edit_config("model.positions", "rotary")(run),
@@ -109,7 +109,7 @@ REFUSED = {
     "data.length makes a model of",
   ),
   "config: too many layers": (edit_config("model.num_layers", 200), "does not fit a checkpoint of"),
-  "config: wide kernels": (edit_config("model.d_ff", 10**15), "does not fit a checkpoint of"),
+  "config: wide kernels": (edit_config("model.d_ff", 10**9), "does not fit a checkpoint of"),
   "config: streams": (
     edit_config("model.connection.num_streams", 10**6),
     "does not fit a checkpoint of",

@@ -16,7 +16,7 @@ from hc_jax import durable, exclusive
 from hc_jax.ablate.running import provenance
 from hc_jax.ablate.running.record_types import check_fields, check_sweep
 from hc_jax.ablate.sweep import Sweep
-from hc_jax.config_types import missing_keys
+from hc_jax.config_keys import missing_keys
 from hc_jax.errors import UserError
 from hc_jax.runs.workdir import read_format, reading
 

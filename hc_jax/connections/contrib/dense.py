@@ -12,7 +12,8 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction, first_read
 from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
-from hc_jax.connections.place import check_whole
+from hc_jax.connections.place import is_count
+from hc_jax.fields import field
 
 
 class DenseFormer(Connection):
@@ -48,11 +49,10 @@ class DenseFormer(Connection):
 
   num_streams: int | None = None
   padded: bool = True
-  num_sites: int | None = None
+  num_sites: int | None = field(None, least=1)
 
   def __post_init__(self) -> None:
-    if self.num_streams is None and self.num_sites is not None:
-      check_whole("num_sites", self.num_sites)
+    if self.num_streams is None and is_count(self.num_sites):
       self.num_streams = self.num_sites + 1
     super().__post_init__()
 
@@ -68,16 +68,13 @@ class DenseFormer(Connection):
 
   def check(self) -> None:
     check_one_fraction(self)
-    if self.num_sites is not None:
-      check_whole("num_sites", self.num_sites)
-      if self.num_streams != self.num_sites + 1:
-        raise ValueError(
-          f"num_streams={self.num_streams} does not fit {type(self).__name__} at num_sites="
-          f"{self.num_sites}: it needs a slot for each block and one for the embedding; leave "
-          f"num_streams unset, or set it to {self.num_sites + 1}"
-        )
-    if self.num_streams is not None:  # without it nothing more is known outside of a network
-      super().check()
+    super().check()
+    if self.num_sites is not None and self.num_streams != self.num_sites + 1:
+      raise ValueError(
+        f"num_streams={self.num_streams} does not fit {type(self).__name__} at num_sites="
+        f"{self.num_sites}: it needs a slot for each block and one for the embedding; leave "
+        f"num_streams unset, or set it to {self.num_sites + 1}"
+      )
 
   def facts(self, d_model: int) -> Facts:
     del d_model
