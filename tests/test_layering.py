@@ -27,7 +27,7 @@ TABLE = {
   "errors": (set(), set()),
   "nearest": (set(), set()),
   "fields": ({"errors", "nearest"}, set()),
-  "user_modules": ({"errors"}, set()),
+  "user_modules": ({"errors", "nearest"}, set()),
   "folders": ({"errors"}, set()),
   "durable": ({"folders"}, set()),
   "exclusive": ({"folders"}, set()),
@@ -63,8 +63,8 @@ TABLE = {
   "processes": ({"errors", "output", "sharding"}, {"jax", "numpy"}),
   "step": ({"axes", "errors", "fields", "params", "sharding"}, _ARRAYS | {"numpy", "optax"}),
   "runs": (
-    {"config", "data", "errors", "nearest", "params", "processes", "step"} | _FILES,
-    {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX"},
+    {"config", "data", "errors", "nearest", "params", "processes", "step", "user_modules"} | _FILES,
+    {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX", "wandb"},
   ),
   "sample": ({"errors"}, _ARRAYS | {"numpy"}),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),
@@ -98,6 +98,7 @@ ONLY_IN = {
   "tensorflow": None,
   "tensorflow_datasets": "hc_jax.data",
   "torch": None,
+  "wandb": "hc_jax.runs",
 }
 
 # Importing it chooses the backend of a whole program, such as a notebook.

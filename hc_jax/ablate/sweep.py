@@ -89,6 +89,12 @@ class Sweep:
   def check(self) -> None:
     """Raises UserError, with the remedy, for what no sweep can be; compiles nothing."""
     self.check_arms()
+    for key in ("mirror", "trackers"):
+      if value := self.base.train[key]:
+        raise UserError(
+          f"train.{key}={value!r} is for one run, and all runs of a sweep would share it; "
+          "leave it out"
+        )
     for group in self.groups():
       try:
         config_lib.check(self.config(group, self.seeds[0]))

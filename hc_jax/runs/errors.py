@@ -71,6 +71,15 @@ def storage_cause(error: BaseException | None, contexts: bool = True) -> str | N
   return None
 
 
+def reason_of(error: BaseException) -> str:
+  """Returns the first line of what an error says, with its type where that says more."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  first = (str(error).strip().splitlines() or [""])[0][:200]
+  named = isinstance(error, ImportError | ValueError | UserError | OSError) and first
+  return first if named else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
   """Turns a fault of files into a StorageError that names `what` was being written.

@@ -16,8 +16,8 @@ from hc_jax.errors import UserError
 from hc_jax.runs import manifest, metrics
 from hc_jax.runs import workdir as workdirs
 from hc_jax.runs.checkpoint import FOLDER, path_of, steps_of
-from hc_jax.runs.errors import StorageError
-from hc_jax.runs.remote import Remote, plain, reason_of
+from hc_jax.runs.errors import StorageError, reason_of
+from hc_jax.runs.remote import Remote, plain
 
 WAITS = (1.0, 4.0)  # seconds before another try
 _SMALL = {

@@ -13,6 +13,7 @@ from hc_jax import folders
 from hc_jax.durable import write_atomically
 from hc_jax.runs.errors import writing
 from hc_jax.runs.events import Events
+from hc_jax.runs.trackers import Trackers
 
 FILE = "metrics.jsonl"
 LIMIT = 1 << 30  # bytes of the file; a row has about 600
@@ -74,8 +75,24 @@ class Metrics:
   """
 
   def __init__(
-    self, workdir: str, restored: int | None, log: Callable[[str], None] = print
+    self,
+    workdir: str,
+    restored: int | None,
+    log: Callable[[str], None] = print,
+    trackers: Trackers | None = None,
   ) -> None:
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      restored: step that the run is resumed at; None at its start.
+      log: takes lines.
+      trackers: are given each row once it is in the file, and closed with it.
+
+    Raises:
+      StorageError: the files cannot be read or written.
+    """
+    self._trackers = trackers
     self._path = os.path.join(workdir, FILE)
     self._workdir = workdir
     self._restored = restored
@@ -109,6 +126,8 @@ class Metrics:
       self._file.write(_line(row))
       self._file.flush()
       self._open_events().write(row)
+    if self._trackers is not None:
+      self._trackers.write(row)
 
   def sync(self) -> None:
     """Forces the rows to the disk, so that a checkpoint never outlives the rows before it.
@@ -132,7 +151,9 @@ class Metrics:
     return self._events
 
   def close(self) -> None:
-    """Closes the files; a disk that is full is not reported a second time."""
+    """Closes the files and the trackers; a disk that is full is not reported a second time."""
+    if self._trackers is not None:
+      self._trackers.close()
     try:
       self._file.close()
       if self._events is not None:

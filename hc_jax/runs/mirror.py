@@ -19,7 +19,8 @@ from hc_jax.errors import UserError
 from hc_jax.runs import fetch, manifest, metrics
 from hc_jax.runs import workdir as workdirs
 from hc_jax.runs.checkpoint import FOLDER, path_of, steps_of
-from hc_jax.runs.remote import Remote, reason_of
+from hc_jax.runs.errors import reason_of
+from hc_jax.runs.remote import Remote
 
 # Seconds between tries, at first and at most.
 FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0

@@ -8,6 +8,7 @@ from typing import Any
 
 from hc_jax import folders
 from hc_jax.errors import UserError
+from hc_jax.runs.errors import reason_of
 
 _PATTERNS = "*?[]"  # fsspec's copying and deleting would take these as a pattern of names
 
@@ -106,15 +107,6 @@ class Remote:
     for path, recursive in ((self._path(f"{name}/{first}"), False), (self._path(name), True)):
       with contextlib.suppress(FileNotFoundError):
         self._fs.rm(path, recursive=recursive)
-
-
-def reason_of(error: BaseException) -> str:
-  """Returns the first line of what an error says, with its type where that says more."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  first = (str(error).strip().splitlines() or [""])[0][:200]
-  named = isinstance(error, ImportError | ValueError | UserError | OSError) and first
-  return first if named else f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 def plain(name: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from hc_jax import config as config_lib
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
@@ -18,6 +19,7 @@ from hc_jax.runs import workdir as workdirs
 from hc_jax.runs.errors import NonFiniteError, Stopped, storage, writing
 from hc_jax.runs.metrics import Metrics, NoMetrics
 from hc_jax.runs.mirror import open_mirror
+from hc_jax.runs.trackers import Trackers, find_factories
 from hc_jax.step.evaluate import evaluate
 from hc_jax.step.feed import to_devices
 from hc_jax.step.state import TrainState, create_state
@@ -58,6 +60,7 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
     with cluster.together():
       mirror = open_mirror(config.train.mirror if cluster.is_main() else "", say)
       workdir = held.enter_context(workdirs.open_workdir(workdir, config, say, mirror.fetch))
+      factories = find_factories(config.train.trackers if cluster.is_main() else ())
       task = make_task(config, log=say)
       profile = Profile(config.train.profile if cluster.is_main() else "", workdir)
     check_alike(config, task.text, workdir)
@@ -65,7 +68,7 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
     held.enter_context(storage(workdir))
     console = Console(config.train.num_steps)
 
-    def saved(*when: Any) -> None:
+    def on_disk(*when: Any) -> None:
       console.saved(*when)
       mirror.push()
 
@@ -79,12 +82,14 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
       out_of_memory(config, task.mesh),
       StopSignal() as stop,
     ):
+      with cluster.together():
+        trackers = Trackers(factories, workdir, config_lib.to_json(config), log=say)
       restored = restore.restore_newest(workdir, task.abstract, log=say)
       state, start = _begin(config, task, restored, workdir, origin)
       with (
         mirror,  # entered once damaged checkpoints are set aside, left when the last one is saved
-        checkpoint.Checkpoints(workdir, config.train.keep, saved) as checkpoints,
-        _metrics(workdir, start) as metrics,
+        checkpoint.Checkpoints(workdir, config.train.keep, on_disk) as checkpoints,
+        _metrics(workdir, start, trackers) as metrics,
       ):
         began = "begins" if restored is None else "resumed"
         _header(config, task, f"{workdir}, {began} at step {start:,}", console)
@@ -94,8 +99,8 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
           return loop.run(state, start, saved, Agreement(stop, task.mesh))
 
 
-def _metrics(workdir: str, start: int) -> Metrics | NoMetrics:
-  return Metrics(workdir, start or None, log=say) if cluster.is_main() else NoMetrics()
+def _metrics(workdir: str, start: int, trackers: Trackers) -> Metrics | NoMetrics:
+  return Metrics(workdir, start or None, say, trackers) if cluster.is_main() else NoMetrics()
 
 
 def _begin(

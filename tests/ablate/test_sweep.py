@@ -61,6 +61,8 @@ def test_an_arm_that_names_its_connection_starts_from_that_ones_defaults(make_sw
 @pytest.mark.parametrize(
   "changes, words",
   [
+    ({"train__mirror": "a"}, "train.mirror=.a. is for one run"),
+    ({"train__trackers": "a:b"}, r"train.trackers=\(.a:b.,\) is for one run"),
     ({"arms": {}}, "no arms"),
     ({"arms": {"a/b": RESIDUAL}}, "arm 'a/b': its name is that of a folder"),
     ({"arms": {"a": {"train.batch_size": 4}}}, "arm 'a' sets 'train.batch_size': arms are paired"),

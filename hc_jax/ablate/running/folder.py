@@ -27,8 +27,6 @@ MAY_CHANGE = (
   "base.train.checkpoint_every",
   "base.train.keep",
   "base.train.compilation_cache",
-  "base.train.mirror",
-  "base.train.trackers",
   "base.data.workers",
   "base.data.dir",
   "title",
