@@ -1,4 +1,4 @@
-# Two commands need nothing but Python 3.11 to 3.13 and make:
+# Two commands need nothing but make and Python, 3.11 or later (tested: 3.11, 3.12, 3.13):
 #   make quickstart    install, train a small language model, let it write, draw its pictures
 #   make test          install, check style, run the tests
 # `make help` lists the rest. Another interpreter: make PYTHON=/path/to/python3.12 test
@@ -21,7 +21,7 @@ help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
 	  awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 	@echo
-	@echo "  PYTHON=...       the Python to use (3.11, 3.12 or 3.13); default python3"
+	@echo "  PYTHON=...       the Python to use (tested: 3.11, 3.12, 3.13); default python3"
 	@echo "  JOBS=...         how many processes test side by side; default 2"
 	@echo "  PYTEST_ARGS=...  more arguments for pytest: make test PYTEST_ARGS='-k causality'"
 
