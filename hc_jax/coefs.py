@@ -44,7 +44,8 @@ class Coefs:
     next_read: `[..., v, n]`, the read of the next site, where a variant makes it one site ahead;
       None elsewhere.
     slot: int32 `[]`, the only stream that the write changes, where a variant knows that all other
-      rows of `write` are zero and `mix` is None; only that stream is then touched. None elsewhere.
+      rows of `write` are zero and `mix` is None; only that stream is then touched. Where the width
+      is cut into m fractions it is the number of the m streams that hold them. None elsewhere.
     gates: for a read with a weight for every channel, which `read` is then the mean of over the
       channels. None elsewhere.
   """

@@ -215,7 +215,7 @@ PIECES = {
         "It is `(X @ W) * rstd`, where W is the kernel with centred columns: no normed streams.",
       ),
       ("  check_norm(norm)\n" + _CHECK_OPTIONS[0] + '<...>choose one of {NORM_OVER}")\n', ""),
-      ('  if norm_over == "stream"<...>(streams, kernel, scale, bias)\n', ""),
+      ('  if norm_over == "group"<...>(streams, kernel, scale, bias)\n', ""),
       ("  weights = kernel if<...>\n", ""),
       ('  if norm == "layernorm":\n    # (x - mean)', "  # (x - mean)"),
       (

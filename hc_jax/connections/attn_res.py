@@ -57,24 +57,36 @@ class AttentionResiduals(Connection):
   num_sites: int | None = field(None, least=1)
 
   def __post_init__(self) -> None:
-    if self.num_streams is None and is_count(self.num_sites) and is_count(self.block_sites):
-      self.num_streams = -(-self.num_sites // self.block_sites) + 1
+    counts = (self.num_sites, self.block_sites, self.fractions)
+    if self.num_streams is None and all(map(is_count, counts)):
+      self.num_streams = self.fractions * self._slots_needed()
     super().__post_init__()
 
   def check(self) -> None:
     check_one_fraction(self)
+    self._check_depth()
+
+  @nn.nowrap
+  def _slots_needed(self) -> int:
+    """Returns one for each block of sites, and one for the embedding."""
+    return -(-self.num_sites // self.block_sites) + 1
+
+  @nn.nowrap
+  def _check_depth(self) -> None:
     super().check()
     if self.num_sites is not None:
       self._check_slots()
 
   @nn.nowrap
   def _check_slots(self) -> None:
-    blocks = -(-self.num_sites // self.block_sites)
-    if self.num_streams != blocks + 1:
+    needed = self._slots_needed()
+    if self.num_streams != self.fractions * needed:
+      cut = f" of {self.fractions} streams" if self.fractions > 1 else ""
       raise ValueError(
         f"num_streams={self.num_streams} does not fit {type(self).__name__} at num_sites="
-        f"{self.num_sites}, block_sites={self.block_sites}: it needs a slot for each of {blocks} "
-        f"blocks and one for the embedding; leave num_streams unset, or set it to {blocks + 1}"
+        f"{self.num_sites}, block_sites={self.block_sites}: it needs a slot{cut} for each of "
+        f"{needed - 1} blocks and one for the embedding; leave num_streams unset, or set it to "
+        f"{self.fractions * needed}"
       )
 
   def facts(self, d_model: int) -> Facts:
@@ -96,13 +108,16 @@ class AttentionResiduals(Connection):
     }
 
   def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
-    index = jnp.asarray(index, jnp.int32)
-    small = {
-      "sources": jnp.arange(self.num_streams, dtype=jnp.int32) <= self.last_source(index),
-      "slot": index // self.block_sites + 1,
-    }
     kernel, scale = params["depth_query"].T, params["norm_scale"]
+    small = self.places(index)
     return ops.Generator(kernel, scale, None, small, self.finisher(), "rmsnorm", self.norm_eps)
+
+  @nn.nowrap
+  def places(self, index: int | jax.Array) -> dict[str, jax.Array]:
+    """Returns the slots that site `index` sees, bool `[slots]`, and the one that it writes."""
+    index = jnp.asarray(index, jnp.int32)
+    slots = jnp.arange(self.num_streams // self.fractions, dtype=jnp.int32)
+    return {"sources": slots <= self.last_source(index), "slot": index // self.block_sites + 1}
 
   @nn.nowrap
   def last_source(self, index: jax.Array) -> jax.Array:
@@ -113,10 +128,15 @@ class AttentionResiduals(Connection):
     return frozenset(self.declare(1, 0)) if index == 0 else frozenset()  # one slot to choose from
 
   def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
-    sources = ops.lift(small["sources"][:, None], logits.ndim)
-    weights = jax.nn.softmax(jnp.where(sources, logits, -jnp.inf), axis=-2)
+    weights = self.choose(logits, small["sources"])
     write = jax.nn.one_hot(small["slot"], logits.shape[-2], dtype=jnp.float32)[:, None]
     return Coefs(weights.swapaxes(-1, -2), write, None, slot=small["slot"])
+
+  @nn.nowrap
+  def choose(self, logits: jax.Array, sources: jax.Array) -> jax.Array:
+    """Returns the softmax over those of the slots that are sources, `[..., slots, k]`."""
+    chosen = ops.lift(sources[:, None], logits.ndim)
+    return jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-2)
 
 
 class DeltaAttentionResiduals(AttentionResiduals):

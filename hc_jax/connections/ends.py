@@ -101,7 +101,8 @@ class Reduce(nn.Module):
     scale is learned, one number, and starts at 0.2.
   * "depth" is one more read of `AttentionResiduals`, of all slots: `sum_j softmax(s)_j X[j]` with
     `s_j = <scale * depth_query, rmsnorm(X[j])>`. Parameters: `2w`; the query starts at zero, which
-    is the mean, and the scale at one.
+    is the mean, and the scale at one. With m fractions each has a softmax of its own over the slots
+    of m streams, whose norm is over the whole slot: `2mw`.
   * "gated" is one more read of `GatedResidual`, without a write. It norms the streams, so that no
     final norm comes after it. Parameters: `nd + 2ndr`.
   * "exit" is one more read of a connection that has one, `Connection.exit`, without a write: the
@@ -219,22 +220,40 @@ class Reduce(nn.Module):
     return nn.sigmoid(logits) + 1e-6
 
   def _depth_weights(self, streams: jax.Array) -> jax.Array:
-    """Computes a weight for every stream, float32 `[..., n, 1]`; they sum to one."""
-    w = streams.shape[-1]
+    """Computes a weight for every stream, float32 `[..., n, 1]`; those of a fraction sum to one."""
+    m, w = self.fractions, streams.shape[-1]
+    shape, names = ((w,), ("embed",)) if m == 1 else ((m, w), (None, "embed"))
     declared = {
-      "depth_query": Param((w,), nn.initializers.zeros, axes=("embed",)),
-      "scale": Param((w,), nn.initializers.ones, axes=("embed",)),
+      "depth_query": Param(shape, nn.initializers.zeros, axes=names),
+      "scale": Param(shape, nn.initializers.ones, axes=names),
     }
     made = bind(self, declared, self.partitioned)
+    query = made["depth_query"]
     scores = ops.project(
       streams,
-      made["depth_query"][:, None],
+      query[:, None] if m == 1 else own_fractions(query[None]),
       norm="rmsnorm",
       scale=made["scale"],
       eps=self.norm_eps,
+      norm_over="all" if m == 1 else "group",
       derivatives="autodiff",
     )
-    return jax.nn.softmax(scores, axis=-2)
+    weights = jax.nn.softmax(scores, axis=-2)  # `[..., n / m, m]`, slot by slot
+    return weights.reshape(*streams.shape[:-1], 1)
+
+
+def own_fractions(query: jax.Array) -> jax.Array:
+  """Returns a kernel for groups of m streams whose columns see one stream each.
+
+  Args:
+    query: `[v, m, w]`.
+
+  Returns:
+    `[m, w, v m]`; column `i m + h` is `query[i, h]` on stream h.
+  """
+  views, m, w = query.shape
+  own = jnp.eye(m, dtype=query.dtype)[:, None, None, :]
+  return (query.transpose(1, 2, 0)[..., None] * own).reshape(m, w, views * m)
 
 
 def chosen(

@@ -138,7 +138,10 @@ def write(
 def write_slot(
   slot: jax.Array, weights: jax.Array, streams: jax.Array, y: jax.Array, derivatives: str
 ) -> jax.Array:
-  """Returns the streams with `weights[slot] @ y` added to stream `slot`, which alone is touched."""
+  """Returns the streams with a part of `weights @ y` added, that of one slot alone.
+
+  For weights `[..., n, m]` a slot is m streams, from stream `m * slot` on; no other is touched.
+  """
   if derivatives == "autodiff":
     return _write_slot_primal(slot, weights, streams, y)
   with reverse_mode():
@@ -203,14 +206,18 @@ def _write_backward(saved, grad):
 _write.defvjp(_write_forward, _write_backward)
 
 
-def _row(x, slot):
-  return jax.lax.dynamic_index_in_dim(x, slot, axis=x.ndim - 2, keepdims=True)
+def _slot_rows(x, slot, m):
+  return jax.lax.dynamic_slice_in_dim(x, m * slot, m, axis=x.ndim - 2)
+
+
+def _with_slot_rows(x, rows, slot):
+  return jax.lax.dynamic_update_slice_in_dim(x, rows, rows.shape[-2] * slot, axis=x.ndim - 2)
 
 
 def _write_slot_primal(slot, weights, streams, y):
-  row = _row(streams, slot).astype(jnp.float32) + combine(_row(weights, slot), y)
-  row = row.astype(streams.dtype)
-  return jax.lax.dynamic_update_slice_in_dim(streams, row, slot, axis=streams.ndim - 2)
+  m = weights.shape[-1]
+  rows = _slot_rows(streams, slot, m).astype(jnp.float32) + combine(_slot_rows(weights, slot, m), y)
+  return _with_slot_rows(streams, rows.astype(streams.dtype), slot)
 
 
 @jax.custom_vjp
@@ -225,11 +232,10 @@ def _write_slot_forward(slot, weights, streams, y):
 def _write_slot_backward(saved, grad):
   """Streams are added to, so that their gradient is the one given; autodiff would make it anew."""
   slot, weights, y = saved
-  row, gate = _row(grad, slot), _row(weights, slot)
-  d_gate = outer(row, y, gate.shape)
-  none = jnp.zeros_like(weights)
-  d_weights = jax.lax.dynamic_update_slice_in_dim(none, d_gate, slot, axis=weights.ndim - 2)
-  return None, d_weights, grad, combine(gate.swapaxes(-1, -2), row).astype(y.dtype)
+  m = weights.shape[-1]
+  rows, gate = _slot_rows(grad, slot, m), _slot_rows(weights, slot, m)
+  d_weights = _with_slot_rows(jnp.zeros_like(weights), outer(rows, y, gate.shape), slot)
+  return None, d_weights, grad, combine(gate.swapaxes(-1, -2), rows).astype(y.dtype)
 
 
 _write_slot.defvjp(_write_slot_forward, _write_slot_backward)

@@ -20,17 +20,19 @@ class Generator:
   kernel, another framework or a count needs nothing of the variant but this value.
 
   Attributes:
-    kernel: float32 `[w, k]`, which projects each stream by itself, or `[n, w, k]`, which projects
-      all of them as one vector; None where the maps are static.
-    scale: scale of the norm before it, `[w]` or `[n, w]`, or None.
+    kernel: float32 `[w, k]`, which projects each stream by itself, `[n, w, k]`, which projects all
+      of them as one vector, or `[g, w, k]`, which projects groups of g; None where the maps are
+      static.
+    scale: scale of the norm before it, of the kernel's shape without k, or None.
     bias: bias of that norm, or None.
     small: any tree of arrays without an axis of the width: static maps, scales, biases, and numbers
       made from the index.
-    finish: `finish(logits, small) -> Coefs`, per token, where logits are `[..., n, k]`, `[..., k]`
-      or None. It is hashable, equal for equal variants, and captures no arrays.
+    finish: `finish(logits, small) -> Coefs`, per token, where logits are `[..., n, k]`, `[..., k]`,
+      `[..., n // g, k]` or None. It is hashable, equal for equal variants, and captures no arrays.
     norm: "layernorm" or "rmsnorm", before the projection.
     eps: what that norm adds to the variance (to the mean square for rmsnorm).
-    norm_over: "all", or "stream" for a norm of each stream before a kernel `[n, w, k]`.
+    norm_over: "all", "stream" for a norm of each stream before a kernel `[n, w, k]`, or "group" for
+      a kernel `[g, w, k]`.
     gates: float32 `[r, v, n, w]`, makes a weight for every channel of the read of the r numbers
       `hidden` that `finish` gives; see `hc_jax.coefs.Gates`. The read norms each stream as the
       projection does, with the same scale. None where weights are those of streams.

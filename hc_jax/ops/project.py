@@ -10,7 +10,7 @@ from hc_jax.ops.options import check_options, reverse_mode
 from hc_jax.ops.platform import alike, by_platform, explicit_sharding, explicit_spec, stored
 
 NORMS = ("layernorm", "rmsnorm")
-NORM_OVER = ("all", "stream")
+NORM_OVER = ("all", "stream", "group")
 _FEW = 64  # elements of which a first guess at the mean is made
 _TINY = 1e-24  # below this eps a norm of zeros needs a floor, and rstd^3 overflows float32
 
@@ -31,34 +31,38 @@ def project(
 
   Which of them is the kernel's shape: HC's generators see one stream (2409.19606 Eq. 10-13, before
   the tanh), those of mHC all n of them (2512.24880 Eq. 7), without the axes being merged. Gated
-  residuals project all streams after a norm of each by itself (`norm_over="stream"`).
+  residuals project all streams after a norm of each by itself (`norm_over="stream"`). Where g
+  streams are the fractions of one state, `norm_over="group"` norms and projects each g as one.
 
   The norm is folded in: `norm(x) @ W = (x @ W') * rstd + bias @ W`, where W' is W with the norm's
   scale multiplied in and, for LayerNorm, its columns centred. The normed streams never exist.
 
   Args:
     streams: `[..., n, w]`.
-    kernel: `[w, k]` for each stream, `[n, w, k]` for all; float32.
+    kernel: `[w, k]` for each stream, `[n, w, k]` for all, `[g, w, k]` for groups; float32.
     norm: "layernorm" or "rmsnorm".
-    scale: `[w]` (`[n, w]`) or None, the norm's own scale.
+    scale: `[w]` (`[n, w]`, `[g, w]`) or None, the norm's own scale.
     bias: likewise, the norm's own bias.
     eps: added to the variance (to the mean square for rmsnorm); see `reciprocal_std` for zero.
     norm_over: "all" norms over all axes of the kernel but the last, "stream" each stream by itself,
-      which a kernel `[w, k]` always does.
+      which a kernel `[w, k]` always does, "group" each group of g streams that follow each other.
     implementation: the backend, "auto" or "xla".
     derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
 
   Returns:
-    `[..., n, k]`, for all streams `[..., k]`; float32.
+    `[..., n, k]`, for all streams `[..., k]`, for groups `[..., n // g, k]`; float32.
 
   Raises:
-    ValueError: if `norm`, `norm_over`, `implementation` or `derivatives` is unknown.
+    ValueError: if `norm`, `norm_over`, `implementation` or `derivatives` is unknown, or the streams
+      are not whole groups.
   """
   check_norm(norm)
   check_options(implementation, derivatives)
   if norm_over not in NORM_OVER:
     raise ValueError(f"norm_over={norm_over!r} is unknown; choose one of {NORM_OVER}")
   kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
+  if norm_over == "group":
+    streams = _groups(streams, kernel)
   if norm_over == "stream" and kernel.ndim == 3:
     run = functools.partial(_project_normed, norm=norm, eps=eps)
     if derivatives == "custom":
@@ -93,6 +97,17 @@ def normed(streams: jax.Array, norm: str, eps: float) -> jax.Array:
     x = x - jnp.mean(x, axis=-1, keepdims=True)
   square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
   return x * reciprocal_std(square, eps, norm, x.shape[-1])
+
+
+def _groups(streams, kernel):
+  """Streams `[..., n, w]` as `[..., n // g, g, w]`, for a kernel `[g, w, k]`."""
+  *lead, n, w = streams.shape
+  if kernel.ndim != 3 or n % kernel.shape[0]:
+    raise ValueError(
+      f'norm_over="group" needs a kernel [g, w, k] of groups of g streams, but the kernel is '
+      f"{kernel.shape} and there are {n} streams; give a g that divides {n}"
+    )
+  return streams.reshape(*lead, n // kernel.shape[0], kernel.shape[0], w)
 
 
 def _project_normed(streams, kernel, scale, bias, norm, eps):

@@ -143,10 +143,13 @@ def is_a_value(candidate: Candidate) -> None:
   shapes = jax.eval_shape(ops.coefs, streams, generator)
   coefs = jax.tree.map(lambda a: normal(str(a.shape), *a.shape), shapes.replace(slot=None))
   if shapes.slot is not None:
-    coefs = coefs.replace(slot=jnp.int32(module.num_streams - 1))
+    coefs = coefs.replace(slot=jnp.int32(module.num_streams // module.fractions - 1))
   if generator.kernel is not None:
     logits = np.zeros((*LEAD, *streams.shape[-2:-1], generator.kernel.shape[-1]), np.float32)
-    logits = logits if generator.kernel.ndim == 2 else logits[..., 0, :]
+    if generator.norm_over == "group":
+      logits = logits[..., :: generator.kernel.shape[0], :]
+    elif generator.kernel.ndim == 3:
+      logits = logits[..., 0, :]
     consts = jax.make_jaxpr(generator.finish)(logits, generator.small).consts
     check(not consts, f"finish captures {len(consts)} arrays, which no kernel can hold")
 

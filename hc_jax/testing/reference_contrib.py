@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hc_jax.connections import Connection
-from hc_jax.connections.contrib import PartitionedHC
-from hc_jax.testing.reference import Matrices
+from hc_jax.connections.contrib import MultiHeadAttentionResiduals, PartitionedHC
+from hc_jax.testing.reference import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]
@@ -35,4 +35,51 @@ def partitioned(connection: PartitionedHC, params: Params, index: int) -> Site:
   return lambda H: Matrices(A_m=A_m, A_r=A_r, B=B)
 
 
-REFERENCES: dict[type[Connection], Callable[..., Site]] = {PartitionedHC: partitioned}
+def multi_head_attention_residuals(
+  connection: MultiHeadAttentionResiduals, params: Params, index: int
+) -> Site:
+  """MHAR (2607.27230 Eq. 3): a list of finished blocks, a block so far, a softmax for each head."""
+  n, H, B = connection.num_streams, connection.fractions, connection.block_sites
+  now = index // B + 1  # slot of the block so far, after those that are finished
+  seen = list(range(now)) + ([now] if index % B else [])
+  written = np.eye(n)[now * H : (now + 1) * H]
+  q, gamma = params["depth_query"], params["norm_scale"]
+
+  def site(X: np.ndarray) -> Matrices:
+    views = len(q)
+    alive = X.reshape(*X.shape[:-2], n // H, H, X.shape[-1])[..., seen, :, :]
+    alive = alive.reshape(*X.shape[:-2], len(seen) * H, X.shape[-1])
+    alpha = head_weights(alive, q, gamma, connection.norm_eps)  # [..., seen, views, H]
+    A_m = np.zeros((*X.shape[:-1], views * H), alpha.dtype)
+    for k, slot in enumerate(seen):
+      for h in range(H):
+        A_m[..., slot * H + h, h::H] = alpha[..., k, :, h]
+    return Matrices(A_m=A_m, A_r=np.eye(n), B=written)
+
+  return site
+
+
+def head_weights(X: np.ndarray, q: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
+  """`softmax_i <q_h, (gamma * rmsnorm(s_i))_h>`, where the norm is over all of a source s_i.
+
+  Args:
+    X: `[..., n, w]`, the sources, each as its H heads.
+    q: `[v, H, w]`.
+    gamma: `[H, w]`.
+    eps: of the norm.
+
+  Returns:
+    `[..., n / H, v, H]`.
+  """
+  H, w = gamma.shape
+  sources = X.reshape(*X.shape[:-2], -1, H * w)
+  keys = normalise(sources, "rmsnorm", eps, gamma.reshape(-1))
+  scores = np.einsum("...ihw,vhw->...ivh", keys.reshape(*keys.shape[:-1], H, w), q)
+  scores = np.exp(scores - np.max(scores.real, axis=-3, keepdims=True))
+  return scores / np.sum(scores, axis=-3, keepdims=True)
+
+
+REFERENCES: dict[type[Connection], Callable[..., Site]] = {
+  PartitionedHC: partitioned,
+  MultiHeadAttentionResiduals: multi_head_attention_residuals,
+}

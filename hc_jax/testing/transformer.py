@@ -15,7 +15,8 @@ import numpy as np
 from hc_jax.connections import Connection, connection_factory
 from hc_jax.models import TransformerLM
 from hc_jax.testing import reference
-from hc_jax.testing.references import depth_weights, matrices_of
+from hc_jax.testing.reference_contrib import head_weights
+from hc_jax.testing.references import matrices_of
 
 Params = Mapping[str, np.ndarray]
 
@@ -73,9 +74,10 @@ def logits(
     end = end - params["reduce_streams/scale"] * H[..., 2, :]
   if connection.reduce_kind == "depth":
     p = below(params, "reduce_streams")
-    end = np.sum(
-      depth_weights(H, p["depth_query"][None], p["scale"], connection.norm_eps) * H, axis=-2
-    )
+    query, m = p["depth_query"].reshape(1, connection.fractions, -1), connection.fractions
+    weights = head_weights(H, query, p["scale"].reshape(m, -1), connection.norm_eps)[..., 0, :]
+    slots = H.reshape(*H.shape[:-2], -1, m, H.shape[-1])
+    end = np.sum(weights[..., None] * slots, axis=-3).reshape(*H.shape[:-2], -1)
   if connection.reduce_kind == "exit":
     p = below(params, "reduce_streams")
     last = matrices_of(of_block[0].exit(), p, model.num_layers)

@@ -12,6 +12,7 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections.base import Connection, check_one_fraction
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
 TO_FEED_FORWARD = 1.5  # first weight with which attention writes into the stream of the other
 
@@ -44,8 +45,8 @@ class PartitionedHC(Connection):
   needs: ClassVar[tuple[str, ...]] = ("num_sites",)
 
   num_streams: int = 2
-  first_block: int | None = None
-  num_sites: int | None = None
+  first_block: int | None = field(None, least=0)
+  num_sites: int | None = field(None, least=1)
   sites_per_block: int | None = None
 
   def check(self) -> None:
@@ -66,15 +67,8 @@ class PartitionedHC(Connection):
         f"num_sites={self.num_sites} is odd, and PartitionedHC has blocks of two sites; give the "
         "sites of whole blocks"
       )
-    if self.first_block is not None:
-      self._check_first()
-
-  @nn.nowrap
-  def _check_first(self) -> None:
     first = self.first_block
-    if not isinstance(first, int) or isinstance(first, bool) or first < 0:
-      raise ValueError(f"first_block={first!r} must be a whole number from 0 on, an int")
-    if self.num_sites is not None and first >= self.num_sites // 2:
+    if first is not None and self.num_sites is not None and first >= self.num_sites // 2:
       raise ValueError(
         f"first_block={first} is none of {self.num_sites // 2} blocks; choose one from 0 to "
         f"{self.num_sites // 2 - 1}, or leave it unset"

@@ -10,6 +10,7 @@ from hc_jax.connections.contrib import (
   CayleyHC,
   ContinuousHC,
   DenseFormer,
+  MultiHeadAttentionResiduals,
   NewtonHC,
   PartitionedHC,
   SpectralSphereHC,
@@ -21,6 +22,7 @@ VARIANTS: dict[str, type[Connection]] = {
   "newton": NewtonHC,
   "matrix_exponential": ContinuousHC,
   "partitioned": PartitionedHC,
+  "multi_head_attn_res": MultiHeadAttentionResiduals,
 }
 # Around whole blocks, `--config.model.block=whole`.
 DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer, "mudd": MUDD}

@@ -86,7 +86,7 @@ def test_its_layer_inputs_are_rebuilt():
   [
     ({"num_streams": 4}, "num_streams=4: PartitionedHC has one stream for attention"),
     ({"fractions": 2}, "PartitionedHC has one fraction"),
-    ({"first_block": -1}, "first_block=-1 must be a whole number from 0"),
+    ({"first_block": -1}, "first_block=-1 must be at least 0"),
     ({"first_block": 1.5}, "first_block=1.5 must be a whole number"),
     ({"first_block": 2}, "first_block=2 is none of 2 blocks; choose one from 0 to 1"),
   ],
