@@ -1,7 +1,7 @@
-"""What a start takes from its run's mirror: the newest good checkpoint, where it has none as new.
+"""Fetching from a run's mirror: the newest good checkpoint, if the workdir has none as new.
 
-Nothing that a mirror sends is used before it was looked at in a folder of its own: it is compared
-with its manifest, its names must stay inside, its sizes are bounded.
+A mirror may hold anything. Files are first put into a folder of their own. They are compared with
+the manifest, their names must stay inside, and their sizes are bounded.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def fetch(
 
   Raises:
     UserError: the mirror holds another run, or has only damaged checkpoints.
-    StorageError: the mirror cannot be read, and the workdir has no checkpoint to go on from.
+    StorageError: the mirror cannot be read, and the workdir has no checkpoint to continue from.
   """
   for wait in (*WAITS, None):
     try:
@@ -85,10 +85,10 @@ def _unreachable(
   if not steps_of(workdir):
     raise StorageError(
       f"mirror {remote.address} cannot be read ({reason_of(error)}), and {workdir} has no "
-      "checkpoint to go on from. Repair the address or the access and run the same command; "
+      "checkpoint to continue from. Repair the address or the access and run the same command; "
       '--config.train.mirror="" begins anew without it'
     ) from error
-  say(f"cannot be read ({reason_of(error)}); the run goes on from what is in its workdir")
+  say(f"cannot be read ({reason_of(error)}); the run continues from its workdir")
 
 
 def compare(remote: Remote, workdir: str, config: Any) -> bool:

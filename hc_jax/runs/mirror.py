@@ -67,7 +67,7 @@ class Mirror:
     self._copied: dict[str, bytes] = {}  # digests of what was last copied, or found there
     self._faulty: set[int] = set()  # checkpoints there that were found damaged
     self._changed = threading.Condition()
-    self._wanted = self._done = 0  # calls of push, and how many of them are satisfied
+    self._wanted = self._done = 0  # calls of push, and those that are satisfied
     self._closing = self._ended = False
     self._failure = ""
 
@@ -78,11 +78,11 @@ class Mirror:
     """Does what `hc_jax.runs.fetch.fetch` does, for the workdir that will be copied.
 
     Raises:
-      UserError, StorageError: as there; or the mirror lies in the workdir.
+      UserError, StorageError: as there; or the mirror is in the workdir.
     """
     self._workdir, self._config = workdir, config
     if self._remote.is_local and _is_inside(self._remote.root, workdir):
-      raise UserError(f"mirror={self._remote.address} lies in the workdir; choose another place")
+      raise UserError(f"mirror={self._remote.address} is in the workdir; choose another place")
     try:
       self._compared, self._faulty = fetch.fetch(self._remote, workdir, config, self._say)
     except UserError as error:
@@ -160,7 +160,7 @@ class Mirror:
   def _wait_after(self, reason: str, wait: float) -> None:
     """Says a failure, once for each reason, and waits; when closing, a second at most."""
     if reason != self._failure:
-      self._say(f"cannot be written ({reason}); training goes on, trying again in {wait:g} s")
+      self._say(f"cannot be written ({reason}); training continues, trying again in {wait:g} s")
     self._failure = reason
     with self._changed:
       closing = self._closing

@@ -1,9 +1,9 @@
 """Trackers: objects of the user's own that are given every row of metrics.
 
-A tracker has the two methods of a logging backend of metrax (and Tunix): `log_scalar(event, value,
-**kwargs)`, called with `step=`, and `close()`. `train.trackers` names factories, `module:factory`,
-each called with the workdir and the config as nested dicts. Only what starts a run resolves these
-names, from the config that its caller gave; a run that is opened never does.
+A tracker has the two methods of a logging backend of metrax and Tunix. They are `log_scalar(event,
+value, **kwargs)`, called with `step=`, and `close()`. `train.trackers` names factories,
+`module:factory`, each called with the workdir and the config. Only the start of a run resolves
+these names, from its caller's config. Opening a run never does.
 """
 
 import queue
@@ -20,7 +20,7 @@ CLOSING = 30.0  # seconds to be given the rows that wait, and to close
 
 
 class Tracker(Protocol):
-  """What is given the metrics of a run."""
+  """An object that is given the metrics of a run."""
 
   def log_scalar(self, event: str, value: float, **kwargs: Any) -> None:
     """Takes one number.
@@ -42,7 +42,7 @@ def find_factories(specs: Sequence[str]) -> list[tuple[str, Factory]]:
   """Returns the factories that `module:factory` name, with their names.
 
   Raises:
-    UserError: there is no such module or factory, or importing it fails.
+    UserError: a module or factory does not exist, or importing it fails.
   """
   return [(spec, find("train.trackers", spec)) for spec in specs]
 
@@ -64,7 +64,7 @@ class Trackers:
 
     Args:
       factories: of `find_factories`.
-      workdir: of the run. What a tracker must keep to go on is kept in its folder `trackers`.
+      workdir: of the run. Its folder `trackers` is for files that a tracker needs to continue.
       config: of the run, as JSON values.
       log: takes lines.
 
@@ -127,7 +127,7 @@ class _Feed:
     try:
       call(*args, **kwargs)
     except Exception as error:  # the user's program may do anything
-      self._warn(f"failed ({reason_of(error)}); the run goes on, further failures are not said")
+      self._warn(f"failed ({reason_of(error)}); the run continues, further failures are not said")
 
   def _warn(self, what: str) -> None:
     if not self._warned:

@@ -300,7 +300,7 @@ def test_a_failure_prunes_nothing_is_said_once_and_tried_again(
     failing.set()
     settle(copying)
   assert [line.partition(": ")[2] for line in said] == [
-    "cannot be written (quota exceeded); training goes on, trying again in 0.01 s",
+    "cannot be written (quota exceeded); training continues, trying again in 0.01 s",
     "is complete again",
   ]
   assert "checkpoints/20/manifest.json" in there(anywhere)
@@ -316,7 +316,7 @@ def test_a_mirror_that_stays_broken_costs_a_bounded_time(tmp_path, config, monke
   monkeypatch.setattr(mirror.Remote, "write", lambda *_: 1 / 0)
   with pytest.raises(StorageError), copying:
     raise StorageError("the run's own")
-  assert "ZeroDivisionError: division by zero); training goes on" in said[0]
+  assert "ZeroDivisionError: division by zero); training continues" in said[0]
   assert "not all of the run was copied in 0.3 s: ZeroDivisionError" in said[-1]
   copying._thread.join(5)
   assert not copying._thread.is_alive()
@@ -343,7 +343,7 @@ def test_a_mirror_that_cannot_be_read_stops_only_a_start_without_a_checkpoint(
   assert len(said) == 2 and "trying again in 0.01 s" in said[0]
   save(run, 10)
   opened(str(tmp_path / "mirror"), run, config, said)
-  assert "the run goes on from what is in its workdir" in said[-1]
+  assert "the run continues from its workdir" in said[-1]
 
 
 def test_another_run_in_the_mirror_is_refused_and_never_overwritten(
@@ -455,7 +455,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_a_mirror_in_the_workdir_is_refused(tmp_path, config):
-  with pytest.raises(UserError, match="lies in the workdir"):
+  with pytest.raises(UserError, match="is in the workdir"):
     opened(str(tmp_path / "copy"), tmp_path, config)
 
 

@@ -79,7 +79,7 @@ def test_a_tracker_that_fails_is_warned_about_once_and_the_others_go_on(tmp_path
   assert failing.given == kept.given == expected(ROWS)  # it may come back
   assert failing.closed == 1
   assert said == [
-    "warning: tracker my:0 failed (RuntimeError: the server is away); the run goes on, further "
+    "warning: tracker my:0 failed (RuntimeError: the server is away); the run continues, further "
     "failures are not said"
   ]
 
