@@ -94,7 +94,8 @@ class Field:
     return isinstance(value, self.kind) or self.kind not in _WORDS
 
   def _limit(self, value: float) -> str | None:
-    if not math.isfinite(value):
+    # (A whole number may be too large to be asked.)
+    if not isinstance(value, numbers.Integral) and not math.isfinite(value):
       return "must be a finite number"
     largest = LARGEST[self.kind]
     least = -largest if self.least is None else self.least

@@ -8,7 +8,9 @@ from typing import Any
 from hc_jax import config as config_lib
 from hc_jax.config import ConfigDict
 from hc_jax.config_files import execute
+from hc_jax.config_keys import keys
 from hc_jax.errors import UserError
+from hc_jax.fields import check
 
 CONNECTION = "model.connection."
 # What an arm may change: how the residual path is made. Data, batches, seeds, branches, optimizer
@@ -83,7 +85,7 @@ class Sweep:
       with config.unlocked():
         config.model.connection = config_lib.connection_defaults()
     config_lib.assign(config, delta)
-    config_lib.assign(config, {"seed": int(seed), "optim.learning_rate": group.learning_rate})
+    config_lib.assign(config, {"seed": seed, "optim.learning_rate": group.learning_rate})
     return config
 
   def check(self) -> None:
@@ -103,6 +105,12 @@ class Sweep:
 
   def check_arms(self) -> None:
     """Raises UserError for arms, seeds and rates that no sweep can have; makes no config."""
+    takes = keys()
+    for name, key in (("seeds", "seed"), ("learning_rates", "optim.learning_rate")):
+      check(
+        {f"{name}[{i}]": value for i, value in enumerate(getattr(self, name))},
+        {f"{name}[{i}]": takes[key] for i in range(len(getattr(self, name)))},
+      )
     if not self.arms:
       raise UserError("the sweep has no arms; give arms={name: {key: value}}")
     if self.baseline_arm not in self.arms:
