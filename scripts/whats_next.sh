@@ -13,8 +13,8 @@ $(find "$run" -name '*.png' | sort | sed 's/^/  /')
 == What to try next
   source ${VENV:-.venv}/bin/activate
   hc-jax sample $run --prompt='class Node:'
-  python train.py --config=configs/quickstart.py --workdir=runs/residual --config.model.connection.name=residual
+  hc-jax train quickstart --workdir=runs/residual --config.model.connection.name=residual
   hc-jax analyze $run --compare runs/residual
-  python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.name=text_files --config.data.files="('/path/to/text',)"
+  hc-jax train quickstart --workdir=runs/mine --config.data.name=text_files --config.data.files="('/path/to/text',)"
   hc-jax --help
 END

@@ -41,6 +41,7 @@ def run(page):
 )
 def test_the_code_of_a_page_runs(page, table, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HC_JAX_DATA", str(tmp_path / "data"))
   run(page)
 
 

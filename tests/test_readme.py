@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from hc_jax import config_files
+
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "scripts/whats_next.sh", "Makefile")
 
@@ -49,6 +51,14 @@ def test_subcommands_exist():
 def test_configs_exist():
   for document, path in _commands(r"configs/\w+\.py"):
     assert (ROOT / path).exists(), f"{document} names {path}"
+
+
+def test_configs_named_in_a_command_come_with_hc_jax():
+  pages = [*DOCUMENTS, *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
+  pattern = r"hc-jax (?:train|params|plan|ablate|configs) ([a-z0-9_/]+)\b(?!\.py)"
+  named = {(page, name) for page in pages for name in re.findall(pattern, _text(page))}
+  assert len(named) > 10
+  assert {(page, name) for page, name in named if name not in config_files.names()} == set()
 
 
 def test_relative_links_lead_somewhere():
