@@ -129,7 +129,7 @@ class Reduce(nn.Module):
   # Of parameters, of all kinds together.
   NAMES: ClassVar = ("kernel", "bias", "scale", "depth_query")
   NAMES += ("down_kernel", "up_kernel", "norm_gamma", "static_read")
-  NAMES += ("hidden_kernel", "weights_kernel")
+  NAMES += ("hidden_kernel", "weights_kernel", "read_scale")
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:

@@ -5,6 +5,7 @@ from hc_jax.ops.combine import lift as lift
 from hc_jax.ops.generator import Generator as Generator
 from hc_jax.ops.generator import boundary as boundary
 from hc_jax.ops.generator import coefs as coefs
+from hc_jax.ops.normed_read import ReadNorm as ReadNorm
 from hc_jax.ops.options import DERIVATIVES as DERIVATIVES
 from hc_jax.ops.options import IMPLEMENTATIONS as IMPLEMENTATIONS
 from hc_jax.ops.options import check_options as check_options

@@ -8,6 +8,7 @@ import jax
 
 from hc_jax.coefs import Coefs
 from hc_jax.ops import channels
+from hc_jax.ops.normed_read import ReadNorm, normed_read
 from hc_jax.ops.project import project
 from hc_jax.ops.streams import read, write
 
@@ -37,6 +38,7 @@ class Generator:
       `hidden` that `finish` gives; see `hc_jax.coefs.Gates`. The read norms each stream as the
       projection does, with the same scale. None where weights are those of streams.
     slot: int32 `[]`, the only stream that is projected, by a kernel `[1, w, k]`; None projects all.
+    read_norm: norms before and after the sum of the read; None for a plain sum.
   """
 
   kernel: jax.Array | None
@@ -49,6 +51,7 @@ class Generator:
   norm_over: str = flax.struct.field(pytree_node=False, default="all")
   gates: jax.Array | None = None
   slot: jax.Array | None = None
+  read_norm: ReadNorm | None = None
 
 
 def coefs(
@@ -91,6 +94,8 @@ def coefs(
       derivatives=derivatives,
     )
   made = generator.finish(logits, generator.small)
+  if generator.read_norm is not None:
+    made = made.replace(read=normed_read(streams, made.read, generator.read_norm, derivatives))
   if generator.gates is None:
     return made
   if (generator.norm, generator.norm_over, generator.bias) != ("rmsnorm", "stream", None):

@@ -24,7 +24,10 @@ def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
 
 
 def mudd(connection: MUDD, params: Params, index: int) -> Site:
-  """Dynamic weights (2502.12170 Eq. 6): `A_i = GELU(RMSNorm(X_i) W1) W2 + a_i`, for each way."""
+  """Dynamic weights (2502.12170 Eq. 6): `A_i = GELU(RMSNorm(X_i) W1) W2 + a_i`, for each way.
+
+  With norms (Eq. 10) the input is `Norm(sum_j A_ij Norm(X_j)) + X_i`.
+  """
   size = connection.num_views * (index + 1)  # W1 is D x C(i + 1); what lies behind it is padding
 
   def site(H: np.ndarray) -> Matrices:
@@ -34,11 +37,21 @@ def mudd(connection: MUDD, params: Params, index: int) -> Site:
       z = z @ params["hidden_kernel"][:, :size]
       gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
       A = np.tensordot(gelu, params["weights_kernel"][:size], axes=1) + params["static_read"]
-    return Matrices(
-      A_m=_sources(H, connection, A, index), A_r=np.eye(H.shape[-2]), B=_next(H, index)
-    )
+    A_m = _sources(H, connection, A, index)
+    if connection.normed and index > 0:
+      A_m = _normed(H, A_m, params["read_scale"], connection.norm_eps)
+      A_m[..., index, :] += 1
+    return Matrices(A_m=A_m, A_r=np.eye(H.shape[-2]), B=_next(H, index))
 
   return site
+
+
+def _normed(H: np.ndarray, A_m: np.ndarray, scale: np.ndarray, eps: float) -> np.ndarray:
+  """What `scale * Norm(sum_j A_m[j] Norm(X_j))` is in the X_j themselves."""
+  U = np.einsum("...jv,...jd->...vd", A_m, normalise(H, "rmsnorm", eps))
+  before = 1 / np.sqrt(np.mean(H**2, axis=-1) + eps)
+  after = scale / np.sqrt(np.mean(U**2, axis=-1) + eps)
+  return before[..., :, None] * A_m * after[..., None, :]
 
 
 def _sources(

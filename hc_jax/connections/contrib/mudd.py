@@ -1,5 +1,6 @@
 """MUDD: weighted sums of all outputs before, with weights of each token's own."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -26,26 +27,37 @@ class MUDD(DenseFormer):
   numbers. Static weights start as in `DenseFormer`, and `weights_kernel` at zero, which is the
   residual network; `hidden_kernel` as normal noise of variance 1/d.
 
+  `normed` is the paper's PrePostDANorm (Eq. 10), which steadies deep and narrow networks:
+
+      input = read_scale * rmsnorm(sum_j read[v, j] rmsnorm(X[j])) + X[l]
+
+  Its static weights start at zero and `read_scale` at 0.001, so that this is the residual network
+  too. The norms here have no gains, and the scale is one number a way; in the paper both are
+  vectors of d, which a read of whole streams cannot have. `Coefs.read` has the weights of the
+  streams as they are.
+
   The block norms queries, keys and values with one norm, where the authors' code has one each.
   Their code also rounds the hidden size up to 64, and lets the feed-forward grow with depth.
 
   Parameters for V views, L blocks and s = L + 1 slots: `Vds + (Vs)^2 + Vs` a site, and
   `Vds + Vs^2 + s` at the end. Without padding s is l + 1 at site l, and the first site has none.
-  With padding a site computes the same, and does not use the rest.
+  With padding a site computes the same, and does not use the rest. `normed` adds one for each sum.
 
   Attributes:
-    norm_eps: added to the mean square of the newest state.
+    normed: whether states are normed before the sum, and the sum before the newest state is added.
+    norm_eps: added to the mean square by all of its norms.
   """
 
+  normed: bool = False
   norm_eps: float = 1e-6
 
   def facts(self, d_model: int) -> Facts:
     del d_model
-    return Facts(source="arXiv 2502.12170, Eq. 4-8", residual_at_init=1e-5)
+    return Facts(source="arXiv 2502.12170, Eq. 4-8 and 10", residual_at_init=1e-5)
 
   def exit(self) -> "MUDDExit":
     given = ("num_streams", "num_views", "implementation", "derivatives", "partitioned")
-    given += ("padded", "num_sites", "norm_eps")
+    given += ("padded", "num_sites", "normed", "norm_eps")
     return MUDDExit(**{name: getattr(self, name) for name in given}, parent=None)
 
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
@@ -54,6 +66,10 @@ class MUDD(DenseFormer):
     *_, count = static["static_read"].shape
     hidden = self.num_views * count
     normal, zeros = nn.initializers.normal(width**-0.5), nn.initializers.zeros
+    if self.normed:
+      start = nn.initializers.constant(1e-3)
+      zero = dataclasses.replace(static["static_read"], init=zeros)
+      static = {"static_read": zero, "read_scale": Param((self.ways,), start, "read")}
     return {
       "hidden_kernel": Param((width, hidden), normal, "read", axes=("embed", None), decays=True),
       "weights_kernel": Param((hidden, self.ways, count), zeros, "read", decays=True),
@@ -64,9 +80,13 @@ class MUDD(DenseFormer):
     small = self.place(params, index)
     if not params:
       return ops.Generator(None, None, None, small, self.finisher())
-    kernel = small.pop("hidden_kernel")[None]
+    kernel, more = small.pop("hidden_kernel")[None], {"slot": small["index"]}
+    if self.normed:
+      newest = jnp.arange(self.num_streams, dtype=jnp.int32) == small["index"]
+      plus = jnp.tile(newest.astype(jnp.float32), (self.ways, 1))
+      more["read_norm"] = ops.ReadNorm(small.pop("read_scale"), plus, self.norm_eps)
     return ops.Generator(
-      kernel, None, None, small, self.finisher(), "rmsnorm", self.norm_eps, slot=small["index"]
+      kernel, None, None, small, self.finisher(), "rmsnorm", self.norm_eps, **more
     )
 
   def finish(self, logits: jax.Array | None, small: Mapping[str, jax.Array]) -> Coefs:
@@ -78,7 +98,9 @@ class MUDD(DenseFormer):
     hidden = jnp.where(ops.lift(used, logits.ndim), nn.gelu(logits), 0.0)
     kernel = small["weights_kernel"]
     weights = jnp.einsum("...k,kvj->...vj", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
-    return self.maps(weights + ops.lift(small["static_read"], weights.ndim), index)
+    made = self.maps(weights + ops.lift(small["static_read"], weights.ndim), index)
+    # The newest state is added behind the norm; of the embedding alone nothing else is read.
+    return made.replace(read=jnp.where(index > 0, made.read, 0.0)) if self.normed else made
 
 
 class MUDDExit(MUDD):

@@ -26,6 +26,8 @@ CASES = {
   "DenseFormer-views": (DenseFormer, {"num_views": 4}),
   "MUDD": (MUDD, {}),
   "MUDD-views": (MUDD, {"num_views": 4}),
+  "MUDD-normed": (MUDD, {"normed": True}),
+  "MUDD-normed-views": (MUDD, {"normed": True, "num_views": 4}),
 }
 FAST, SLOW = ("maps",), ("counts", "grads", "exact")
 
@@ -93,22 +95,30 @@ def test_every_block_reads_a_sum_of_the_outputs_before_it(scan):
   by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), want)
 
 
-@pytest.mark.parametrize("scan", [True, False])
-def test_weights_of_a_token_come_of_its_newest_state(scan):
-  """Eq. 6-8: A_i = GELU(RMSNorm(X_i) W1) W2 + a, for queries, keys, values and the residual."""
-  padded = model(MUDD, attention_views=True)
+@pytest.mark.parametrize("scan, normed", [(True, False), (False, False), (False, True)])
+def test_weights_of_a_token_come_of_its_newest_state(scan, normed):
+  """Eq. 6-8: A_i = GELU(RMSNorm(X_i) W1) W2 + a, for queries, keys, values and the residual.
+
+  With norms (Eq. 10) the inputs are Norm(sum_j A_ij Norm(X_j)) + X_i, the outer norm with a scale.
+  """
+  padded = model(MUDD, attention_views=True, connection={"normed": normed})
   params = tiny.params(padded)
   layers = by_hand.Layers(padded, params)
   states = [layers.x]
 
+  def rms(x):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+
   def sums(p, ways):
     """The inputs of block l, of states 0 .. l; W1 has as many columns as four ways have weights."""
-    x, size = states[-1], 4 * len(states)
-    x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
-    z = x @ p["hidden_kernel"][:, :size]
+    z = rms(states[-1]) @ p["hidden_kernel"][:, : 4 * len(states)]
     gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
-    A = np.einsum("blk,kcj->blcj", gelu, p["weights_kernel"][:size]) + p["static_read"]
-    return [sum(A[..., c, j, None] * x for j, x in enumerate(states)) for c in range(ways)]
+    A = np.einsum("blk,kcj->blcj", gelu, p["weights_kernel"][: 4 * len(states)]) + p["static_read"]
+    x = [rms(x) for x in states] if normed else states
+    found = [sum(A[..., c, j, None] * x[j] for j in range(len(x))) for c in range(ways)]
+    if not normed:
+      return found
+    return [g * rms(u) + states[-1] for g, u in zip(p["read_scale"], found, strict=True)]
 
   for layer in range(3):
     p = layers._at(layer, "connection")
@@ -117,7 +127,8 @@ def test_weights_of_a_token_come_of_its_newest_state(scan):
     h = h + layers.attn(layer, read)
     states.append(h + layers.ffn(layer, layers.norm(layer, "ffn_norm", h)))
   (end,) = sums(transformer.below(layers.params, "reduce_streams"), 1)
-  fields = {"scan": False, "remat": "blocks:3", "connection": {"padded": False}}
+  of_loop = {"padded": False, "normed": normed}
+  fields = {"scan": False, "remat": "blocks:3", "connection": of_loop}
   run = padded if scan else model(MUDD, attention_views=True, **fields)
   params = params if scan else without_padding(params, views=4)
   by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), layers.logits(end))
@@ -149,6 +160,22 @@ def test_dynamic_weights_count_padded_for_a_scan_and_not():
   kernels = [loop.declare(d, k)["hidden_kernel"].shape for k in range(1, L)]
   kernels.append(loop.exit().declare(d, L)["hidden_kernel"].shape)
   assert sum(rows * columns for rows, columns in kernels) == 2 * d * L * (L + 3)
+
+
+def test_normed_sums_start_as_nothing_and_end_in_one_scale_a_way():
+  module = MUDD(num_sites=4, num_views=4, normed=True)
+  params = hc.init_site(module, KEY, 8, 2)
+  assert module.num_params(8) == MUDD(num_sites=4, num_views=4).num_params(8) + 4
+  assert not params["static_read"].any() and not params["weights_kernel"].any()
+  np.testing.assert_array_equal(params["read_scale"], np.float32([1e-3] * 4))
+  maps = hc.site_maps(module, params, normal("streams", 3, 5, 8), 2)
+  np.testing.assert_array_equal(maps.read, np.tile(np.eye(5)[2], (3, 4, 1)))
+  assert {name: p.shape for name, p in module.exit().declare(8, 4).items()} == {
+    "hidden_kernel": (8, 20),
+    "weights_kernel": (20, 1, 5),
+    "static_read": (1, 5),
+    "read_scale": (1,),
+  }
 
 
 def test_without_its_kernel_the_dynamic_form_is_the_static_one():
