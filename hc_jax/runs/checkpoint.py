@@ -34,7 +34,7 @@ CONVENTIONS = {
   "equation": "X' = mix @ X + write @ F(read @ X)",
   "orientation": "read [v, n], write [n, v], mix [n, n]; mix[i, j] carries stream j into stream i",
   "index": "sublayers from 0: attention of block l is 2l, its feed-forward 2l + 1; a parallel "
-  "block l is l",
+  "or whole block l is l",
   "layers": "scanned: one tree `layers`, leaves stacked on axis 0; unrolled: layer_0, layer_1, ..."
   "; of segments that differ, in segment_0, segment_1, ..., numbers counting through",
   "step": "optimizer steps taken; batch i of the data makes step i + 1",

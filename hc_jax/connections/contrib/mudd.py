@@ -13,6 +13,7 @@ from hc_jax.connections.base import first_read
 from hc_jax.connections.contrib.dense import DenseFormer
 from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
+from hc_jax.fields import field
 
 
 class MUDD(DenseFormer):
@@ -49,7 +50,7 @@ class MUDD(DenseFormer):
   """
 
   normed: bool = False
-  norm_eps: float = 1e-6
+  norm_eps: float = field(1e-6, least=0)
 
   def facts(self, d_model: int) -> Facts:
     del d_model
