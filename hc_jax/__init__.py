@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 if TYPE_CHECKING:  # for type checkers; a test compares it with the table below
+  from hc_jax import analysis as analysis
+  from hc_jax import config as config
+  from hc_jax import connections as connections
   from hc_jax import models as models
+  from hc_jax import nnx as nnx
+  from hc_jax import ops as ops
+  from hc_jax import testing as testing
+  from hc_jax import train as train
   from hc_jax.coefs import Coefs as Coefs
   from hc_jax.connections import CONNECTIONS as CONNECTIONS
   from hc_jax.connections import MHC as MHC

@@ -83,7 +83,11 @@ TABLE = {
     _ARRAYS | {"ml_collections", "numpy", "scipy"},
   ),
   "__main__": ({"cli"}, set()),
-  "__init__": (_L1 | {"models", "residual_network"}, set()),
+  # Fetched when asked for; `import hc_jax` alone imports none of them.
+  "__init__": (
+    _L1 | {"analysis", "config", "models", "nnx", "residual_network", "testing", "train"},
+    set(),
+  ),
 }
 
 # Heavy or foreign packages: the places that may import them (None: nobody).

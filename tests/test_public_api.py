@@ -69,7 +69,11 @@ def test_type_checkers_see_the_names_that_are_fetched():
   block = next(node for node in tree.body if isinstance(node, ast.If))
   seen = {alias.asname: node.module for node in block.body for alias in node.names}
   homes = {name: f"hc_jax.{home}" for name, home in hc_jax._HOME.items()}
-  assert seen == homes | {"models": "hc_jax"} and set(seen) == set(hc_jax.__all__)
+  modules = {name for name, home in seen.items() if home == "hc_jax"}
+  assert {name: home for name, home in seen.items() if name not in modules} == homes
+  assert {"models", "nnx", "train"} <= modules
+  assert all(getattr(hc_jax, name) is sys.modules[f"hc_jax.{name}"] for name in modules)
+  assert set(hc_jax.__all__) == {"models", *homes}
   assert [alias.name for node in block.body for alias in node.names] == list(seen)
 
 
