@@ -115,7 +115,7 @@ def _imported(code):
   return set(done.stdout.split("\n")[-2].split()) - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["configs"]])
 def test_help_imports_no_jax(argv):
   code = f"from hc_jax.cli import main\ntry: main({argv})\nexcept SystemExit: pass"
   assert _imported(f"exec({code!r})") & {"jax", "flax", "numpy"} == set()

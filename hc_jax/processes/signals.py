@@ -90,7 +90,7 @@ class Ending(_Watch):
 class StopSignal(_Watch):
   """While it is entered, the first SIGTERM or SIGINT only sets `requested`.
 
-  The second one does what it did before: in train.py, and by the system's default, it ends the
+  The second one does what it did before: in a command, and by the system's default, it ends the
   process; in a notebook SIGINT raises KeyboardInterrupt, and the kernel lives. Checkpoints are
   renamed into place when whole, so a second signal harms none.
 

@@ -1,4 +1,4 @@
-"""How a run ends early, each with the exit code of train.py."""
+"""How a run ends early, each with the exit code of `hc-jax train`."""
 
 import contextlib
 import errno

@@ -152,7 +152,9 @@ def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str],
   """
   steps = checkpoint.folders_of(workdir)
   if not steps:
-    raise UserError(f"{workdir} holds no checkpoint yet; train.py --workdir={workdir} writes one")
+    raise UserError(
+      f"{workdir} holds no checkpoint yet; hc-jax train CONFIG --workdir={workdir} writes one"
+    )
   there = ", ".join(map(str, steps))
   if step == "best":
     order = checkpoint.by_loss(workdir)

@@ -12,7 +12,7 @@ from hc_jax.train.loop import train_and_evaluate
 
 
 def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves], dict[str, Any]]:
-  """Trains each run in `folder/seed-<seed>`, as train.py would; finished ones are passed by.
+  """Trains each run in `folder/seed-<seed>`, as `hc-jax train` would; finished ones are passed by.
 
   Returns:
     The curves of each, and what was measured of time.
