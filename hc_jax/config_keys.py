@@ -15,6 +15,7 @@ CONNECTION = "model.connection"
 ADDED: dict[str, Any] = {
   "model.block": "sequential",
   "model.layers": (),
+  "optim.groups": (),
   "train.mirror": "",
   "train.trackers": (),
 }

@@ -61,7 +61,10 @@ TABLE = {
   "analysis": (_L1 | {"durable", "folders", "functional"}, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"functional", "models", "sharding"}, _ARRAYS | {"numpy"}),
   "processes": ({"errors", "output", "sharding"}, {"jax", "numpy"}),
-  "step": ({"axes", "errors", "fields", "params", "sharding"}, _ARRAYS | {"numpy", "optax"}),
+  "step": (
+    {"axes", "errors", "fields", "nearest", "params", "sharding"},
+    _ARRAYS | {"numpy", "optax"},
+  ),
   "runs": (
     {"config", "data", "errors", "nearest", "params", "processes", "step", "user_modules"} | _FILES,
     {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX", "wandb"},

@@ -19,6 +19,7 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   from hc_jax import data, models
   from hc_jax.config import load_config
   from hc_jax.params import decay_mask, named_leaves, param_count
+  from hc_jax.step.groups import check_matches, group_of
 
   config = load_config(args.config, overrides)
   vocab_size = config.model.vocab_size
@@ -40,3 +41,10 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   print(f"{'hyper-connection':<18}{count.connection:>15,}  ({share:.4f} %)")
   decayed = sum(leaf.size for path, leaf in leaves.items() if decays[path])
   print(f"{'with weight decay':<18}{decayed:>15,}")
+  groups = config.optim.groups
+  if groups:
+    check_matches(tree, groups)
+  for i, (pattern, own) in enumerate(groups):
+    held = sum(leaf.size for path, leaf in leaves.items() if group_of(path, groups) == i)
+    fields = ", ".join(f"{name} {value:g}" for name, value in own.items())
+    print(f"{'group ' + pattern:<18}{held:>15,}  ({fields or 'as all'})")

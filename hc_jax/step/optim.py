@@ -15,6 +15,7 @@ import optax
 from hc_jax.errors import UserError
 from hc_jax.fields import SMALLEST, check_fields, field
 from hc_jax.params import decay_mask
+from hc_jax.step.groups import grouped, problem
 
 # The field's words for what optax calls `<name>_schedule` and the like. All begin with the warmup.
 _SHORT = {
@@ -72,6 +73,9 @@ class OptimSettings:
     eps: added to the root of that mean.
     weight_decay: of dynamic kernels, kernels and embeddings.
     clip_norm: largest global norm of the gradient; 0 does not clip.
+    groups: parameters with a learning rate and a decay of their own, as
+      (('connections',{'learning_rate_factor':0.1,'weight_decay':0.0}),). A pattern is a regular
+      expression over paths, or `connections`. The first that is found in a path decides.
 
   Raises:
     UserError: a value that cannot mean anything.
@@ -87,6 +91,7 @@ class OptimSettings:
   eps: float = field(1e-8, least=SMALLEST)
   weight_decay: float = field(0.1, least=0)
   clip_norm: float = field(1.0, least=0)
+  groups: tuple = field((), check=problem)
 
   def __post_init__(self) -> None:
     check_fields(self)
@@ -133,8 +138,8 @@ def make_optimizer(
 
   Args:
     optim: fields name (an optimizer factory of optax that takes learning_rate), b1, b2, eps,
-      weight_decay, clip_norm (0: off), and those of `make_schedule`. An optimizer gets those of b1,
-      b2, eps that it takes in Adam's sense.
+      weight_decay, clip_norm (0: off), groups, and those of `make_schedule`. An optimizer gets
+      those of b1, b2, eps that it takes in Adam's sense.
     num_steps: of the run.
 
   Raises:
@@ -150,17 +155,24 @@ def make_optimizer(
   fields = {name: float(getattr(optim, name)) for name in names if name in takes}
   rate = next((n for n in ("weight_decay", "weight_decay_rate") if n in takes), None)
   mask = next((n for n in ("mask", "weight_decay_mask") if n in takes), None)
-  if optim.weight_decay and (rate is None or mask is None):
+  groups = getattr(optim, "groups", ())
+  decays = [optim.weight_decay, *(own.get("weight_decay", 0) for _, own in groups)]
+  if any(decays) and (rate is None or mask is None):
     raise UserError(
       f"name={optim.name!r} has no weight decay by parameter; "
       "set weight_decay=0, or use adamw, lion, lamb, adafactor, ..."
     )
-  if rate and mask:
-    fields |= {rate: float(optim.weight_decay) or (0.0 if rate == "weight_decay" else None)}
-    fields |= {mask: decay_mask}
-  elif rate:
-    fields |= {rate: 0.0}
-  optimizer = factory(schedule, **fields)
+
+  def make(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    own = dict(fields)
+    if rate and mask:
+      own |= {rate: float(weight_decay) or (0.0 if rate == "weight_decay" else None)}
+      own |= {mask: decay_mask}
+    elif rate:
+      own |= {rate: 0.0}
+    return factory(schedule, **own)
+
+  optimizer = grouped(make, schedule, optim.weight_decay, groups)
   if optim.clip_norm:
     optimizer = optax.chain(optax.clip_by_global_norm(float(optim.clip_norm)), optimizer)
   return optimizer, schedule

@@ -60,7 +60,9 @@ def abstract_state(
   shardings = sharding.param_shardings(boxed, mesh, preset)
   whole = sharding.replicated(mesh)
 
-  def place(leaf: Any, param: Any = None, where: Any = whole) -> jax.ShapeDtypeStruct:
+  def place(leaf: Any, param: Any = None, where: Any = whole) -> Any:
+    if isinstance(leaf, optax.MaskedNode):  # a parameter of another group
+      return leaf
     same = param is not None and leaf.shape == param.shape
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where if same else whole)
 
@@ -71,6 +73,7 @@ def abstract_state(
     params,
     shardings,
     transform_non_params=place,
+    is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
   return TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),

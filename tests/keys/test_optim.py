@@ -21,6 +21,7 @@ OPTIM = {
   "eps": Row(0.5),
   "weight_decay": Row(0.5),
   "clip_norm": Row(0.5),
+  "groups": Row((("kernel", {"weight_decay": 0.5}),)),
 }
 STEP = jax.ShapeDtypeStruct((), np.int32)
 PARAMS = {"kernel": np.ones((2, 2), np.float32), "static_mix": np.ones(2, np.float32)}
