@@ -51,7 +51,7 @@ class Mutant:
 @contextlib.contextmanager
 def block_is(cls: type[Block]) -> Iterator[None]:
   """Models that are set up meanwhile are made of this block."""
-  with mock.patch.object(lm, "Block", cls):
+  with mock.patch.dict(lm.KINDS, {cls.kind: cls}):
     yield
 
 
