@@ -168,7 +168,7 @@ def _meanings(cls: type) -> Mapping[str, str]:
   found = {}
   for entry in filter(None, entries):
     names, _, meaning = entry.partition(":")
-    sentence = re.split(r"\.\s+(?=[A-Z`])", meaning.strip(), maxsplit=1)[0]
+    sentence = re.split(r"\.\s+(?=[A-Z`\"])", meaning.strip(), maxsplit=1)[0]
     found.update(dict.fromkeys(names.split(", "), " ".join(sentence.split()).rstrip(".")))
   return found
 

@@ -1,5 +1,6 @@
 """Configs load, are overridden, are compared, and say what is wrong with them."""
 
+import importlib.util
 import json
 import pathlib
 
@@ -354,3 +355,15 @@ def test_a_file_with_a_mistake_in_it_is_named_with_the_line(tmp_path, line, word
   (tmp_path / "mine.py").write_text(text)
   with pytest.raises(hc.UserError, match=f"(?s){words}"):
     load_config(str(tmp_path / "mine.py"))
+
+
+def test_the_table_of_keys_is_that_of_the_classes(monkeypatch):
+  spec = importlib.util.spec_from_file_location(
+    "table", CONFIGS.parent / "scripts/table_of_keys.py"
+  )
+  table = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(table)
+  for name, cls in list(CONNECTIONS.items()):  # other tests may have registered more
+    if not cls.__module__.startswith("hc_jax.") or ".contrib" in cls.__module__:
+      monkeypatch.delitem(CONNECTIONS, name)
+  assert table.TARGET.read_text() == table.generate(), f"run {table.COMMAND}"

@@ -70,7 +70,7 @@ class TransformerLM(nn.Module):
       logits = model.apply(variables, tokens)                      # [B, L, vocab_size]
 
   Attributes:
-    vocab_size: V.
+    vocab_size: V, rows of the embedding.
     d_model: d, the width of the embedding and of every branch input.
     num_heads: query heads.
     num_layers: blocks; each has two sublayers. With `layers` it may be left out.
@@ -111,10 +111,13 @@ class TransformerLM(nn.Module):
     dtype: of the matrix products; parameters are float32.
     stream_dtype: of the streams; dtype by default.
     scan: scan over stacked layers, or a Python loop.
-    remat: "none", "branches", "full" or "blocks:K"; see `Stack`.
+    remat: what the backward pass computes again: "none", "branches", "full" or "blocks:K"; see
+      `Stack` (docs/performance.md).
   """
 
-  vocab_size: int = field(least=1, unset=True)  # a config may leave it to the tokenizer
+  vocab_size: int = field(
+    least=1, unset=True, meaning="rows of the embedding; the tokenizer's by default"
+  )
   d_model: int = field(least=1)
   num_heads: int = field(least=1)
   num_layers: int | None = field(None, least=1, unset=False)
