@@ -50,7 +50,10 @@ def by_hand(sources, query, scale):
   return np.concatenate(out, axis=-1)
 
 
-@pytest.mark.parametrize("heads, block", [(4, 1), (2, 3), (1, 2)])
+@pytest.mark.parametrize(
+  "heads, block",
+  [(2, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(4, 1), (1, 2)])],
+)
 def test_heads_choose_from_outputs_kept_in_a_list(heads, block):
   """The loop of the paper: sources are appended, a block is a sum so far."""
   sites, x = 5, normal("x", 3, 8)
@@ -80,6 +83,7 @@ def by_name(params):
   return {"query": np.float64(params["depth_query"]), "scale": np.float64(params["norm_scale"])}
 
 
+@pytest.mark.slow
 def test_one_head_is_attention_residuals():
   one, plain = MHAR(num_sites=4, fractions=1), hc.AttentionResiduals(num_sites=4)
   streams, params = normal("streams", 3, 5, 8), params_of(1, 8)
@@ -138,6 +142,7 @@ def test_groups_are_normed_and_projected_as_one_vector():
       ops.project(streams, kernel, norm_over="group")
 
 
+@pytest.mark.slow
 def test_the_unfolded_matrix_rebuilds_every_input():
   model = tiny.model(connection=functools.partial(MHAR, block_sites=3))
   sites = list(collect_sites(model, tiny.params(model), tiny.TOKENS).values())

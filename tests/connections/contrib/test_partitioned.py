@@ -74,6 +74,7 @@ def test_three_numbers_a_site_start_as_in_the_code():
   assert hc.param_count(init).connection == 4 * 3
 
 
+@pytest.mark.slow
 def test_its_layer_inputs_are_rebuilt():
   model = tiny.model(connection=PartitionedHC, num_layers=3)
   sites = list(collect_sites(model, tiny.params(model), tiny.TOKENS).values())
