@@ -73,7 +73,7 @@ def child(argv):
 
   mark(data, "load_text", "prepare")
   mark(loop, "compile_steps", "compile")
-  mark(loop, "evaluate", "evaluate")
+  mark(loop.Loop, "_evaluate", "evaluate")
   mark(loop.Loop, "_settle", "step")
   mark(checkpoint.Checkpoints, "save", "save")
   mark(manifest, "write", "manifest")

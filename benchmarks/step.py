@@ -74,6 +74,7 @@ def make(config, direct=False):
   import jax
 
   from hc_jax import models, sharding
+  from hc_jax.step.loss import token_init, token_loss, token_weight
   from hc_jax.step.optim import make_optimizer
   from hc_jax.step.state import abstract_state, create_state
   from hc_jax.step.step import jit_train_step
@@ -88,10 +89,11 @@ def make(config, direct=False):
   batch["mask"] = (batch["targets"] >= 0).astype("float32")
   with sharding.use_mesh(mesh, config.mesh.preset):
     batch = {k: jax.device_put(v, sharding.batch_sharding(mesh)) for k, v in batch.items()}
-    state = create_state(model, optimizer, 0, **options)
+    state = create_state(token_init(model), optimizer, 0, **options)
     step = jit_train_step(
-      abstract_state(model, optimizer, **options),
-      model=model,
+      abstract_state(token_init(model), optimizer, **options),
+      loss=token_loss(model),
+      weight=token_weight,
       optimizer=optimizer,
       schedule=schedule,
       accumulation=config.train.accumulation,

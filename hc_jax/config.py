@@ -67,7 +67,7 @@ def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
   """The config as plain dicts, lists, numbers and strings."""
-  return _plain(config.to_dict())
+  return plain(config.to_dict())
 
 
 def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> ConfigDict:
@@ -102,7 +102,7 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
   return sorted(
     key
     for key in {*flat_a, *flat_b}
-    if _plain(flat_a.get(key, missing)) != _plain(flat_b.get(key, missing))
+    if plain(flat_a.get(key, missing)) != plain(flat_b.get(key, missing))
   )
 
 
@@ -218,10 +218,11 @@ def _as_dict(config: ConfigDict | Mapping) -> Mapping:
   return config.to_dict() if isinstance(config, ConfigDict) else config
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+  """Returns nested values as JSON knows them: mappings as dicts, tuples as lists."""
   if isinstance(value, Mapping):
-    return {key: _plain(v) for key, v in value.items()}
-  return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    return {key: plain(v) for key, v in value.items()}
+  return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _tuples(value: Any) -> Any:

@@ -82,8 +82,8 @@ TABLE = {
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
   "ablate": (
-    _TOP | {"config_files", "config_keys", "durable", "exclusive", "folders"},
-    _ARRAYS | {"ml_collections", "numpy", "scipy"},
+    _TOP | {"config_files", "config_keys"} | _FILES,
+    _ARRAYS | {"ml_collections", "numpy", "optax", "scipy"},
   ),
   "__main__": ({"cli"}, set()),
   # Fetched when asked for; `import hc_jax` alone imports none of them.
@@ -98,7 +98,7 @@ ONLY_IN = {
   "chex": None,
   "fsspec": "hc_jax.runs",
   "matplotlib": "hc_jax.analysis.plots",
-  "optax": ("hc_jax.step", "hc_jax.train"),
+  "optax": ("hc_jax.step", "hc_jax.train", "hc_jax.ablate.tasks"),
   "scipy": "hc_jax.ablate.reporting.statistics",
   "orbax": "hc_jax.runs",
   "tensorboardX": "hc_jax.runs",
@@ -149,7 +149,7 @@ def _violations(source: str, module: str):
       found.append(f"{module} imports {name}; draw on matplotlib.figure.Figure")
     if top == "hc_jax":
       target = _unit(name) if rest else "__init__"
-      if target != unit and target not in internal:
+      if not {target, target.partition(".")[0]} & {unit, *internal}:
         found.append(f"{module} imports {name}; {unit} may import {sorted(internal)}")
     elif top not in sys.stdlib_module_names:
       place = ONLY_IN.get(top, "hc_jax")

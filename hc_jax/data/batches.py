@@ -57,11 +57,13 @@ def train_batches(
   return source.shuffle().repeat(epochs).batch(batch_size // count)[index::count]
 
 
-def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> Iterator[Batch]:
-  """The batches of steps start, start + 1, ..., read ahead.
+def iterate(
+  batches: "grain.MapDataset | Sequence", start: int = 0, workers: int = 1
+) -> Iterator[Batch]:
+  """Yields the batches of steps start, start + 1, ..., read ahead.
 
   Args:
-    batches: from `train_batches`.
+    batches: of `train_batches`, or any sequence; `batches[s]` is asked for by several threads.
     start: the first step.
     workers: threads that read ahead; 0 reads when asked. The batches are the same for any number.
   """
@@ -74,8 +76,32 @@ def iterate(batches: "grain.MapDataset", start: int = 0, workers: int = 1) -> It
     while True:
       yield batches[step]
       step += 1
+  if not isinstance(batches, grain.MapDataset):
+    batches = grain.MapDataset.source(_Endless(batches))
   options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
   yield from batches[start:].to_iter_dataset(options)
+
+
+class _Endless:
+  """A sequence as a source of grain, which asks for its length first."""
+
+  def __init__(self, batches: Sequence) -> None:
+    self._batches = batches
+
+  def __len__(self) -> int:
+    return 2**62
+
+  def __getitem__(self, index: int) -> Any:
+    try:
+      return self._batches[index]
+    except IndexError as error:
+      raise UserError(
+        f"there is no batch for step {index + 1}: Task.train gives fewer batches than the run has "
+        "steps; make it endless, or train fewer steps"
+      ) from error
+
+  def __repr__(self) -> str:
+    return type(self._batches).__name__
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from hc_jax.connections import Residual
 from hc_jax.errors import UserError
 from hc_jax.params import param_count
 from hc_jax.plan import Kept, count_flops, kept
-from hc_jax.step.loss import batch_nats, parts_of
+from hc_jax.step.loss import batch_nats, parts_of, token_init
 from hc_jax.step.optim import make_optimizer
 from hc_jax.step.state import abstract_state
 
@@ -154,7 +154,7 @@ def make_plan(
     vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
   model = models.make_model(config.model, vocab_size)
   optimizer, _ = make_optimizer(config.optim, train.num_steps)
-  state = abstract_state(model, optimizer, mesh=abstract, preset=preset, length=length)
+  state = abstract_state(token_init(model, length), optimizer, mesh=abstract, preset=preset)
   params = _shard_bytes(state.params)
   micro = train.batch_size // train.accumulation
   logits = micro * length * vocab_size // math.prod(sizes.values())

@@ -1,8 +1,8 @@
 """Checkpoints: written by Orbax in the background, whole or absent.
 
-A checkpoint is a folder `checkpoints/<step>` of three items, `params`, `train` (optimizer state,
-step, rng) and `card`, JSON that says what the numbers are (config, versions, conventions, data),
-and of their manifest, written last. `restore` reads them back.
+A checkpoint is a folder `checkpoints/<step>` of items: `params`, `train` (optimizer state, step,
+rng), for some tasks `collections`, and `card`, JSON that says what the numbers are (config,
+versions, conventions, data); and of their manifest, written last. `restore` reads them back.
 """
 
 import contextlib
@@ -11,20 +11,20 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from hc_jax import config as config_lib
 from hc_jax import folders
 from hc_jax.errors import UserError
 from hc_jax.processes import cluster
 from hc_jax.runs import manifest
 from hc_jax.runs.errors import writing
 from hc_jax.runs.quiet import Quiet
+from hc_jax.runs.workdir import LANGUAGE_MODEL
 from hc_jax.step.state import TrainState
 
 FOLDER = "checkpoints"
@@ -45,13 +45,17 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gra
 
 
 def make_card(
-  config: Any, data: dict[str, Any], origin: dict[str, Any] | None = None
+  task: str,
+  config: Mapping[str, Any],
+  identity: Mapping[str, Any],
+  origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """What stands beside the numbers of every checkpoint of a run, as JSON values.
+  """Returns what stands next to the numbers of every checkpoint of a run, as JSON values.
 
   Args:
-    config: the resolved config.
-    data: `fingerprint`, `tokenizer`, `vocab_size`.
+    task: name of the task.
+    config: nested groups of JSON values that describe the run.
+    identity: facts of the task that must not change when the run is resumed.
     origin: what the run was forked from, and the keys that changed.
   """
   versions = {"python": platform.python_version()}
@@ -60,9 +64,10 @@ def make_card(
       versions[name] = metadata.version(name)
   return {
     "format": "hc_jax checkpoint 1",
-    "config": config_lib.to_json(config),
+    "task": task,
+    "config": dict(config),
     "conventions": CONVENTIONS,
-    "data": data,
+    "data": dict(identity),
     "versions": versions,
     **({} if origin is None else {"fork": origin}),
   }
@@ -86,8 +91,17 @@ def steps_of(workdir: str) -> list[int]:
   return [step for step in folders_of(workdir) if manifest.exists(path_of(workdir, step))]
 
 
+def best_value(card: Mapping[str, Any]) -> float:
+  """Returns the value that a card's checkpoint is compared by: the lowest is best.
+
+  Raises:
+    KeyError: it was not evaluated.
+  """
+  return float(card[card.get("best", "val/loss")])
+
+
 def best_step(workdir: str) -> int | None:
-  """The step of the complete checkpoint with the lowest val/loss; None if none was evaluated."""
+  """Returns the step of the best complete checkpoint; None if none was evaluated."""
   found = by_loss(workdir)
   return found[0] if found else None
 
@@ -97,7 +111,7 @@ def by_loss(workdir: str) -> list[int]:
   found = []
   for step in steps_of(workdir):
     with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
-      found.append((float(read_card(workdir, step)["val/loss"]), step))
+      found.append((best_value(read_card(workdir, step)), step))
   return [step for _, step in sorted(found)]
 
 
@@ -134,22 +148,33 @@ class Checkpoints:
     self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
   def save(
-    self, state: TrainState, step: int, card: dict[str, Any], val_loss: float | None = None
+    self,
+    state: TrainState,
+    step: int,
+    card: dict[str, Any],
+    best: tuple[str, float] | None = None,
   ) -> None:
     """Starts to save; returns when the state may change again. Waits for a save still under way.
+
+    Args:
+      state: after `step` steps.
+      step: steps taken.
+      card: of `make_card`.
+      best: name and value that checkpoints are compared by; None if it was not evaluated.
 
     Raises:
       StorageError: this save or the one before could not be written.
     """
     self.wait()
     start = time.perf_counter()
-    metrics = {} if val_loss is None else {"val/loss": val_loss}
+    metrics = {} if best is None else {"best": best[0], best[0]: best[1]}
+    items = {"params": state.params, "train": rest_of(state)}
+    items |= {"collections": state.collections} if state.collections else {}
     with self._writing(step):
       self._writer.save(
         path_of(self._workdir, step),
         args=ocp.args.Composite(
-          params=ocp.args.StandardSave(state.params),
-          train=ocp.args.StandardSave(rest_of(state)),
+          **{name: ocp.args.StandardSave(item) for name, item in items.items()},
           card=ocp.args.JsonSave({**card, "step": step, **metrics}),
         ),
       )
@@ -241,7 +266,7 @@ class Checkpoints:
 
 
 def rest_of(state: TrainState) -> dict[str, Any]:
-  """What the item `train` holds: all of a state but its parameters."""
+  """What the item `train` holds: a state without its variables."""
   return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
 
 
@@ -259,6 +284,8 @@ def read_card(workdir: str, step: int) -> dict[str, Any]:
     groups = (card["config"], card["conventions"], data, card["versions"])
     if not all(isinstance(group, dict) for group in groups):
       raise TypeError("a group is missing")
+    if card.setdefault("task", LANGUAGE_MODEL) != LANGUAGE_MODEL:
+      return card
     kinds = {"fingerprint": str, "tokenizer": str, "vocab_size": int}
     data.setdefault("tokenizer", "")  # cards of ablations had none
     for key, kind in kinds.items():

@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from hc_jax import durable, folders
 from hc_jax.errors import UserError
@@ -48,14 +47,14 @@ def remote_steps(remote: Remote) -> list[int]:
 
 
 def fetch(
-  remote: Remote, workdir: str, config: Any, say: Callable[[str], None]
+  remote: Remote, workdir: str, description: workdirs.Description, say: Callable[[str], None]
 ) -> tuple[bool, set[int]]:
   """Brings the newest good checkpoint, and what belongs to it, into a workdir without one as new.
 
   Args:
     remote: the mirror.
-    workdir: claimed for a run of `config`.
-    config: of the run that starts.
+    workdir: claimed for a run.
+    description: of the run that starts.
     say: takes lines.
 
   Returns:
@@ -67,7 +66,7 @@ def fetch(
   """
   for wait in (*WAITS, None):
     try:
-      return True, _fetch(remote, workdir, config, say)
+      return True, _fetch(remote, workdir, description, say)
     except UserError:
       raise
     except Exception as error:  # the store's package has errors of its own
@@ -91,22 +90,22 @@ def _unreachable(
   say(f"cannot be read ({reason_of(error)}); the run continues from its workdir")
 
 
-def compare(remote: Remote, workdir: str, config: Any) -> bool:
-  """Returns whether a mirror holds a run, which must be that of `config`.
+def compare(remote: Remote, workdir: str, description: workdirs.Description) -> bool:
+  """Returns whether a mirror holds a run, which must be the described one.
 
   Raises:
     UserError: it holds another one, or something else than a run's config.
   """
   with _staging(workdir) as staging:
-    return _compare(remote, workdir, config, staging)
+    return _compare(remote, workdir, description, staging)
 
 
-def _compare(remote: Remote, workdir: str, config: Any, staging: str) -> bool:
+def _compare(remote: Remote, workdir: str, description: workdirs.Description, staging: str) -> bool:
   content = remote.read(workdirs.CONFIG, folders.JSON_BYTES)
   if content is None:
     return False
   durable.write_atomically(os.path.join(staging, workdirs.CONFIG), content)
-  workdirs.check_same_run(staging, config, "it", "train.mirror")
+  workdirs.check_same_run(staging, description, "it", "train.mirror")
   begun = os.path.exists(os.path.join(workdir, workdirs.CONFIG))
   if begun and workdirs.saved_origin(staging) != workdirs.saved_origin(workdir):
     raise UserError("it holds a fork of another origin; choose another train.mirror")
@@ -125,10 +124,12 @@ def _staging(workdir: str) -> Iterator[str]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _fetch(remote: Remote, workdir: str, config: Any, say: Callable[[str], None]) -> set[int]:
+def _fetch(
+  remote: Remote, workdir: str, description: workdirs.Description, say: Callable[[str], None]
+) -> set[int]:
   newest, faults = max(steps_of(workdir), default=-1), {}
   with _staging(workdir) as staging:
-    there = remote_steps(remote) if _compare(remote, workdir, config, staging) else []
+    there = remote_steps(remote) if _compare(remote, workdir, description, staging) else []
     for step in reversed([step for step in there if step > newest]):
       start = time.perf_counter()
       reason = _download(remote, step, staging)

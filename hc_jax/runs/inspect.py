@@ -16,7 +16,7 @@ from hc_jax.errors import UserError
 from hc_jax.params import decay_mask, named_leaves, param_count
 from hc_jax.runs import checkpoint, manifest, restore
 from hc_jax.runs.metrics import read_metrics
-from hc_jax.runs.workdir import CONFIG, saved_config
+from hc_jax.runs.workdir import CONFIG, LANGUAGE_MODEL, saved_description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def stored(workdir: str) -> list[Stored]:
   for step in checkpoint.folders_of(workdir):
     fault, loss = _fault(checkpoint.path_of(workdir, step), step), None
     with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
-      loss = float(checkpoint.read_card(workdir, step)["val/loss"])
+      loss = checkpoint.best_value(checkpoint.read_card(workdir, step))
     size = _size(checkpoint.path_of(workdir, step))
     found.append(Stored(step, size, fault, loss))
   return found
@@ -74,7 +74,7 @@ def report(workdir: str, step: int | None = None, log: Callable[[str], None] = p
   damaged = sum(one.fault is not None for one in found)
   log(workdir)
   try:
-    saved_config(workdir)
+    saved_description(workdir)
   except UserError as error:
     if not found:
       raise
@@ -110,18 +110,10 @@ def _list(workdir: str, found: list[Stored], log: Callable[[str], None]) -> None
 
 
 def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
-  config, data = card["config"], card["data"]
-  model, text = _group(config, "model"), _group(config, "data")
-  fields = _group(model, "connection")
-  given = [f"{k}={v!r}" for k, v in fields.items() if k != "name" and v is not None]
+  facts = _language_facts(card) if card["task"] == LANGUAGE_MODEL else _task_facts(card)
   lines = {
     "format": card.get("format"),
-    "model": f"{model.get('num_layers')} layers of width {model.get('d_model')}, "
-    f"{model.get('num_heads')} heads, {model.get('dtype')}",
-    "connection": " ".join([str(fields.get("name")), *given]),
-    "layers": model.get("layers") or None,
-    "text": f"{text.get('name')}, fingerprint {data.get('fingerprint')}",
-    "tokenizer": f"{data.get('tokenizer')}, vocabulary {data.get('vocab_size')}",
+    **facts,
     "forked": _origin(card.get("fork")),
     "orientation": card["conventions"].get("orientation"),
     "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
@@ -130,6 +122,34 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
   for name, value in lines.items():
     if value is not None:
       log(f"  {name:<13}{value}")
+
+
+def _task_facts(card: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a card says of a task of the user's own."""
+  return {
+    "task": card["task"],
+    **{str(name)[:13]: value for name, value in card["data"].items()},
+    **{
+      key: ", ".join(f"{k}={v!r}" for k, v in _group(card["config"], key).items()) or None
+      for key in card["config"]
+    },
+  }
+
+
+def _language_facts(card: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a card says of a language model."""
+  config, data = card["config"], card["data"]
+  model, text = _group(config, "model"), _group(config, "data")
+  fields = _group(model, "connection")
+  given = [f"{k}={v!r}" for k, v in fields.items() if k != "name" and v is not None]
+  return {
+    "model": f"{model.get('num_layers')} layers of width {model.get('d_model')}, "
+    f"{model.get('num_heads')} heads, {model.get('dtype')}",
+    "connection": " ".join([str(fields.get("name")), *given]),
+    "layers": model.get("layers") or None,
+    "text": f"{text.get('name')}, fingerprint {data.get('fingerprint')}",
+    "tokenizer": f"{data.get('tokenizer')}, vocabulary {data.get('vocab_size')}",
+  }
 
 
 def _group(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from hc_jax import folders
 from hc_jax.errors import UserError
@@ -40,7 +39,7 @@ def open_mirror(address: str, say: Callable[[str], None] = print) -> "Mirror | N
 class NoMirror:
   """The mirror of a run that has none, and of all processes except the first."""
 
-  def fetch(self, workdir: str, config: Any) -> None:
+  def fetch(self, workdir: str, description: workdirs.Description) -> None:
     """Does nothing."""
 
   def push(self) -> None:
@@ -62,7 +61,7 @@ class Mirror:
 
   def __init__(self, remote: Remote, say: Callable[[str], None]) -> None:
     self._remote, self._say_line = remote, say
-    self._workdir, self._config = "", None
+    self._workdir, self._description = "", None
     self._compared = False  # whether the remote folder is known not to hold another run
     self._copied: dict[str, bytes] = {}  # digests of what was last copied, or found there
     self._faulty: set[int] = set()  # checkpoints there that were found damaged
@@ -74,17 +73,17 @@ class Mirror:
   def _say(self, line: str) -> None:
     self._say_line(f"mirror {self._remote.address}: {line}")
 
-  def fetch(self, workdir: str, config: Any) -> None:
+  def fetch(self, workdir: str, description: workdirs.Description) -> None:
     """Does what `hc_jax.runs.fetch.fetch` does, for the workdir that will be copied.
 
     Raises:
       UserError, StorageError: as there; or the mirror is in the workdir.
     """
-    self._workdir, self._config = workdir, config
+    self._workdir, self._description = workdir, description
     if self._remote.is_local and _is_inside(self._remote.root, workdir):
       raise UserError(f"mirror={self._remote.address} is in the workdir; choose another place")
     try:
-      self._compared, self._faulty = fetch.fetch(self._remote, workdir, config, self._say)
+      self._compared, self._faulty = fetch.fetch(self._remote, workdir, description, self._say)
     except UserError as error:
       raise UserError(f"mirror {self._remote.address}: {error}") from error
 
@@ -170,7 +169,7 @@ class Mirror:
   def _copy(self) -> None:
     """Makes the remote folder equal to the run's, except for what a mirror leaves out."""
     if not self._compared:
-      fetch.compare(self._remote, self._workdir, self._config)
+      fetch.compare(self._remote, self._workdir, self._description)
       self._compared = True
     new = [step for step in steps_of(self._workdir) if self._key(step) not in self._copied]
     self._copy_small()  # after the steps are known: their rows are there already

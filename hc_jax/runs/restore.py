@@ -88,7 +88,8 @@ def first_good(workdir: str, steps: Iterable[int]) -> tuple[int | None, dict[int
 
 def _restore(workdir: str, step: int, target: TrainState) -> TrainState:
   params = read_params(workdir, step, target.params)
-  return TrainState(params=params, **read_rest(workdir, step, target))
+  collections = read_collections(workdir, step, target.collections)
+  return TrainState(params=params, **read_rest(workdir, step, target), collections=collections)
 
 
 def read_params(workdir: str, step: int, target: Any) -> Any:
@@ -121,6 +122,26 @@ def check_params(workdir: str, step: int, target: Any) -> None:
     hc_params.check_shapes(stored_shapes(path), target)
   except ValueError as error:
     raise UserError(f"{path} is as it was written, but does not fit this model: {error}") from error
+
+
+def read_collections(workdir: str, step: int, target: Any) -> Any:
+  """Returns the variables that are not trained, placed as `target` says; {} where it has none.
+
+  Raises:
+    UserError: they are not of the names and shapes of `target`.
+  """
+  path = path_of(workdir, step, "collections")
+  if not target and not os.path.isdir(path):
+    return {}
+  stored = stored_shapes(path) if os.path.isdir(path) else {}
+  found, wanted = ({n: a.shape for n, a in hc_params.named_leaves(t)} for t in (stored, target))
+  if other := sorted(set(found.items()) ^ set(wanted.items())):
+    name = other[0][0]
+    raise UserError(
+      f"{path} does not fit this task: {name} is {found.get(name, 'missing')} there, and "
+      f"{wanted.get(name, 'unknown')} here; train the task that the run was begun with"
+    )
+  return _read(workdir, step, "collections", target)
 
 
 def read_rest(workdir: str, step: int, target: TrainState) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from hc_jax import config as config_lib
 from hc_jax import data, folders
@@ -27,6 +27,7 @@ from hc_jax.runs.errors import storage
 
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
+LANGUAGE_MODEL = "language_model"  # the task of a run that names none
 # A run's own files and folders. Libraries open some of them by path, so none may be a link.
 TRACKERS = "trackers"
 FETCHED = "fetched.tmp"  # where what a mirror sent is looked at, before it is the run's
@@ -61,22 +62,35 @@ MAY_CHANGE = (
 )
 
 
+class Description(NamedTuple):
+  """What a run is: it does not change when the run is resumed, except for `MAY_CHANGE`.
+
+  Attributes:
+    task: name of its task.
+    config: nested groups of JSON values.
+  """
+
+  task: str
+  config: dict[str, Any]
+
+
 @contextlib.contextmanager
 def open_workdir(
   workdir: str,
-  config: Any,
+  description: Description,
   log: Callable[[str], None] = print,
-  fetch: Callable[[str, Any], None] = lambda *_: None,
+  fetch: Callable[[str, Description], None] = lambda *_: None,
 ) -> Iterator[str]:
-  """Claims a folder for a run of `config`, for as long as it is entered; yields its full path.
+  """Claims a folder for a run, for as long as it is entered; yields its full path.
 
   Only the lock is written, and what `fetch` brings: `save_config` makes it the folder of a run.
 
   Args:
-    workdir: of the run.
-    config: of the run.
+    workdir: a new or empty folder, or that of the run to resume.
+    description: what the run is.
     log: takes lines.
-    fetch: called with the claimed folder and the config, before the folder is read: a mirror's.
+    fetch: called with the claimed folder and the description, before the folder is read: a
+      mirror's.
 
   Raises:
     UserError: the folder cannot be written, holds something else, is in use, or holds a run whose
@@ -104,8 +118,8 @@ def open_workdir(
       ) from error
     with storage(path):
       folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
-    fetch(path, config)
-    for line in _check_config(path, config):
+    fetch(path, description)
+    for line in _check_config(path, description):
       log(f"changed since the last start: {line}")
     yield path
 
@@ -153,15 +167,36 @@ def _check_contents(path: str) -> None:
     )
 
 
-def saved_config(workdir: str) -> Any:
-  """The config of the run in `workdir`.
+def saved_description(workdir: str) -> Description:
+  """Returns what the run in `workdir` is; its config's keys are those of its version.
 
   Raises:
-    UserError: no run lies there, or its config cannot be read.
+    UserError: no run lies there, or its config.json cannot be read.
   """
   path = os.path.join(workdir, CONFIG)
   with reading(path, f"{workdir} holds no run", "a run's config"):
-    return config_lib.from_json(read_format(workdir, CONFIG, FORMAT)["config"])
+    saved = read_format(workdir, CONFIG, FORMAT)
+    task, config = saved.get("task", LANGUAGE_MODEL), saved["config"]
+    if not isinstance(task, str) or not isinstance(config, dict):
+      raise TypeError("task is not text, or config not a group")
+    if task == LANGUAGE_MODEL:  # types are checked, and keys that are new since then added
+      config = config_lib.to_json(config_lib.from_json(config))
+  return Description(task, config)
+
+
+def saved_config(workdir: str) -> Any:
+  """Returns the config of the language model that is trained in `workdir`.
+
+  Raises:
+    UserError: no run lies there, its config cannot be read, or it trains another task.
+  """
+  description = saved_description(workdir)
+  if description.task != LANGUAGE_MODEL:
+    raise UserError(
+      f"{workdir} trains the task {description.task!r} and not a language model; `hc-jax inspect` "
+      "shows it, and hc_jax.train.load_task_run opens it with the task"
+    )
+  return config_lib.from_json(description.config)
 
 
 @contextlib.contextmanager
@@ -200,27 +235,33 @@ def read_format(folder: str, name: str, form: str) -> dict[str, Any]:
   return saved
 
 
-def _check_config(path: str, config: Any) -> list[str]:
-  """The differences to the run that lies there, all of them allowed."""
+def _check_config(path: str, description: Description) -> list[str]:
+  """Returns the differences to the run that is in the folder, all of them allowed."""
   if not os.path.exists(os.path.join(path, CONFIG)):
     return []
   remedy = f"--workdir, where --fork={path} begins with the weights of this run,"
-  return check_same_run(path, config, f"workdir {path}", remedy)
+  return check_same_run(path, description, f"workdir {path}", remedy)
 
 
-def check_same_run(folder: str, config: Any, what: str, remedy: str) -> list[str]:
-  """Returns a line for each difference between the run in `folder` and `config`, all allowed.
+def check_same_run(folder: str, description: Description, what: str, remedy: str) -> list[str]:
+  """Returns a line for each difference to the run in `folder`, all of them allowed.
 
   Args:
     folder: that holds config.json.
-    config: of the run that starts.
+    description: of the run that starts.
     what: the folder, in the message.
     remedy: what may be chosen anew, in the message.
 
   Raises:
     UserError: they differ in more than `MAY_CHANGE`, or config.json cannot be read.
   """
-  lines = changes(saved_config(folder), config)
+  saved = saved_description(folder)
+  if saved.task != description.task:
+    raise UserError(
+      f"{what} holds a run of the task {saved.task!r}, and this is {description.task!r}; "
+      f"choose another {remedy.partition(',')[0]}"
+    )
+  lines = changes(saved.config, description.config)
   if refused := [line for key, line in lines.items() if key not in MAY_CHANGE]:
     raise UserError(
       f"{what} holds another run (there -> here): {'; '.join(refused)}. Choose another {remedy} or "
@@ -230,7 +271,7 @@ def check_same_run(folder: str, config: Any, what: str, remedy: str) -> list[str
 
 
 def changes(before: Any, after: Any) -> dict[str, str]:
-  """Returns a line "key old -> new" for each key whose values differ."""
+  """Returns a line "key old -> new" for each dotted key whose values differ."""
   return {
     key: f"{key} {_value(before, key)!r} -> {_value(after, key)!r}"
     for key in config_lib.diff(before, after)
@@ -260,18 +301,20 @@ def saved_origin(workdir: str) -> dict[str, Any] | None:
   return origin
 
 
-def save_config(workdir: str, config: Any, origin: dict[str, Any] | None = None) -> None:
-  """Writes config.json: the folder is then that of a run of `config`, which must be a good one.
+def save_config(
+  workdir: str, description: Description, origin: dict[str, Any] | None = None
+) -> None:
+  """Writes config.json: the folder is then that of a run of `description`.
 
   Args:
-    workdir: of the run.
-    config: as resolved.
+    workdir: folder of the run.
+    description: what the run is.
     origin: what the run was forked from, as JSON values.
 
   Raises:
     OSError: it cannot be written.
   """
-  saved = {"format": FORMAT, "config": config_lib.to_json(config)}
+  saved = {"format": FORMAT, "task": description.task, "config": description.config}
   saved |= {} if origin is None else {"fork": origin}
   text = json.dumps(saved, indent=2) + "\n"
   write_atomically(os.path.join(workdir, CONFIG), text)

@@ -1,5 +1,7 @@
-"""The loss: cross-entropy of every token, of all logits at once or of a part of them at a time."""
+"""The loss of a language model: cross-entropy of all tokens at once or of a part at a time."""
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hc_jax import axes
+from hc_jax.step.task import Loss
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -91,3 +94,74 @@ def parts_of(length: int, logits: int, wanted: int = 0) -> int:
     return wanted
   enough = [n for n in range(1, length + 1) if length % n == 0 and logits <= n * LARGE]
   return min(enough, default=length)
+
+
+def token_init(model: nn.Module, length: int = 8) -> Callable[[jax.Array], Any]:
+  """Returns `key -> variables` of a model of tokens, traced on `length` of them."""
+
+  def init(key: jax.Array) -> Any:
+    # A batch and length of their own size: a constraint by name must divide while init is traced.
+    tokens = jnp.zeros((len(jax.devices()), length), jnp.int32)
+    return {"params": model.init(key, tokens)["params"]}
+
+  return init
+
+
+def token_loss(model: nn.Module, loss_parts: int = 1) -> Callable[[Any, Batch, jax.Array], Loss]:
+  """Returns `(variables, batch, key) -> Loss` in nats; arguments as `batch_nats`."""
+
+  def loss(variables: Any, batch: Batch, key: jax.Array) -> Loss:
+    return Loss(jnp.sum(batch_nats(model, variables["params"], batch, key, loss_parts)))
+
+  return loss
+
+
+def token_weight(batch: Batch) -> jax.Array:
+  """Returns the number of tokens that count in a batch, float32, at least 1."""
+  return jnp.maximum(jnp.sum(batch["mask"]), 1.0)
+
+
+def eval_step(
+  params: PyTree,
+  batch: Batch,
+  *,
+  model: nn.Module,
+  token_bytes: jax.Array,
+  loss_parts: int = 1,
+) -> dict[str, jax.Array]:
+  """Returns sums over one batch, without dropout, of which `summary` makes means.
+
+  Args:
+    params: parameters of the model.
+    batch: see `batch_nats`.
+    model: see `batch_nats`.
+    token_bytes: int32 `[V]`, bytes of text that a token stands for, 0 for special tokens.
+    loss_parts: see `batch_nats`.
+
+  Returns:
+    Scalars: `nats` and `tokens` over tokens that count; `text_nats` and `bytes` over those of them
+    that stand for text.
+  """
+  nats = batch_nats(model, params, batch, loss_parts=loss_parts)
+  counts = batch["mask"] > 0
+  size = jnp.where(counts, jnp.asarray(token_bytes)[batch["targets"]], 0)
+  return {
+    "nats": jnp.sum(nats),
+    "tokens": jnp.sum(batch["mask"]),
+    "text_nats": jnp.sum(jnp.where(size > 0, nats, 0.0)),
+    "bytes": jnp.sum(size),
+  }
+
+
+def summary(total: Mapping[str, float]) -> dict[str, float]:
+  """Returns the means that follow from the sums of `eval_step` over a set.
+
+  Returns:
+    `val/loss` in nats per token, `val/ppl` = exp of it, and `val/bpb`: nats over tokens that stand
+    for text / (ln 2 * their bytes), special and masked tokens excluded (no key without any).
+  """
+  loss = total["nats"] / max(total["tokens"], 1.0)
+  out = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0))}
+  if total["bytes"]:
+    out["val/bpb"] = total["text_nats"] / (math.log(2) * total["bytes"])
+  return out

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from hc_jax.errors import UserError
@@ -97,8 +98,37 @@ class OptimSettings:
     check_fields(self)
 
 
+# Decays that are functions of (step - warmup) / (end - warmup): their end may be an argument.
+_BY_FRACTION = ("constant_schedule", "linear_schedule", "cosine_decay_schedule")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """An optimizer and its learning rate, whose last step is not known yet.
+
+  With the last step an argument of a compiled program, a longer run compiles nothing anew.
+
+  Attributes:
+    make: `schedule -> optax.GradientTransformation`, its state the same for all schedules.
+    rate: `(step, end) -> learning rate`; None for what has no schedule.
+    follows_end: whether `end` may be traced; otherwise it is a number of the program.
+  """
+
+  make: Callable[[optax.Schedule | None], optax.GradientTransformation]
+  rate: Callable[[Any, Any], Any] | None = None
+  follows_end: bool = True
+
+  def schedule(self, end: Any) -> optax.Schedule | None:
+    """Returns the learning rate by step of a run of `end` steps; None without one."""
+    return None if self.rate is None else lambda step: self.rate(step, end)
+
+  def optimizer(self, end: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of a run of `end` steps."""
+    return self.make(self.schedule(end))
+
+
 def make_schedule(optim: Any, num_steps: int) -> optax.Schedule:
-  """The learning rate by step: a linear warmup from 0, then the schedule that `optim` names.
+  """Returns the learning rate by step: a linear warmup from 0, then the schedule of `optim`.
 
   Args:
     optim: fields learning_rate (the peak), schedule, warmup_steps, end_fraction. `schedule` is
@@ -111,27 +141,57 @@ def make_schedule(optim: Any, num_steps: int) -> optax.Schedule:
     step (int, 0 for the first update) -> learning rate.
 
   Raises:
-    UserError: no such schedule, or one with arguments that no config key gives.
+    UserError: no such schedule, or one with arguments that no field gives.
   """
-  peak, fraction = float(optim.learning_rate), float(optim.end_fraction)
-  left = max(int(num_steps) - int(optim.warmup_steps), 1)
+  rate, _ = _rate(optim)
+  return lambda step: rate(step, num_steps)
+
+
+def _rate(optim: Any) -> tuple[Callable[[Any, Any], Any], bool]:
+  """Returns `(step, end) -> learning rate`, see `make_schedule`, and whether end may be traced."""
   if wrong := _schedule(optim.schedule):
     raise UserError(f"schedule={optim.schedule!r} {wrong}")
-  factory = getattr(optax.schedules, _SHORT.get(optim.schedule, optim.schedule))
-  values = (peak, peak, peak, peak * fraction, fraction, fraction, 1.0, left, left)
-  given = dict(zip(_FILLED, values, strict=True))
+  name, warmup = _SHORT.get(optim.schedule, optim.schedule), int(optim.warmup_steps)
+  peak, fraction = float(optim.learning_rate), float(optim.end_fraction)
+  factory = getattr(optax.schedules, name)
   takes = inspect.signature(factory).parameters
-  decay = factory(**{name: given[name] for name in takes if name in given})
-  if optim.warmup_steps <= 0:
-    return decay
-  warmup = optax.linear_schedule(0.0, peak, int(optim.warmup_steps))
-  return optax.join_schedules([warmup, decay], [int(optim.warmup_steps)])
+
+  def decay(left: Any) -> optax.Schedule:
+    values = (peak, peak, peak, peak * fraction, fraction, fraction, 1.0, left, left)
+    given = dict(zip(_FILLED, values, strict=True))
+    return factory(**{name: given[name] for name in takes if name in given})
+
+  def rate(step: Any, end: Any) -> Any:
+    if name in _BY_FRACTION:
+      left = jnp.maximum(jnp.asarray(end, jnp.float32) - warmup, 1.0)
+      value = decay(1.0)(jnp.asarray(step - warmup, jnp.float32) / left)
+    else:
+      value = decay(max(int(end) - warmup, 1))(step - warmup)
+    if warmup <= 0:
+      return value
+    return jnp.where(step < warmup, optax.linear_schedule(0.0, peak, warmup)(step), value)
+
+  return rate, name in _BY_FRACTION
 
 
 def make_optimizer(
   optim: Any, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer that `optim` describes, clipping included, and its schedule.
+  """Returns the optimizer that `optim` describes, clipping included, and its schedule.
+
+  Args:
+    optim: as in `make_recipe`.
+    num_steps: steps of the run, where the schedule ends.
+
+  Raises:
+    UserError: as `make_recipe`.
+  """
+  recipe = make_recipe(optim)
+  return recipe.optimizer(num_steps), recipe.schedule(num_steps)
+
+
+def make_recipe(optim: Any) -> Recipe:
+  """Returns the optimizer that `optim` describes, clipping included, for a run of any length.
 
   Weight decay follows `hc_jax.params.decay_mask`: by parameter path, never by rank, so that it is
   the same for scanned and unrolled layers.
@@ -140,12 +200,11 @@ def make_optimizer(
     optim: fields name (an optimizer factory of optax that takes learning_rate), b1, b2, eps,
       weight_decay, clip_norm (0: off), groups, and those of `make_schedule`. An optimizer gets
       those of b1, b2, eps that it takes in Adam's sense.
-    num_steps: of the run.
 
   Raises:
-    UserError: no such optimizer, or weight_decay for one that has none.
+    UserError: no such optimizer or schedule, or weight_decay for one that has none.
   """
-  schedule = make_schedule(optim, num_steps)
+  rate, follows_end = _rate(optim)
   if wrong := _optimizer(optim.name):
     raise UserError(f"name={optim.name!r} {wrong}")
   factory = getattr(optax, optim.name)
@@ -153,29 +212,32 @@ def make_optimizer(
   # eps means another thing to optimizers that keep no second moment (adafactor, adagrad).
   names = ("b1", "b2", "eps") if "b2" in takes else ("b1",)
   fields = {name: float(getattr(optim, name)) for name in names if name in takes}
-  rate = next((n for n in ("weight_decay", "weight_decay_rate") if n in takes), None)
+  decay = next((n for n in ("weight_decay", "weight_decay_rate") if n in takes), None)
   mask = next((n for n in ("mask", "weight_decay_mask") if n in takes), None)
   groups = getattr(optim, "groups", ())
   decays = [optim.weight_decay, *(own.get("weight_decay", 0) for _, own in groups)]
-  if any(decays) and (rate is None or mask is None):
+  if any(decays) and (decay is None or mask is None):
     raise UserError(
       f"name={optim.name!r} has no weight decay by parameter; "
       "set weight_decay=0, or use adamw, lion, lamb, adafactor, ..."
     )
 
-  def make(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+  def make_one(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     own = dict(fields)
-    if rate and mask:
-      own |= {rate: float(weight_decay) or (0.0 if rate == "weight_decay" else None)}
+    if decay and mask:
+      own |= {decay: float(weight_decay) or (0.0 if decay == "weight_decay" else None)}
       own |= {mask: decay_mask}
-    elif rate:
-      own |= {rate: 0.0}
+    elif decay:
+      own |= {decay: 0.0}
     return factory(schedule, **own)
 
-  optimizer = grouped(make, schedule, optim.weight_decay, groups)
-  if optim.clip_norm:
-    optimizer = optax.chain(optax.clip_by_global_norm(float(optim.clip_norm)), optimizer)
-  return optimizer, schedule
+  def make(schedule: optax.Schedule | None) -> optax.GradientTransformation:
+    optimizer = grouped(make_one, schedule, optim.weight_decay, groups)
+    if optim.clip_norm:
+      optimizer = optax.chain(optax.clip_by_global_norm(float(optim.clip_norm)), optimizer)
+    return optimizer
+
+  return Recipe(make, rate, follows_end)
 
 
 def _parameters(factory: Callable[..., Any] | None) -> list[str]:

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,11 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from hc_jax import axes, sharding
+from hc_jax.errors import UserError
 from hc_jax.fields import Field
 
 PyTree = Any
+Init = Callable[[jax.Array], Any]  # of a key
 
 
 @flax.struct.dataclass
@@ -27,37 +28,39 @@ class TrainState:
     params: float32 parameters, without partitioning metadata.
     opt_state: the optimizer's.
     rng: uint32 key data of the run's seed, constant; step s draws from `fold_in(rng, s)`.
+    collections: variables that are not trained but change, by collection; mostly none.
   """
 
   step: jax.Array
   params: PyTree
   opt_state: PyTree
   rng: jax.Array
+  collections: PyTree = flax.struct.field(default_factory=dict)
 
 
 def abstract_state(
-  model: nn.Module,
+  init: Init,
   optimizer: optax.GradientTransformation,
   *,
   mesh: Mesh | AbstractMesh,
   preset: str = "dp",
-  length: int = 8,
 ) -> TrainState:
-  """The state as `jax.ShapeDtypeStruct`s with shardings: what a checkpoint is restored into.
+  """Returns the state as `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
 
   Args:
-    model: its parameters carry logical axis names.
+    init: `key -> variables`, whose leaves may carry logical axis names.
     optimizer: of optax; state shaped like a parameter is sharded like it, the rest is replicated.
     mesh: of `hc_jax.sharding.make_mesh`, or a `jax.sharding.AbstractMesh` for shapes alone.
-    preset: names the rules.
-    length: of the tokens that the parameters' shapes are found with.
+    preset: name of the rules.
 
   Raises:
-    UserError: a parameter does not divide over the mesh.
+    UserError: a parameter does not divide over the mesh, or `init` makes no "params".
   """
-  boxed = jax.eval_shape(lambda: _init_params(model, jax.random.key(0), length))
-  params = axes.unboxed(boxed)
-  shardings = sharding.param_shardings(boxed, mesh, preset)
+  boxed = dict(jax.eval_shape(init, jax.random.key(0)))
+  if "params" not in boxed:
+    raise UserError(f"init makes {', '.join(boxed) or 'nothing'}; it must make 'params'")
+  shardings = {name: sharding.param_shardings(tree, mesh, preset) for name, tree in boxed.items()}
+  variables = axes.unboxed(boxed)
   whole = sharding.replicated(mesh)
 
   def place(leaf: Any, param: Any = None, where: Any = whole) -> Any:
@@ -66,20 +69,23 @@ def abstract_state(
     same = param is not None and leaf.shape == param.shape
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where if same else whole)
 
+  params = variables["params"]
   opt_state = optax.tree.map_params(
     optimizer,
     place,
     jax.eval_shape(optimizer.init, params),
     params,
-    shardings,
+    shardings["params"],
     transform_non_params=place,
     is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
+  placed = jax.tree.map(place, variables, variables, shardings)
   return TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-    params=jax.tree.map(place, params, params, shardings),
+    params=placed.pop("params"),
     opt_state=opt_state,
     rng=place(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))),
+    collections=placed,
   )
 
 
@@ -95,27 +101,25 @@ SEED = Field(
 
 
 def create_state(
-  model: nn.Module,
+  init: Init,
   optimizer: optax.GradientTransformation,
   seed: int,
   *,
   mesh: Mesh,
   preset: str = "dp",
-  length: int = 8,
 ) -> TrainState:
-  """The state before the first step, each shard made on the device that holds it.
+  """Returns the state before the first step, each shard made on the device that holds it.
 
   Its numbers depend on the seed alone, not on the mesh. Arguments as `abstract_state`.
   """
-  target = abstract_state(model, optimizer, mesh=mesh, preset=preset, length=length)
-
-  init = functools.partial(init_state, model, optimizer, length=length)
+  target = abstract_state(init, optimizer, mesh=mesh, preset=preset)
   with sharding.use_mesh(mesh, preset):
-    return _placed(init, target)(_key_data(seed))
+    return _placed(functools.partial(init_state, init, optimizer), target)(_key_data(seed))
 
 
 def state_of(
   params: PyTree,
+  init: Init,
   optimizer: optax.GradientTransformation,
   seed: int,
   target: TrainState,
@@ -127,15 +131,20 @@ def state_of(
 
   Args:
     params: placed as in `target`.
+    init: as `abstract_state`; makes the other collections.
     optimizer: as `abstract_state`.
     seed: of the run.
     target: of `abstract_state`.
     mesh: as `abstract_state`.
     preset: likewise.
   """
-  init = functools.partial(_first_state, optimizer)
+
+  def first(params: PyTree, key_data: jax.Array) -> TrainState:
+    variables = axes.unboxed(dict(init(jax.random.wrap_key_data(key_data))))
+    return _first_state(optimizer, {**variables, "params": params}, key_data)
+
   with sharding.use_mesh(mesh, preset):
-    return _placed(init, target, donate_argnums=0)(params, _key_data(seed))
+    return _placed(first, target, donate_argnums=0)(params, _key_data(seed))
 
 
 def key_data_of(seed: int, target: TrainState) -> jax.Array:
@@ -154,26 +163,15 @@ def _key_data(seed: int) -> np.ndarray:
 
 
 def init_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  key_data: jax.Array,
-  *,
-  length: int = 8,
+  init: Init, optimizer: optax.GradientTransformation, key_data: jax.Array
 ) -> TrainState:
-  """The state that a seed's key data makes; pure, and not placed anywhere yet."""
-  key = jax.random.wrap_key_data(key_data)
-  return _first_state(optimizer, axes.unboxed(_init_params(model, key, length)), key_data)
+  """Returns the state that a seed's key data makes; pure, and not placed anywhere yet."""
+  variables = axes.unboxed(dict(init(jax.random.wrap_key_data(key_data))))
+  return _first_state(optimizer, variables, key_data)
 
 
 def _first_state(
-  optimizer: optax.GradientTransformation, params: PyTree, key_data: jax.Array
+  optimizer: optax.GradientTransformation, variables: dict[str, PyTree], key_data: jax.Array
 ) -> TrainState:
-  return TrainState(
-    step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), rng=key_data
-  )
-
-
-def _init_params(model: nn.Module, key: jax.Array, length: int) -> PyTree:
-  # A batch and length of their own size: a constraint by name must divide while init is traced.
-  tokens = jnp.zeros((len(jax.devices()), length), jnp.int32)
-  return model.init(key, tokens)["params"]
+  params = variables.pop("params")
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key_data, variables)

@@ -1,6 +1,7 @@
-"""Whether the processes of a run belong together: one config, one text, one workdir."""
+"""Whether the processes of a run belong together: one description, one identity, one workdir."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from hc_jax import config as config_lib
@@ -9,33 +10,37 @@ from hc_jax.processes import cluster
 from hc_jax.runs import workdir
 
 
-def check_alike(config: Any, text: Any, folder: str) -> None:
+def check_alike(
+  config: Mapping[str, Any], identity: Mapping[str, Any], folder: str, debug_nans: bool = False
+) -> None:
   """Refuses processes that do not belong together; all of them must come here.
 
   Args:
-    config: of the run.
-    text: its prepared data.
-    folder: its workdir.
+    config: nested groups of JSON values that describe the run.
+    identity: facts of the task and of its data.
+    folder: the workdir.
+    debug_nans: whether one process is to look for a NaN.
 
   Raises:
     UserError: another config, other data, another workdir, or what one process alone can do.
   """
   if cluster.count() == 1:
     return
-  configs = [json.loads(c) for c in cluster.gather(json.dumps(config_lib.to_json(config)))]
+  configs = [json.loads(c) for c in cluster.gather(json.dumps(config))]
   for other, found in enumerate(configs):
     if keys := config_lib.diff(configs[0], found):
       raise UserError(
         f"process {other} has another {' and '.join(keys)} than process 0; start all of them with "
         "the same --config and overrides"
       )
-  texts = cluster.gather(f"{text.fingerprint}, {len(text.train)} tokens")
-  for other, found in enumerate(texts):
-    if found != texts[0]:
+  facts = [json.loads(f) for f in cluster.gather(json.dumps(dict(identity)))]
+  for other, found in enumerate(facts):
+    if keys := config_lib.diff(facts[0], found):
+      values = "; ".join(f"{key} {found.get(key)} and {facts[0].get(key)}" for key in keys)
       raise UserError(
-        f"process {other} has other text than process 0 (fingerprints {found} and {texts[0]}); "
+        f"process {other} has other data than process 0 ({values}); "
         "give every host the same files, tokenizer and packages"
       )
   workdir.check_shared(folder)
-  if config.train.debug_nans:
+  if debug_nans:
     raise UserError("train.debug_nans=true looks for a NaN in one process; it needs a run of one")

@@ -34,33 +34,55 @@ class Clock:
 
   def __init__(self) -> None:
     self.apart = {"compile": 0.0, "eval": 0.0, "checkpoint": 0.0, "telemetry": 0.0}
-    self._lap = time.perf_counter()
-    self._paused = 0.0
+    self._lap, self._cpu_lap = time.perf_counter(), time.process_time()
+    self._paused = self._cpu_paused = 0.0
 
   @contextmanager
   def paused(self, what: str) -> Iterator[None]:
     """Books the time inside as `what`, and not as training."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     try:
       yield
     finally:
       spent = time.perf_counter() - start
       self.apart[what] += spent
       self._paused += spent
+      self._cpu_paused += time.process_time() - cpu
 
-  def lap(self) -> float:
-    """Seconds of training since the last lap."""
-    now = time.perf_counter()
+  def lap(self) -> tuple[float, float]:
+    """Returns seconds of training since the last lap, and those of all processors together."""
+    now, cpu = time.perf_counter(), time.process_time()
     spent, self._lap, self._paused = now - self._lap - self._paused, now, 0.0
-    return max(spent, 1e-9)
+    worked, self._cpu_lap, self._cpu_paused = cpu - self._cpu_lap - self._cpu_paused, cpu, 0.0
+    return max(spent, 1e-9), max(worked, 0.0)
+
+
+_WORDS = {
+  "loss": ("loss {}", ".4f"),
+  "bpb": ("{} bits per byte", ".4f"),
+  "ppl": ("perplexity {}", ".4g"),
+}
+
+
+def _place(name: str) -> int:
+  return list(_WORDS).index(name) if name in _WORDS else len(_WORDS)
 
 
 class Console:
-  """The header and the lines of one run."""
+  """The header and the lines of a run, or of several side by side."""
 
-  def __init__(self, num_steps: int) -> None:
-    self._total = num_steps
+  def __init__(self, num_steps: int, unit: str = "tokens") -> None:
+    self._total, self._unit = num_steps, unit
     self._block = notebook.block() if cluster.is_main() else None
+
+  def say(self, line: str, progress: bool = False) -> None:
+    """Says a line; one of progress may be replaced by the next."""
+    if self._block is None:
+      say(line)
+    elif progress:
+      self._block.progress(line)
+    else:
+      self._block.write(line)
 
   def header(
     self,
@@ -68,56 +90,59 @@ class Console:
     mesh: Mesh,
     preset: str,
     count: ParamCount,
-    batch: str,
+    about: str,
     run: str,
     processes: Sequence[str] = (),
   ) -> None:
     """Says once what is about to run, on what. (What the data is, its preparation has said.)"""
     devices = mesh.devices.flatten()
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    say(f"run     {run}")
-    say(
+    self.say(f"run     {run}")
+    self.say(
       f"device  {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
       f"jax {jax.__version__}, mesh {preset}: {sizes}"
     )
     for line in processes:
-      say(f"        {line}")
-    say(
-      f"model   {count.total:,} parameters: {count.embedding:,} embedding, "
-      f"{count.connection:,} hyper-connection"
-    )
-    say(f"batch   {batch}")
+      self.say(f"        {line}")
+    apart = f": {count.embedding:,} embedding, {count.connection:,} hyper-connection"
+    apart = apart if count.embedding or count.connection else ""
+    self.say(f"model   {count.total:,} parameters{apart}")
+    if about:
+      self.say(f"batch   {about}")
 
-  def train(self, step: int, row: dict[str, Any], eta: float) -> None:
-    """A line of progress; `eta` in seconds."""
-    rate = f"{row['perf/tokens_per_s']:,.0f} tokens/s"
-    self._say(
-      f"{self._at(step)}  eta {duration(eta):<8} {rate:>18}  loss {row['train/loss']:.4f}  "
-      f"grad {row['train/grad_norm']:.3g}  lr {row['train/learning_rate']:.2e}",
+  def train(self, step: int, rows: Sequence[dict[str, Any]], eta: float) -> None:
+    """Says how far the runs are; `eta` in seconds."""
+    row, name = rows[0], f"perf/{self._unit}_per_s"
+    rate = f"{row[name]:,.0f} {self._unit}/s" if name in row else f"{1 / row['perf/step_s']:.3g}/s"
+    losses = " ".join(f"{each['train/loss']:.4f}" for each in rows)
+    lr = f"  lr {row['train/learning_rate']:.2e}" if "train/learning_rate" in row else ""
+    self.say(
+      f"{self._at(step)}  eta {duration(eta):<8} {rate:>18}  loss {losses}  "
+      f"grad {row['train/grad_norm']:.3g}{lr}",
       progress=True,
     )
 
-  def eval(self, step: int, values: dict[str, float], seconds: float) -> None:
-    """A line for an evaluation."""
-    bpb = f"  {values['val/bpb']:.4f} bits per byte" if "val/bpb" in values else ""
-    self._say(
-      f"{self._at(step)}  val   loss {values['val/loss']:.4f}{bpb}  "
-      f"perplexity {values['val/ppl']:.4g}  ({seconds:.1f} s)"
-    )
+  def eval(self, step: int, values: Sequence[dict[str, float]], seconds: float) -> None:
+    """Says what an evaluation gave."""
+    names = sorted((name.removeprefix("val/") for name in values[0]), key=_place)
+    said = []
+    for name in names:
+      words, digits = _WORDS.get(name, (name + " {}", ".4g"))
+      said.append(words.format(" ".join(f"{row[f'val/{name}']:{digits}}" for row in values)))
+    self.say(f"{self._at(step)}  val   {'  '.join(said)}  ({seconds:.1f} s)")
 
   def saved(self, step: int, seconds: float, waited: float) -> None:
-    """A line for a checkpoint that is durable, `seconds` after training began to wait for it."""
-    self._say(
+    """Says that a checkpoint is durable, `seconds` after training began to wait for it."""
+    self.say(
       f"{self._at(step)}  checkpoint on disk after {seconds:.2f} s, training waited {waited:.2f} s"
     )
 
-  def _say(self, line: str, progress: bool = False) -> None:
-    if self._block is None:
-      say(line)
-    elif progress:
-      self._block.progress(line)
-    else:
-      self._block.write(line)
+  def finished(self, step: int, seconds: float, apart: dict[str, float], workdir: str) -> None:
+    """Says that all steps are taken, and what took how long."""
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in apart.items())
+    self.say(f"finished step {step:,}: training {seconds:.1f} s, {spent}; {workdir}")
+    if apart["telemetry"] and seconds:
+      self.say(f"telemetry took {apart['telemetry'] / seconds:.2%} of the training's time")
 
   def _at(self, step: int) -> str:
     total = f"{self._total:,}"

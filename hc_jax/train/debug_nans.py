@@ -9,24 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.params import named_leaves
-from hc_jax.step.loss import Batch, batch_nats, token_nats
+from hc_jax.step.loss import token_nats
 from hc_jax.step.state import TrainState
 from hc_jax.step.step import split_batch
+from hc_jax.step.task import Batch, Task
 
 # Methods whose outputs are looked at: every module's call, and a connection's second half.
 _METHODS = ("__call__", "write")
 
 
-def find_nonfinite(model: nn.Module, state: TrainState, batch: Batch, accumulation: int = 1) -> str:
+def find_nonfinite(task: Task, state: TrainState, batch: Batch, accumulation: int = 1) -> str:
   """Names the first site of a training step that holds a NaN or an infinity.
 
-  Looked at in this order: the parameters; every module's output in the order of execution, layer by
-  layer, innermost first; the loss; the gradient of every parameter.
+  Looked at in this order: the parameters; the batch; the forward pass, by `task.locate`; the loss
+  and its metrics; the gradient of every parameter.
 
   Args:
-    model: that was trained.
+    task: that was trained.
     state: before the failing step.
-    batch: of the failing step, arrays `[B, L]`.
+    batch: of the failing step.
     accumulation: of the failing step.
 
   Returns:
@@ -35,19 +36,52 @@ def find_nonfinite(model: nn.Module, state: TrainState, batch: Batch, accumulati
   for name, leaf in named_leaves(state.params):
     if _bad(leaf):
       return f"parameter {name} was already {_bad(leaf)} before the step"
+  for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+    if kind := _bad(leaf):
+      return f"{kind} is in the batch itself, at batch{jax.tree_util.keystr(path)}"
   key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-  parts = split_batch(batch, accumulation)
+  parts, rest = split_batch(batch, accumulation), state.collections
   for i in range(accumulation):
     part = jax.tree.map(lambda x, i=i: x[i], parts)
-    dropout = jax.random.fold_in(key, i)
-    found = _in_forward(model, state.params, part, dropout)
-    found = found or _in_gradient(model, state.params, part, dropout)
+    variables, part_key = {"params": state.params, **rest}, jax.random.fold_in(key, i)
+    found = task.locate(variables, part, part_key) if task.locate else None
+    if not found:
+      found, rest = _in_loss(task, state.params, rest, part, part_key)
     if found:
       return found + (f", micro-step {i} of {accumulation}" if accumulation > 1 else "")
   return "forward and gradients are finite; the optimizer's update is the first that is not"
 
 
-def _in_forward(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) -> str | None:
+def _in_loss(task: Task, params: Any, rest: Any, part: Batch, key: jax.Array) -> tuple[str, Any]:
+  """Names what is not finite in loss or gradients, "" if nothing; and the collections after it."""
+
+  def loss_of(params: Any) -> Any:
+    found = task.loss({"params": params, **rest}, part, key)
+    return found.total, found
+
+  (_, found), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+  rest = {**rest, **found.collections}
+  for name, value in {"loss": found.total, **found.metrics}.items():
+    if kind := _bad(value):
+      return f"{kind} first appears in the {name} of the forward pass", rest
+  for name, leaf in named_leaves(grads):
+    if kind := _bad(leaf):
+      return f"the forward pass is finite; {kind} first appears in the gradient of {name}", rest
+  return "", rest
+
+
+def in_forward(model: nn.Module, variables: Any, part: Any, key: jax.Array) -> str | None:
+  """Names the first output in a model of tokens that is not finite; None if all are.
+
+  Looks at every module's output in the order of execution, layer by layer, innermost first, and at
+  the loss.
+
+  Args:
+    model: that was trained.
+    variables: before the step.
+    part: `inputs`, `targets`, `mask` and perhaps `segment_ids`, each `[B, L]`.
+    key: of dropout.
+  """
   order: dict[str, int] = {}
 
   def note(module: nn.Module, method: str) -> bool:
@@ -63,13 +97,13 @@ def _in_forward(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) 
       part["inputs"],
       segment_ids=part.get("segment_ids"),
       deterministic=False,
-      rngs={"dropout": dropout},
+      rngs={"dropout": key},
       capture_intermediates=note,
       mutable=["intermediates"],
     )
     return token_nats(logits, part["targets"]) * part["mask"], state["intermediates"]
 
-  nats, captured = jax.device_get(forward(params))
+  nats, captured = jax.device_get(forward(variables["params"]))
   first = _first_layers(captured)
   sites = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
@@ -120,14 +154,6 @@ def _words(names: list[str], layer: int | None, kind: str) -> str:
   at = f"layer {layer}, " if layer is not None else ""
   sublayer = f"sublayer {below[0].split('_')[0]}, " if layer is not None and below else ""
   return f"{kind} first appears at {at}{sublayer}module {'/'.join(modules) or 'model'} ({output})"
-
-
-def _in_gradient(model: nn.Module, params: Any, part: Batch, dropout: jax.Array) -> str | None:
-  loss = lambda p: jnp.sum(batch_nats(model, p, part, dropout))  # noqa: E731
-  for name, leaf in named_leaves(jax.jit(jax.grad(loss))(params)):
-    if kind := _bad(leaf):
-      return f"the forward pass is finite; {kind} first appears in the gradient of {name}"
-  return None
 
 
 def _bad(leaf: Any) -> str:

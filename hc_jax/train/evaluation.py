@@ -12,11 +12,10 @@ import numpy as np
 from hc_jax import data, sharding
 from hc_jax.errors import UserError
 from hc_jax.runs.errors import memory_cause
-from hc_jax.step.evaluate import batch_sums, summary
-from hc_jax.step.loss import parts_of
-from hc_jax.step.step import eval_step
-from hc_jax.train.compilation import compiler_options
-from hc_jax.train.run import Run
+from hc_jax.step.evaluate import batch_sums, totals
+from hc_jax.step.loss import eval_step, parts_of, summary
+from hc_jax.train.program import compiler_options
+from hc_jax.train.run import Run, TaskRun
 from hc_jax.train.run_text import run_tokens
 
 _LAUNCHED = 32  # batches that are on the device at a time
@@ -88,7 +87,7 @@ def evaluate_run(
   windows = data.Windows(tokens, config.length, config.document_mask, tail=bool(files))
   count = min(len(windows), len(windows) if batches is None else batches * train.batch_size)
   sums = _sums(run, data.EvalBatches(windows, count, min(rows, max(count, 1))))
-  means = summary(sums)
+  means = summary(totals(sums))
   return Evaluation(
     text=what,
     loss=means["val/loss"],
@@ -127,3 +126,21 @@ def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:
       f"({reason[:160]}); lower --batch-size"
     ) from error
   return sums
+
+
+def evaluate_task(run: TaskRun) -> dict[str, float]:
+  """Returns what `task.summarise` gives of a run on the task's validation set.
+
+  Args:
+    run: of `load_task_run`.
+
+  Raises:
+    UserError: the task has no validation set.
+  """
+  task = run.task
+  if not len(task.val) or task.evaluate is None or task.summarise is None:
+    raise UserError(f"the task {task.name!r} has no val, evaluate and summarise to evaluate by")
+  mesh = sharding.make_mesh("dp", devices=jax.local_devices()[:1])
+  with sharding.use_mesh(mesh, "dp"):
+    sums = batch_sums(jax.jit(task.evaluate), run.variables, task.val, mesh)
+  return dict(task.summarise(totals(sums)))

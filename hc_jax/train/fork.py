@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import optax
-from jax.sharding import Mesh
-
 from hc_jax.errors import UserError
 from hc_jax.processes import cluster
 from hc_jax.runs import checkpoint, restore
 from hc_jax.runs import workdir as workdirs
+from hc_jax.runs.workdir import Description
 from hc_jax.step.state import TrainState, key_data_of, state_of
+from hc_jax.train.program import Program
 from hc_jax.train.run import choose_checkpoint
 
 
@@ -52,8 +51,9 @@ def parse_fork(text: str | None, optimizer: bool = False) -> Fork | None:
 def settle(
   fork: Fork | None,
   workdir: str,
-  config: Any,
+  description: Description,
   target: TrainState,
+  num_steps: int,
   log: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
   """Returns the origin of the run in `workdir`, for its card; None if it is not a fork.
@@ -62,9 +62,10 @@ def settle(
 
   Args:
     fork: what the caller asks for.
-    workdir: claimed for a run of `config`.
-    config: of the new run.
+    workdir: claimed for the new run.
+    description: what the new run is.
     target: its state's shapes, of `abstract_state`.
+    num_steps: its last step.
     log: gets a line for each key that the fork changes.
 
   Returns:
@@ -76,12 +77,17 @@ def settle(
   origin = None
   with cluster.together():
     if cluster.is_main():
-      origin = _settle(fork, workdir, config, target, log)
+      origin = _settle(fork, workdir, description, target, num_steps, log)
   return json.loads(cluster.gather(json.dumps(origin))[0])
 
 
 def _settle(
-  fork: Fork | None, workdir: str, config: Any, target: TrainState, log: Callable[[str], None]
+  fork: Fork | None,
+  workdir: str,
+  description: Description,
+  target: TrainState,
+  num_steps: int,
+  log: Callable[[str], None],
 ) -> dict[str, Any] | None:
   begun = os.path.lexists(os.path.join(workdir, workdirs.CONFIG))
   saved = workdirs.saved_origin(workdir) if begun else None
@@ -91,7 +97,7 @@ def _settle(
   if saved and has_weights:
     return saved
   if fork is not None:
-    return _open(fork, workdir, config, target, log)
+    return _open(fork, workdir, description, target, num_steps, log)
   if saved:
     raise UserError(
       f"{workdir} was to begin from {saved['run']}@{saved['step']} and has no checkpoint yet; "
@@ -118,14 +124,19 @@ def _check_same(fork: Fork, saved: dict[str, Any] | None, workdir: str) -> None:
 
 
 def _open(
-  fork: Fork, workdir: str, config: Any, target: TrainState, log: Callable[[str], None]
+  fork: Fork,
+  workdir: str,
+  description: Description,
+  target: TrainState,
+  num_steps: int,
+  log: Callable[[str], None],
 ) -> dict[str, Any]:
   """Returns the record of a source that was found to fit."""
   run = _full(fork.run)
   if os.path.realpath(run) == os.path.realpath(workdir):
     raise UserError(f"fork={run} is the workdir itself; choose another --workdir")
   try:
-    source = workdirs.saved_config(run)
+    source = workdirs.saved_description(run)
     step = choose_checkpoint(run, fork.step, log)
   except OSError as error:
     raise UserError(f"{run} cannot be forked: {error.filename} {error.strerror}") from error
@@ -135,45 +146,35 @@ def _open(
       restore.check_rest(run, step, target)
   except (UserError, OSError) as error:
     raise UserError(f"{run} at step {step} cannot be forked: {error}") from error
-  if fork.optimizer and step >= config.train.num_steps:
+  if fork.optimizer and step >= num_steps:
     raise UserError(
-      f"train.num_steps={config.train.num_steps} is not above step {step}, where the fork begins; "
+      f"train.num_steps={num_steps} is not above step {step}, where the fork begins; "
       "raise it, or leave out --fork-optimizer to begin at step 0"
     )
   what = "weights and optimizer state" if fork.optimizer else "weights"
   log(f"begins with the {what} of {run} at step {step:,}")
-  changed = list(workdirs.changes(source, config).values())
+  changed = list(workdirs.changes(source.config, description.config).values())
   for line in changed:
     log(f"changed by the fork: {line}")
   return {"run": run, "step": step, "optimizer": fork.optimizer, "changed": changed}
 
 
-def first_state(
-  origin: dict[str, Any],
-  optimizer: optax.GradientTransformation,
-  target: TrainState,
-  seed: int,
-  *,
-  mesh: Mesh,
-  preset: str = "dp",
-) -> TrainState:
-  """Returns the state that a fork begins with, placed as `target` says.
+def first_state(origin: dict[str, Any], program: Program) -> TrainState:
+  """Returns the state that a fork begins with.
 
   Args:
     origin: of `settle`.
-    optimizer: of the new run.
-    target: of `abstract_state`.
-    seed: of the new run: its batches and dropout do not depend on the source's.
-    mesh: as in `create_state`.
-    preset: likewise.
+    program: of the new run: its batches and dropout do not depend on the source's.
 
   Raises:
     UserError: the source cannot be read any more.
   """
-  run, step = origin["run"], origin["step"]
+  run, step, target, seed = origin["run"], origin["step"], program.abstract, program.seeds[0]
   params = restore.read_params(run, step, target.params)
   if not origin["optimizer"]:
-    return state_of(params, optimizer, seed, target, mesh=mesh, preset=preset)
+    optimizer = program.recipe.optimizer(program.settings.num_steps)
+    where = {"mesh": program.mesh, "preset": program.preset}
+    return state_of(params, program.task.init, optimizer, seed, target, **where)
   rest = restore.read_rest(run, step, target)
   return TrainState(params=params, **rest).replace(rng=key_data_of(seed, target))
 

@@ -17,8 +17,9 @@ from hc_jax import config as config_lib
 from hc_jax.errors import UserError
 from hc_jax.runs import checkpoint, restore
 from hc_jax.runs.errors import storage
-from hc_jax.runs.workdir import open_tokenizer, saved_config
+from hc_jax.runs.workdir import open_tokenizer, saved_config, saved_description
 from hc_jax.sample import continue_text
+from hc_jax.step.task import Task
 
 # Bytes that a window may take, for each parameter and for the smallest of models.
 _PER_PARAMETER, _SMALL = 400, 4 << 30
@@ -77,6 +78,59 @@ class Run:
     steps = continue_text(*model, prompt, tokens, samples=samples, seed=seed, **draw)
     *_, texts = [[]] * samples, *steps
     return [self.tokenizer.extend(prompt, text) for text in texts]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRun:
+  """What lies in a run of a task of the user's own.
+
+  Attributes:
+    task: as given.
+    variables: "params" and the other collections, on this process's first device.
+    step: of the checkpoint.
+    card: what stands next to its numbers.
+    workdir: the run's folder.
+  """
+
+  task: Task
+  variables: Any
+  step: int
+  card: dict[str, Any]
+  workdir: str
+
+
+def load_task_run(
+  workdir: str,
+  task: Task,
+  step: int | str | None = None,
+  log: Callable[[str], None] | None = None,
+) -> TaskRun:
+  """Opens a run of any task.
+
+  Args:
+    workdir: folder of the run.
+    task: that was trained; it comes from the caller, never from the run.
+    step: as in `load_run`.
+    log: as in `load_run`.
+
+  Raises:
+    UserError: no run, another task's run, no such checkpoint, or none of them good.
+    StorageError: a checkpoint cannot be read.
+  """
+  workdir = os.path.abspath(os.path.expanduser(workdir))
+  saved = saved_description(workdir)
+  if saved.task != task.name:
+    raise UserError(
+      f"{workdir} holds a run of the task {saved.task!r}, and Task.name is {task.name!r}; give the "
+      "task that was trained"
+    )
+  chosen = choose_checkpoint(workdir, step, log or functools.partial(print, file=sys.stderr))
+  boxed = dict(jax.eval_shape(task.init, jax.random.key(0)))
+  target = restore.local_target(axes.unboxed(boxed))
+  params = restore.read_params(workdir, chosen, target.pop("params"))
+  rest = restore.read_collections(workdir, chosen, target)
+  card = checkpoint.read_card(workdir, chosen)
+  return TaskRun(task, {"params": params, **rest}, chosen, card, workdir)
 
 
 def load_run(
@@ -161,7 +215,7 @@ def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str],
   else:
     order = steps[::-1] if step is None else [s for s in steps if s == step]
   if not order:
-    missing = "with a val/loss" if step == "best" else step
+    missing = "that was evaluated" if step == "best" else step
     raise UserError(f"{workdir} holds no checkpoint {missing}; there are {there}")
   with storage(workdir):
     good, faults = restore.first_good(workdir, order)

@@ -17,59 +17,19 @@ With P the product of the mixes of all sites, first to last, per token; means ar
 What a network does not have is left out: products where n changes, everything for the residual.
 """
 
-import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hc_jax import sharding
 from hc_jax.connections import Call, observing
-from hc_jax.step.feed import to_devices
-from hc_jax.train.compilation import compiler_options
-from hc_jax.train.task import Task
 
 LENGTH = 128  # tokens of a window
 _SOWN = "telemetry"
 _HIGHEST = jax.lax.Precision.HIGHEST
 Site = dict[str, jax.Array]
-
-
-def compile_telemetry(
-  config: Any, task: Task, params: Any
-) -> Callable[[Any], dict[str, float]] | None:
-  """`params -> {name: value}`, compiled; None if it is off or the network has nothing to say."""
-  if not config.train.telemetry_every:
-    return None
-  batch = to_devices(_few(config, task), task.mesh)
-  look = functools.partial(telemetry, model=task.model)
-  if not jax.eval_shape(look, params, batch):
-    return None
-  jitted = jax.jit(look, out_shardings=sharding.replicated(task.mesh))
-  options = compiler_options(config.train.deterministic, task.mesh.devices.flat[0].platform)
-  compiled = jitted.lower(params, batch).compile(options)
-
-  def measure(params: Any) -> dict[str, float]:
-    values = {name: float(x) for name, x in jax.device_get(compiled(params, batch)).items()}
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-  return measure
-
-
-def _few(config: Any, task: Task) -> dict[str, np.ndarray]:
-  """Of the first validation batch, one row for each part that the mesh splits a batch into."""
-  mesh, batch = task.mesh, task.val[0]
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
-  rows = config.train.batch_size // config.train.accumulation
-  keep = max(1, len(batch["inputs"]) * shards // rows)  # of this process
-  length = min(LENGTH, config.data.length)
-  length -= length % mesh.shape["tensor"]
-  names = [name for name in ("inputs", "segment_ids") if name in batch]
-  return {name: batch[name][:keep, :length] for name in names}
 
 
 def telemetry(params: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> Site:

@@ -3,7 +3,7 @@
 import pytest
 
 from hc_jax.ablate.running.costs import model_costs
-from hc_jax.train.task import make_task
+from hc_jax.train.start import language_program
 from tests.train import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 def flops(**changes):
   config = tiny.config(model__num_layers=3, **changes)
-  return model_costs(make_task(config), config)["flops_per_token"]
+  return model_costs(language_program(config), config)["flops_per_token"]
 
 
 @pytest.mark.slow

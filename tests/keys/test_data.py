@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hc_jax import UserError
-from hc_jax.train.task import open_text, train_batches
+from hc_jax.train.language import open_text, train_batches
 from tests.keys.table import Row, pair
 
 WORDS = "words.json"  # a tokenizer
@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 def seen(config):
   """Returns the text of a config and the first batch of its run."""
   text = open_text(config.data, log=lambda line: None)
-  batch = train_batches(config, text)[0]
+  batch = train_batches(config, text, (0, 1), config.seed)[0]
   return {
     "text": text.tokenizer.decode(np.concatenate([text.train.tokens, text.val.tokens])),
     "vocabulary": text.tokenizer.vocab_size,

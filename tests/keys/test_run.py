@@ -15,8 +15,8 @@ import pytest
 
 from hc_jax import UserError, data, models, train
 from hc_jax.runs import checkpoint
-from hc_jax.train import compilation, loop
-from hc_jax.train.task import make_task
+from hc_jax.train import language, loop, program, start
+from hc_jax.train.start import language_program
 from tests.keys.table import Row, Tracker, changed, pair
 from tests.train import tiny
 
@@ -86,24 +86,25 @@ def watched(patch):
 
     patch.setattr(owner, name, call)
 
-  def of_step(abstract, donate, **static):
-    notes["train.debug_nans"] = donate
-    notes["train.accumulation"] = static["accumulation"]
-    notes["train.loss_parts"] = static["loss_parts"]
+  def of_step(of):
+    notes["train.debug_nans"] = not of.settings.debug_nans
+    notes["train.accumulation"] = of.settings.accumulation
 
-  def of_evaluation(step, params, batches, mesh):
+  def of_evaluation(step, variables, batches, mesh):
     notes["train.eval_batches"] = sum(int((b["mask"].sum(-1) > 0).sum()) for b in batches)
 
   saves = notes["train.checkpoint_every"] = []
   note(data, "iterate", lambda batches, start, workers: notes.update({"data.workers": workers}))
-  note(compilation, "jit_train_step", of_step)
-  note(compilation, "compiler_options", lambda on, _: notes.update({"train.deterministic": on}))
-  note(loop, "evaluate", of_evaluation)
+  note(program, "jit_step", of_step)
+  note(program, "compiler_options", lambda on, _: notes.update({"train.deterministic": on}))
+  note(program, "batch_sums", of_evaluation)
+  parts = lambda model, parts: notes.update({"train.loss_parts": parts})  # noqa: E731
+  note(language, "token_loss", parts)
   notes["eta"] = []
-  note(loop.Console, "train", lambda self, step, row, eta: notes["eta"].append(eta))
-  note(loop, "cache", lambda spec, *_, **__: notes.update({"train.compilation_cache": spec}))
+  note(loop.Console, "train", lambda self, step, rows, eta: notes["eta"].append(eta))
+  note(start, "cache", lambda spec, *_, **__: notes.update({"train.compilation_cache": spec}))
   note(checkpoint.Checkpoints, "save", lambda self, state, step, *_: saves.append(step))
-  patch.setattr(loop, "compile_telemetry", lambda *_: lambda params: {"hc/offdiag": 0.0})
+  patch.setattr(language, "telemetry", lambda *_, **__: {"hc/offdiag": jnp.zeros(())})
   patch.setattr(
     jax.profiler, "start_trace", lambda path: notes["train.profile"].append(path.split("/")[-1])
   )
@@ -179,8 +180,8 @@ MESH = {
 
 def placed(config):
   """Returns the sizes of a task's mesh, and the axes over which its table is split."""
-  task = make_task(changed(config, {"train.batch_size": 8}), log=lambda line: None)
-  return tuple(task.mesh.shape.values()), tuple(task.abstract.params["embedding"].sharding.spec)
+  made = language_program(changed(config, {"train.batch_size": 8}), log=lambda line: None)
+  return tuple(made.mesh.shape.values()), tuple(made.abstract.params["embedding"].sharding.spec)
 
 
 @pytest.mark.parametrize("key", MESH)

@@ -8,7 +8,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import config_dict
 
 from hc_jax import UserError, sharding
 from hc_jax.runs import checkpoint, manifest
@@ -39,12 +38,12 @@ def test_the_last_and_the_best_are_kept(tmp_path):
   losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: None}
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
     for step, loss in losses.items():
-      checkpoints.save(state(step), step, CARD, loss)
+      checkpoints.save(state(step), step, CARD, loss and ("val/loss", loss))
   assert steps_of(str(tmp_path)) == [2, 5, 6]
   assert best_step(str(tmp_path)) == 2
   # The next process knows the best too.
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(state(7), 7, CARD, 1.5)
+    checkpoints.save(state(7), 7, CARD, ("val/loss", 1.5))
   assert steps_of(str(tmp_path)) == [2, 7]
 
 
@@ -207,7 +206,7 @@ def test_maps_of_the_other_orientation_are_refused_by_card_and_by_shape(tmp_path
   saved = state(1).replace(params=site)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), saved)
   cards = {
-    1: make_card(config_dict.ConfigDict(), DATA),
+    1: make_card("language_model", {}, DATA),
     2: CARD | {"conventions": {"orientation": "A_r"}},
   }
   with Checkpoints(str(tmp_path), keep=3) as checkpoints:

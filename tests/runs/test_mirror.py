@@ -23,7 +23,7 @@ FILES = ("card/metadata", "params/_METADATA", "params/d/ab", "train/_METADATA", 
 
 @pytest.fixture(scope="module")
 def config():
-  return tiny.config()
+  return tiny.description(tiny.config())
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +352,7 @@ def test_another_run_in_the_mirror_is_refused_and_never_overwritten(
   run = begin(tmp_path / "run", config)
   save(run, 10)
   copy(address, run, config)
-  other = tiny.config(seed=5)
+  other = tiny.description(tiny.config(seed=5))
   with pytest.raises(UserError, match=r"it holds another run .*seed 0 -> 5.*another train.mirror"):
     opened(address, fresh(tmp_path), other)
   begin(tmp_path / "elsewhere", other)

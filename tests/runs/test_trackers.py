@@ -155,11 +155,11 @@ def test_a_saved_run_imports_no_tracker_when_it_is_opened(module, tmp_path):
 
   run = tmp_path / "run"
   run.mkdir()
-  workdirs.save_config(str(run), tiny.config(train__trackers=f"{module}:factory"))
+  workdirs.save_config(str(run), tiny.description(tiny.config(train__trackers=f"{module}:factory")))
   assert workdirs.saved_config(str(run)).train.trackers == (f"{module}:factory",)
   with pytest.raises(UserError, match="holds no checkpoint yet"):
     load_run(str(run))
-  with workdirs.open_workdir(str(run), tiny.config(), log=lambda line: None):
+  with workdirs.open_workdir(str(run), tiny.description(tiny.config()), log=lambda line: None):
     pass
   assert not (tmp_path / "imported").exists()
 

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, AxisType
 from hc_jax import UserError, cli, models
 from hc_jax.params import named_leaves
 from hc_jax.step.groups import check_matches, group_of
+from hc_jax.step.loss import token_init
 from hc_jax.train import abstract_state, make_optimizer
 from tests.train import tiny
 
@@ -128,7 +129,7 @@ def test_the_state_of_groups_is_sharded_like_their_parameters():
   optimizer, _ = make_optimizer(config.optim, 10)
   mesh = AbstractMesh((1, 2, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
   model = models.make_model(config.model, vocab_size=17)
-  state = abstract_state(model, optimizer, mesh=mesh, preset="fsdp")
+  state = abstract_state(token_init(model), optimizer, mesh=mesh, preset="fsdp")
   params = {path: leaf.sharding for path, leaf in named_leaves(state.params)}
   assert any("fsdp" in str(where.spec) for where in params.values())
   moments = 0

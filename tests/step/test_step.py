@@ -13,11 +13,19 @@ import optax
 import pytest
 
 from hc_jax import models, sharding
-from hc_jax.step.evaluate import summary
+from hc_jax.step.evaluate import totals
 from hc_jax.step.feed import to_devices
-from hc_jax.step.loss import batch_nats, token_nats
+from hc_jax.step.loss import (
+  batch_nats,
+  summary,
+  token_init,
+  token_loss,
+  token_nats,
+  token_weight,
+)
 from hc_jax.step.step import jit_train_step, split_batch
 from hc_jax.train import (
+  Task,
   TrainState,
   abstract_state,
   create_state,
@@ -25,7 +33,7 @@ from hc_jax.train import (
   make_optimizer,
   train_step,
 )
-from hc_jax.train.debug_nans import find_nonfinite
+from hc_jax.train.debug_nans import find_nonfinite, in_forward
 from tests.train import tiny
 
 VOCAB = 64  # divides over every mesh, so that the split vocabulary is tested too
@@ -72,10 +80,11 @@ def stepper(mesh, preset="dp", model=Bigram(), **kwargs):  # noqa: B008
   """A state on the mesh and its jitted step."""
   model, optimizer, schedule = task(model)
   where = {"mesh": mesh, "preset": preset}
-  state = create_state(model, optimizer, 0, **where)
+  state = create_state(token_init(model), optimizer, 0, **where)
   step = jit_train_step(
-    abstract_state(model, optimizer, **where),
-    model=model,
+    abstract_state(token_init(model), optimizer, **where),
+    loss=token_loss(model),
+    weight=token_weight,
     optimizer=optimizer,
     schedule=schedule,
     **kwargs,
@@ -181,7 +190,8 @@ def test_eight_devices_give_the_numbers_of_one(preset, sizes):
 
 def test_dropout_depends_on_the_step_and_on_nothing_else():
   model, optimizer, schedule = task(Bigram(dropout=0.5))
-  bound = {"model": model, "optimizer": optimizer, "schedule": schedule}
+  bound = {"loss": token_loss(model), "weight": token_weight}
+  bound |= {"optimizer": optimizer, "schedule": schedule}
   before = alone()[0]
   # The update is not used, so that it is not compiled.
   loss = jax.jit(lambda state, data: train_step(state, data, **bound)[1]["train/loss"])
@@ -229,7 +239,7 @@ def test_every_micro_step_of_every_step_and_seed_has_a_key_of_its_own():
     jax.effects_barrier()
     return list(seen)
 
-  bound = {"model": model, "optimizer": optimizer, "schedule": lambda step: 0.1}
+  bound = {"loss": token_loss(model), "weight": token_weight, "optimizer": optimizer}
   bound["accumulation"] = 3
   step = jax.jit(jax.vmap(functools.partial(train_step, **bound), in_axes=(0, None)))
   both = jax.tree.map(lambda *leaves: np.stack(leaves), state(0), state(1))
@@ -237,7 +247,15 @@ def test_every_micro_step_of_every_step_and_seed_has_a_key_of_its_own():
   keys = [keys_of(step, start, batch(rows=3, length=2)) for start in (both, later)]
   assert [len(of_step) for of_step in keys] == [2 * 3, 2 * 3]
   assert len(set(keys[0] + keys[1])) == 2 * 2 * 3
-  again = keys_of(find_nonfinite, model, state(1, step=1), batch(rows=3, length=2), 3)
+  locate = functools.partial(in_forward, model)
+  searched = Task(
+    token_init(model),
+    bound["loss"],
+    token_weight,
+    list,
+    locate=locate,
+  )
+  again = keys_of(find_nonfinite, searched, state(1, step=1), batch(rows=3, length=2), 3)
   assert set(again) < set(keys[1]) and len(set(again)) == 3
 
 
@@ -251,11 +269,11 @@ def test_evaluation_leaves_out_masked_and_special_tokens():
   nats, mask = np.asarray(batch_nats(model, params, data)), data["mask"] > 0
   text = mask & (data["targets"] >= 10)
   size = token_bytes[data["targets"]][text].sum()
-  found = summary([jax.device_get(sums)])
+  found = summary(totals([jax.device_get(sums)]))
   assert found["val/loss"] == pytest.approx(nats[mask].mean(), rel=1e-5)
   assert found["val/bpb"] == pytest.approx(nats[text].sum() / (math.log(2) * size), rel=1e-5)
   halves = [{k: v[i : i + 4] for k, v in data.items()} for i in (0, 4)]
   split = [
     jax.device_get(eval_step(params, h, model=model, token_bytes=token_bytes)) for h in halves
   ]
-  assert summary(split) == pytest.approx(found, rel=1e-5)
+  assert summary(totals(split)) == pytest.approx(found, rel=1e-5)

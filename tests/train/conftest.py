@@ -1,5 +1,6 @@
 """Tiny runs, in this process on one device or in processes of their own, compiled once."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -8,14 +9,17 @@ import shutil
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import pytest
 
-from hc_jax.train import compilation, loop
+from hc_jax.ablate.running import arm
+from hc_jax.step.task import Task
+from hc_jax.train import language, loop, program, start
 from tests.train import tiny
 
-# What has no part in the two compiled steps; the number of steps has none in a constant schedule.
+# What has no part in the compiled steps.
 _APART = {"num_steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep"}
 
 
@@ -25,21 +29,34 @@ def _steps():
   return {}
 
 
-def compile_steps_once(config, task, state, batch):
+def compile_steps_once(of, state, batch):
   """`compile_steps`, which traces the model again for every run, once for equal configs."""
-  made_of = config.to_dict()
-  if config.optim.schedule == "constant":
-    made_of["train"] = {k: v for k, v in made_of["train"].items() if k not in _APART}
-  key = json.dumps(made_of, sort_keys=True, default=repr), task.mesh
+  made_of = of.task.config.to_dict()
+  made_of["train"] = {k: v for k, v in made_of["train"].items() if k not in _APART}
+  key = json.dumps(made_of, sort_keys=True, default=repr), of.mesh, of.together and of.seeds
   if key not in _steps():
-    _steps()[key] = compilation.compile_steps(config, task, state, batch)
+    _steps()[key] = program.compile_steps(of, state, batch)
   return _steps()[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class OfConfig(Task):
+  """A language model that knows its config."""
+
+  config: Any = None
+
+
+def language_model(config, *args, **kwargs):
+  task = language.language_model(config, *args, **kwargs)
+  return OfConfig(**vars(task), config=config)
 
 
 @pytest.fixture
 def one_device(monkeypatch):
   """One device for the run, whose text is the tiny one; equal steps are compiled once."""
   monkeypatch.setattr(loop, "compile_steps", compile_steps_once)
+  for module in (start, arm):
+    monkeypatch.setattr(module, "language_model", language_model)
   device = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda *_: device)
   with tiny.tiny_text():

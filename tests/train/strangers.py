@@ -12,6 +12,7 @@ import numpy as np
 
 from hc_jax import models, sharding
 from hc_jax.runs import checkpoint, manifest, workdir
+from hc_jax.step.loss import token_init
 from hc_jax.step.optim import make_optimizer
 from hc_jax.step.state import abstract_state
 from tests.train import tiny
@@ -31,7 +32,7 @@ def make(folder):
   model = models.make_model(made.model, vocab_size=257)
   optimizer, _ = make_optimizer(made.optim, made.train.num_steps)
   mesh = sharding.make_mesh("dp", devices=jax.devices()[:1])
-  abstract = abstract_state(model, optimizer, mesh=mesh, preset="dp", length=made.data.length)
+  abstract = abstract_state(token_init(model, made.data.length), optimizer, mesh=mesh, preset="dp")
   rng = np.random.default_rng(0)
 
   def numbers(leaf):
@@ -39,11 +40,12 @@ def make(folder):
     values = rng.normal(size=leaf.shape) if floats else np.zeros(leaf.shape)
     return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
 
-  workdir.save_config(str(folder), made)
+  description = tiny.description(made)
+  workdir.save_config(str(folder), description)
   data = {"fingerprint": "0" * 32, "tokenizer": "bytes", "vocab_size": 257}
-  card = checkpoint.make_card(made, data)
+  card = checkpoint.make_card(*description, data)
   with checkpoint.Checkpoints(str(folder), 1) as checkpoints:
-    checkpoints.save(jax.tree.map(numbers, abstract), STEP, card, 1.0)
+    checkpoints.save(jax.tree.map(numbers, abstract), STEP, card, ("val/loss", 1.0))
   row = {"step": STEP, "train/loss": 2.5, "val/loss": 1.0}
   (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 

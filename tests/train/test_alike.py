@@ -5,6 +5,7 @@ import re
 import pytest
 
 from hc_jax import UserError
+from hc_jax.config import to_json
 from hc_jax.processes import cluster
 from hc_jax.runs import lock
 from hc_jax.train.alike import check_alike
@@ -18,8 +19,9 @@ def alike(monkeypatch, tmp_path):
   def check(change=lambda mine: mine, folder=tmp_path, **config):
     monkeypatch.setattr(cluster, "count", lambda: 2)
     monkeypatch.setattr(cluster, "gather", lambda mine: [mine, change(mine)])
-    text = tiny.text(fingerprint="f00d")
-    check_alike(tiny.config(**config), text, str(folder))
+    made = tiny.config(**config)
+    identity = {"fingerprint": "f00d", "rows": "77 rows"}
+    check_alike(to_json(made), identity, str(folder), made.train.debug_nans)
 
   (tmp_path / lock.FILE).touch()
   return check
@@ -29,15 +31,15 @@ def test_processes_of_one_config_text_and_workdir_belong_together(alike, monkeyp
   alike()
   monkeypatch.setattr(cluster, "count", lambda: 1)
   monkeypatch.delattr(cluster, "gather")
-  check_alike(tiny.config(train__debug_nans=True), None, str(tmp_path / "alone"))
+  check_alike({}, {}, str(tmp_path / "alone"), debug_nans=True)
 
 
 @pytest.mark.parametrize(
   ("there", "instead", "message"),
   [
     ('"seed": 0', '"seed": 1', "process 1 has another seed than process 0; .* the same --config"),
-    ("f00d", "beef", r"process 1 has other text than process 0 \(fingerprints beef, .* and f00d"),
-    (" tokens", "1 tokens", r"1 has other text .*; give every host the same files, tokenizer"),
+    ("f00d", "beef", r"process 1 has other data than process 0 \(fingerprint beef and f00d\)"),
+    ("77 rows", "7 rows", r"\(rows 7 rows and 77 rows\); give every host the same files"),
     ("^$", "workdir a is not b", "process 1 cannot start: workdir a is not b"),
   ],
 )

@@ -10,6 +10,7 @@ import hc_jax as hc
 from hc_jax import axes, sharding
 from hc_jax.models import TransformerLM
 from hc_jax.step.feed import to_devices
+from hc_jax.step.loss import token_init, token_loss, token_weight
 from hc_jax.step.state import abstract_state
 from hc_jax.step.step import jit_train_step
 from hc_jax.testing.compiled import options
@@ -39,17 +40,19 @@ def collectives(preset):
   )
   optimizer, schedule = make_optimizer(tiny.config().optim, 10)
   mesh = sharding.make_mesh(preset, **dict(zip(sharding.AXES, MESHES[preset], strict=True)))
-  kind = {"mesh": mesh, "preset": preset, "length": LENGTH}
+  kind = {"mesh": mesh, "preset": preset}
+  init = token_init(model, LENGTH)
   tokens = np.zeros((BATCH, LENGTH), np.int32)
   batch = {"inputs": tokens, "targets": tokens, "mask": np.ones((BATCH, LENGTH), np.float32)}
   with sharding.use_mesh(mesh, preset):
     step = jit_train_step(
-      abstract_state(model, optimizer, **kind),
-      model=model,
+      abstract_state(init, optimizer, **kind),
+      loss=token_loss(model),
+      weight=token_weight,
       optimizer=optimizer,
       schedule=schedule,
     )
-    state = abstract_state(model, optimizer, **kind)
+    state = abstract_state(init, optimizer, **kind)
     text = step.lower(state, to_devices(batch, mesh)).compile(options()).as_text()
   found = []
   for shapes, name in _COLLECTIVE.findall(text):

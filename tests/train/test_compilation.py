@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from hc_jax import sharding
 from hc_jax.plan import out_of_memory
-from hc_jax.train import OutOfMemoryError, compilation, loop
-from tests.train import tiny
+from hc_jax.train import OutOfMemoryError, loop, program
 from tests.train.tiny import start
 
 
 @pytest.fixture(autouse=True)
 def compiled_anew(one_device, monkeypatch):
-  monkeypatch.setattr(loop, "compile_steps", compilation.compile_steps)
+  monkeypatch.setattr(loop, "compile_steps", program.compile_steps)
 
 
 @pytest.mark.slow
@@ -94,7 +92,7 @@ def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeyp
 def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   """For real, but for where: parameters of 32 TiB."""
   too_much = lambda *_, **__: jax.numpy.zeros(2**43, "float32").block_until_ready()  # noqa: E731
-  monkeypatch.setattr(loop, "create_state", too_much)
+  monkeypatch.setattr(program, "create_state", too_much)
   with pytest.raises(OutOfMemoryError) as caught:
     start(tmp_path)
   message = str(caught.value)
@@ -109,7 +107,7 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   assert "mesh     dp: data 1, fsdp 1, tensor 1; 1 device" in table
   assert any(line.startswith("  none *") for line in table)
   # The settings that it names may change on resume.
-  monkeypatch.setattr(out_of_memory, "_table", lambda *_: "")  # it takes seconds
+  monkeypatch.setattr(out_of_memory, "_table", lambda *_: [])  # it takes seconds
   with pytest.raises(OutOfMemoryError, match=r"train\.accumulation=8 \(now 4"):
     start(tmp_path, train__accumulation=4, model__remat="full")
   with pytest.raises(OutOfMemoryError) as caught:
@@ -119,10 +117,8 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
 
 
 def test_only_out_of_memory_is_called_so(monkeypatch):
-  monkeypatch.setattr(out_of_memory, "_table", lambda *_: "")
-
   def out_of_memory_of_the_run():
-    return out_of_memory.out_of_memory(tiny.config(), sharding.make_mesh())
+    return out_of_memory.out_of_memory(lambda: ["Something helps"])
 
   with pytest.raises(jax.errors.JaxRuntimeError), out_of_memory_of_the_run():
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")
@@ -132,9 +128,9 @@ def test_only_out_of_memory_is_called_so(monkeypatch):
 
 
 def test_what_the_compiler_is_told():
-  assert compilation.compiler_options(True, "cpu") is None
-  assert compilation.compiler_options(False, "gpu") is None
-  options = compilation.compiler_options(True, "gpu")
+  assert program.compiler_options(True, "cpu") is None
+  assert program.compiler_options(False, "gpu") is None
+  options = program.compiler_options(True, "gpu")
   assert options == {"xla_gpu_deterministic_ops": True}
   # XLA knows the option, also where it has no effect; an unknown one is refused.
   assert jax.jit(lambda x: x + 1).lower(1.0).compile(options)(1.0) == 2.0

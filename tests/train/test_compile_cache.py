@@ -13,7 +13,7 @@ from jax._src import compilation_cache as internals
 from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax.train import compile_cache
-from hc_jax.train.compilation import Compilations
+from hc_jax.train.compilations import Compilations
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The first value that is no number is named, wherever it arises."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 
 from hc_jax import models
 from hc_jax.axes import unboxed
+from hc_jax.step.loss import token_loss, token_weight
 from hc_jax.testing.compiled import jit
-from hc_jax.train import TrainState
-from hc_jax.train.debug_nans import find_nonfinite
+from hc_jax.train import Task, TrainState
+from hc_jax.train.debug_nans import find_nonfinite, in_forward
 from tests.train import tiny
 
 
@@ -25,7 +28,9 @@ def setup_of(scan, **changes):
 
 def found(model, params, batch, **kwargs):
   state = TrainState(jnp.zeros((), jnp.int32), params, (), jax.random.key_data(jax.random.key(0)))
-  return find_nonfinite(model, state, batch, **kwargs)
+  locate = functools.partial(in_forward, model)
+  task = Task(None, token_loss(model), token_weight, None, locate=locate)
+  return find_nonfinite(task, state, batch, **kwargs)
 
 
 def with_leaf(params, path, change):

@@ -13,6 +13,7 @@ import hc_jax as hc
 from hc_jax import sharding
 from hc_jax.models import TransformerLM
 from hc_jax.step.feed import to_devices
+from hc_jax.step.loss import token_init, token_loss, token_weight
 from hc_jax.step.state import abstract_state, create_state
 from hc_jax.step.step import jit_train_step
 from hc_jax.testing.compiled import options
@@ -100,12 +101,14 @@ def run(variant, scan, remat, accumulation, preset, sizes):
     **dict(zip(sharding.AXES, sizes, strict=True)),
     devices=jax.devices()[: int(np.prod(sizes))],
   )
-  kind = {"mesh": mesh, "preset": preset, "length": LENGTH}
+  kind = {"mesh": mesh, "preset": preset}
+  init = token_init(model, LENGTH)
   with sharding.use_mesh(mesh, preset):
-    state = create_state(model, last_gradient(), 0, **kind)
+    state = create_state(init, last_gradient(), 0, **kind)
     step = jit_train_step(
-      abstract_state(model, last_gradient(), **kind),
-      model=model,
+      abstract_state(init, last_gradient(), **kind),
+      loss=token_loss(model),
+      weight=token_weight,
       optimizer=last_gradient(),
       schedule=lambda _: RATE,
       accumulation=accumulation,

@@ -142,9 +142,9 @@ def stop():
 
 WHERE = {  # where the signal comes: owner, function, which call of it, step that is then saved
   "compilation": (loop, "compile_steps", 1, 0),
-  "first evaluation": (loop, "evaluate", 1, 0),
+  "first evaluation": (loop.Loop, "_evaluate", 1, 0),
   "step": (loop.Loop, "_settle", 2, 2),
-  "evaluation": (loop, "evaluate", 2, 3),
+  "evaluation": (loop.Loop, "_evaluate", 2, 3),
   "save": (checkpoint.Checkpoints, "save", 1, 3),
   "save in the background": (checkpoint.Checkpoints, "save", 1, 3),
 }

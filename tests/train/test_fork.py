@@ -13,7 +13,7 @@ from hc_jax.runs import checkpoint, inspect, restore
 from hc_jax.runs import workdir as workdirs
 from hc_jax.train import Fork, load_run, parse_fork, read_metrics
 from hc_jax.train import fork as forks
-from hc_jax.train.task import make_task
+from hc_jax.train.start import language_program
 from tests.train import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -36,18 +36,18 @@ def card(workdir, step):
 
 def test_what_a_fork_takes_and_what_is_new(finished):
   config = tiny.config(seed=5)
-  task = make_task(config)
+  program = language_program(config)
   origin = {"run": str(finished), "step": 10, "optimizer": False, "changed": []}
-  state = forks.first_state(origin, task.optimizer, task.abstract, 5, mesh=task.mesh)
+  state = forks.first_state(origin, program)
   same(state.params, load_run(str(finished), 10).params)
   same(state.opt_state, jax.tree.map(lambda leaf: np.zeros(leaf.shape), state.opt_state))
   assert int(state.step) == 0
   np.testing.assert_array_equal(state.rng, jax.random.key_data(jax.random.key(5)))
 
   origin["optimizer"] = True
-  kept = forks.first_state(origin, task.optimizer, task.abstract, 5, mesh=task.mesh)
+  kept = forks.first_state(origin, program)
   same(kept.params, state.params)
-  saved = restore.read_rest(str(finished), 10, task.abstract)
+  saved = restore.read_rest(str(finished), 10, program.abstract)
   same(kept.opt_state, saved["opt_state"])
   assert int(kept.step) == int(kept.opt_state[1][0].count) == 10
   np.testing.assert_array_equal(kept.rng, state.rng)
@@ -147,7 +147,7 @@ def claimed(path, origin=None, checkpoints=()):
     (path / "checkpoints" / str(step)).mkdir(parents=True)
     (path / "checkpoints" / str(step) / "manifest.json").write_text("{}")
   path.mkdir(exist_ok=True)
-  workdirs.save_config(str(path), tiny.config(), origin)
+  workdirs.save_config(str(path), tiny.description(tiny.config()), origin)
   return str(path)
 
 
@@ -155,7 +155,7 @@ ORIGIN = {"run": "/runs/a", "step": 10, "optimizer": False, "changed": []}
 
 
 def settle(fork, workdir):
-  return forks.settle(fork, workdir, tiny.config(), None, log=print)
+  return forks.settle(fork, workdir, tiny.description(tiny.config()), None, 10, log=print)
 
 
 def test_a_workdir_of_another_origin_is_refused(tmp_path):

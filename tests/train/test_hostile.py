@@ -15,7 +15,7 @@ from hc_jax import UserError, cli
 from hc_jax.runs import workdir
 from hc_jax.train import read_metrics
 from hc_jax.train import run as runs
-from tests.train import strangers
+from tests.train import strangers, tiny
 from tests.train.strangers import (
   STEP,
   at,
@@ -316,14 +316,14 @@ BEGUN = {
 @pytest.mark.parametrize("arm", [*BEGUN.values(), replace("lock", "pipe")])
 def test_no_run_begins_in_it(run, arm):
   arm(run)
-  begins = workdir.open_workdir(str(run), strangers.config(), log=lambda _: None)
+  begins = workdir.open_workdir(str(run), tiny.description(strangers.config()), log=lambda _: None)
   with harmless(run), pytest.raises(UserError, match="is a link, a pipe"), begins:
     pass
 
 
 def test_a_lock_that_is_another_file_too_is_not_written(run):
   replace("lock", "hard link", "mine/secret")(run)
-  begins = workdir.open_workdir(str(run), strangers.config(), log=lambda _: None)
+  begins = workdir.open_workdir(str(run), tiny.description(strangers.config()), log=lambda _: None)
   with harmless(run), pytest.raises(UserError, match="by a hard link"), begins:
     pass
 
@@ -340,7 +340,10 @@ def test_a_lock_that_is_another_file_too_is_not_written(run):
 def test_a_strangers_lock_holds_nobody_up(run, owner, monkeypatch):
   monkeypatch.setattr("hc_jax.runs.lock.GONE", 0.2)
   (run / "lock").write_text(json.dumps(owner).ljust(512))
-  with harmless(run), workdir.open_workdir(str(run), strangers.config(), log=lambda _: None):
+  with (
+    harmless(run),
+    workdir.open_workdir(str(run), tiny.description(strangers.config()), log=lambda _: None),
+  ):
     pass
 
 
@@ -350,7 +353,7 @@ def test_what_is_written_replaces_links(run, name):
 
   replace(name, "link", "../mine/secret")(run)
   with harmless(run):
-    workdir.save_config(str(run), strangers.config())
+    workdir.save_config(str(run), tiny.description(strangers.config()))
     with Metrics(str(run), None, log=lambda _: None):
       pass
   assert workdir.saved_config(str(run)).to_dict() == strangers.config().to_dict()

@@ -11,7 +11,8 @@ import pytest
 
 from hc_jax import UserError
 from hc_jax.runs import checkpoint
-from hc_jax.train import NonFiniteError, load_run, loop, read_metrics
+from hc_jax.train import NonFiniteError, load_run, read_metrics
+from hc_jax.train import start as starting
 from tests.train import tiny
 from tests.train.tiny import start
 
@@ -70,7 +71,10 @@ def test_another_config_is_refused_with_the_keys(finished):
 
 
 def test_changed_text_is_refused(finished):
-  with tiny.tiny_text(fingerprint="edited"), pytest.raises(UserError, match=r"text .* has changed"):
+  with (
+    tiny.tiny_text(fingerprint="edited"),
+    pytest.raises(UserError, match=r"the data has changed"),
+  ):
     start(finished, train__checkpoint_every=5)
 
 
@@ -96,7 +100,7 @@ def test_two_runs_do_not_share_a_folder(finished):
 
   config = tiny.config(train__checkpoint_every=5)
   with (
-    open_workdir(str(finished), config),
+    open_workdir(str(finished), tiny.description(config)),
     pytest.raises(UserError, match=f"process {os.getpid()}"),
   ):
     start(finished, train__checkpoint_every=5)
@@ -105,15 +109,15 @@ def test_two_runs_do_not_share_a_folder(finished):
 @pytest.fixture
 def poisoned(monkeypatch):
   """A run that starts with a parameter that is no number."""
-  begin = loop._begin
+  begin = starting._begin
 
   def poison(*args):
-    state, step = begin(*args)
+    state = begin(*args)
     norm = state.params["token_embed"]["embedding"]
     state.params["token_embed"]["embedding"] = norm.at[:, 0].set(np.nan)
-    return state, step
+    return state
 
-  monkeypatch.setattr(loop, "_begin", poison)
+  monkeypatch.setattr(starting, "_begin", poison)
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished, poisoned):

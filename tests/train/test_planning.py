@@ -11,6 +11,7 @@ import pytest
 from hc_jax import axes, cli, models, sharding
 from hc_jax.plan import planning
 from hc_jax.plan.planning import _batch, _groups, _loss, make_plan
+from hc_jax.step.loss import token_init
 from hc_jax.train import create_state, make_optimizer, plan_lines
 from tests.train import tiny
 
@@ -62,7 +63,7 @@ def test_parameters_and_optimizer_are_exact(preset, sizes, no_tracing):
   model = models.make_model(config.model, 272)
   optimizer, _ = make_optimizer(config.optim, 10)
   mesh = sharding.make_mesh(preset, **({"data": 1} | sizes))
-  state = create_state(model, optimizer, 0, mesh=mesh, preset=preset, length=64)
+  state = create_state(token_init(model, 64), optimizer, 0, mesh=mesh, preset=preset)
 
   def on_first(tree):
     shards = [leaf.addressable_shards[0] for leaf in jax.tree.leaves(tree)]
@@ -180,7 +181,7 @@ def commands():
 
 def test_the_plans_in_the_docs_are_found():
   assert [command.split()[1:3] for command, _ in commands()] == [
-    [f"configs/{name}.py", f"--mesh={mesh}"]
+    [name, f"--mesh={mesh}"]
     for name in ("olmo_1b", "olmo_7b")
     for mesh in ("fsdp:8", "data:64,fsdp:8")
   ]

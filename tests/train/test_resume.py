@@ -12,7 +12,7 @@ import pytest
 
 from hc_jax.runs.checkpoint import path_of, steps_of
 from hc_jax.runs.metrics import Metrics
-from hc_jax.train import Stopped, loop, read_metrics
+from hc_jax.train import Stopped, read_metrics, start
 from tests.train import tiny
 
 
@@ -62,7 +62,7 @@ def interrupt(monkeypatch, workdir, step, *, kills=False, **changes):
 
   with monkeypatch.context() as patch:
     patch.setattr(Metrics, "write", interrupting)
-    patch.setattr(loop, "StopSignal", lambda: stop)
+    patch.setattr(start, "StopSignal", lambda: stop)
     with pytest.raises(Killed if kills else Stopped) as ended:
       tiny.start(workdir, **changes)
   return str(ended.value)

@@ -136,7 +136,7 @@ def test_training_does_not_notice_it_and_it_resumes(one_device, tmp_path, capsys
   without = tiny.start(tmp_path / "without", train__num_steps=7, **flags)
   flags["train__telemetry_every"] = 3
   whole = tiny.start(tmp_path / "whole", train__num_steps=7, **flags)
-  assert "telemetry every 3 steps took" in capsys.readouterr().out
+  assert "telemetry took" in capsys.readouterr().out
   for mine, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(without), strict=True):
     np.testing.assert_array_equal(mine, theirs)
   rows = rows_of(tmp_path / "whole")

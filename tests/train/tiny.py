@@ -53,6 +53,14 @@ def config(**changes):
   return load_config(CONFIG, [f"--config.{key}={value}" for key, value in flags.items()])
 
 
+def description(config):
+  """What the run of a config is, for its folder."""
+  from hc_jax.config import to_json
+  from hc_jax.runs.workdir import LANGUAGE_MODEL, Description
+
+  return Description(LANGUAGE_MODEL, to_json(config))
+
+
 def start(workdir, fork=None, **changes):
   """Trains the tiny config in this process."""
   from hc_jax.train import train_and_evaluate

@@ -1,5 +1,6 @@
 """One arm of a sweep, from its configs to its result."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,19 +8,24 @@ from typing import Any
 
 import jax
 
+from hc_jax import config as config_lib
 from hc_jax.ablate.running import pairing, provenance, records
 from hc_jax.ablate.running.costs import FLOPS_OF, model_costs, single_memory
+from hc_jax.ablate.running.one_by_one import train_one_by_one
 from hc_jax.ablate.running.records import Result
-from hc_jax.ablate.running.seeds import SeedLoop, branch_digests, create_states
-from hc_jax.ablate.running.single import train_one_by_one
+from hc_jax.ablate.running.together import Trained, train_together
 from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 from hc_jax.processes.signals import StopSignal
 from hc_jax.runs.checkpoint import FOLDER
 from hc_jax.runs.errors import OutOfMemoryError, memory_cause, storage
 from hc_jax.runs.restore import REJECTED
+from hc_jax.step.optim import make_recipe
+from hc_jax.step.task import Task
 from hc_jax.train.compile_cache import cache
-from hc_jax.train.task import Task, make_task, train_batches
+from hc_jax.train.language import language_model, make_mesh
+from hc_jax.train.program import Program
+from hc_jax.train.start import settings_of
 
 
 def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) -> Result:
@@ -31,27 +37,26 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
   configs = [sweep.config(group, seed) for seed in sweep.seeds]
   folder = records.folder_of(out, group)
   started = provenance.now()
-  devices = None if sweep.one_by_one else _one_device(configs[0], log)
-  task = make_task(configs[0], log if not records.load_all(out, sweep) else _silent, devices)
+  program = _program(configs, sweep, log if not records.load_all(out, sweep) else _silent, log)
+  task = program.task
   _check_text(sweep, out, task)
   if sweep.one_by_one:
     curves, measured = train_one_by_one(configs, folder)
     with cache(configs[0].train.compilation_cache, os.path.join(folder, "runs"), log):
-      measured["memory_bytes"] = single_memory(task, configs[0])
-    params = create_states(task, list(sweep.seeds), configs[0].data.length).params
-    branch_init = branch_digests(params, len(configs))
+      measured["memory_bytes"] = single_memory(program)
   else:
-    loop = _train_together(configs, task, folder, out, log)
-    curves, measured, branch_init = loop.curves, loop.costs(), loop.branch_init
+    trained = _train_together(program, configs[0], folder, out, log)
+    curves, measured = trained.curves, trained.costs
+  seeds = dataclasses.replace(program, seeds=tuple(sweep.seeds), together=True)
   result = Result(
     group=group,
     seeds=[config.seed for config in configs],
     curves=curves,
-    costs={**model_costs(task, configs[0]), "flops_of": FLOPS_OF, **measured},
-    branch_init=branch_init,
-    first_batch=[pairing.batch_digest(train_batches(config, task.text)[0]) for config in configs],
-    fingerprint=task.text.fingerprint,
-    provenance=provenance.provenance(started, task.mesh.devices.flat[0]),
+    costs={**model_costs(program, configs[0]), "flops_of": FLOPS_OF, **measured},
+    branch_init=pairing.branch_digests(seeds.first_state().params, len(configs)),
+    first_batch=[pairing.batch_digest(task.train(config.seed)[0]) for config in configs],
+    fingerprint=task.identity["fingerprint"],
+    provenance=provenance.provenance(started, program.mesh.devices.flat[0]),
   )
   records.save(out, result)
   if not sweep.one_by_one:  # those are runs, to be looked into
@@ -60,24 +65,39 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
   return result
 
 
+def _program(
+  configs: Sequence[Any],
+  sweep: Sweep,
+  about_data: Callable[[str], None],
+  log: Callable[[str], None],
+) -> Program:
+  """Returns the program of the arm's seeds, or of the first where they are trained one by one."""
+  config, together = configs[0], not sweep.one_by_one
+  mesh = make_mesh(config, _one_device(config, log) if together else None)
+  copies = len(configs) if together else 1
+  task = language_model(config, mesh, about_data, copies)
+  seeds = tuple(config.seed for config in configs[:copies])
+  settings, recipe = settings_of(config), make_recipe(config.optim)
+  return Program(task, recipe, settings, mesh, config.mesh.preset, seeds, together)
+
+
 def _train_together(
-  configs: Sequence[Any], task: Task, folder: str, out: str, log: Callable[[str], None]
-) -> SeedLoop:
+  program: Program, config: Any, folder: str, out: str, log: Callable[[str], None]
+) -> Trained:
   try:
-    compiled = cache(configs[0].train.compilation_cache, out, log)
+    compiled = cache(config.train.compilation_cache, out, log)
     with compiled, storage(folder), StopSignal() as stop:
-      loop = SeedLoop(configs, task, folder, log)
-      loop.run(stop)
+      values = config_lib.to_json(config)
+      return train_together(program, folder, stop, log, values, min(config.data.workers, 1))
   except jax.errors.JaxRuntimeError as error:
     reason = memory_cause(error)
     if reason is None:
       raise
     raise OutOfMemoryError(
-      f"the {len(configs)} seeds of an arm do not fit on the device together ({reason[:160]}); "
-      "--one-by-one trains each by itself, in another --out; train.accumulation and model.remat "
-      "save memory too"
+      f"the {len(program.seeds)} seeds of an arm do not fit on the device together "
+      f"({reason[:160]}); --one-by-one trains each by itself, in another --out; "
+      "train.accumulation and model.remat save memory too"
     ) from error
-  return loop
 
 
 def _one_device(config: Any, log: Callable[[str], None]) -> list[jax.Device]:
@@ -98,11 +118,12 @@ def _one_device(config: Any, log: Callable[[str], None]) -> list[jax.Device]:
 
 def _check_text(sweep: Sweep, out: str, task: Task) -> None:
   """Refuses arms that would see another text than those before."""
+  now = task.identity["fingerprint"]
   for result in records.load_all(out, sweep).values():
-    if result.fingerprint != task.text.fingerprint:
+    if result.fingerprint != now:
       raise UserError(
         f"the text has changed since arm {result.group.id} of {out} was trained (fingerprint "
-        f"{result.fingerprint[:12]} there, {task.text.fingerprint[:12]} now); put the old text "
+        f"{result.fingerprint[:12]} there, {now[:12]} now); put the old text "
         "back, or choose another --out"
       )
 

@@ -1,17 +1,16 @@
 """What an arm costs: parameters, FLOPs, memory."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from hc_jax import sharding
+from hc_jax import models, sharding
 from hc_jax.params import param_count
 from hc_jax.plan import count_flops
-from hc_jax.step.feed import to_devices
-from hc_jax.step.step import jit_train_step, train_step
-from hc_jax.train.compilation import compiler_options, step_keywords
-from hc_jax.train.task import Task
+from hc_jax.step.loss import token_loss
+from hc_jax.train.program import Program, compiler_options, jit_step, memory_bytes
 
 FLOPS_OF = (
   "counted by `hc_jax.plan` in the program of one training step (forward, backward, optimizer) "
@@ -19,57 +18,43 @@ FLOPS_OF = (
 )
 
 
-def model_costs(task: Task, config: Any) -> dict[str, Any]:
-  """Counts of one run that follow from its config.
+def model_costs(program: Program, config: Any) -> dict[str, Any]:
+  """Returns counts of one run of a language model that follow from its config.
 
   Returns:
     `params`, `connection_params`, and `flops_per_token` of training.
   """
-  count = param_count(task.abstract.params)
-  tokens = config.train.batch_size * config.data.length
+  model = models.make_model(config.model, vocab_size=program.task.identity["vocab_size"])
+  task = dataclasses.replace(program.task, loss=token_loss(model.clone(remat="none")))
+  settings = dataclasses.replace(program.settings, accumulation=1, debug_nans=False)
+  one = dataclasses.replace(program, task=task, settings=settings, together=False)
+  count = param_count(one.abstract.params)
+  tokens = program.task.units_per_step
   return {
     "params": count.total,
     "connection_params": count.connection,
-    "flops_per_token": _step_flops(task, config) / tokens,
+    "flops_per_token": step_flops(one) / tokens,
   }
 
 
-def _step_flops(task: Task, config: Any) -> int:
-  """Returns the FLOPs of a training step, without what rematerialisation computes again."""
-  length, rows = config.data.length, config.train.batch_size
-  batch = {
-    name: jax.ShapeDtypeStruct((rows, length), value.dtype)
-    for name, value in task.val[0].items()
-    if name in ("inputs", "targets", "mask", "segment_ids")
-  }
-  model = task.model.clone(remat="none")
-  step = functools.partial(
-    train_step, model=model, optimizer=task.optimizer, schedule=task.schedule
+def step_flops(program: Program) -> int:
+  """Returns the FLOPs of a training step of one run."""
+  first = program.task.train(program.seeds[0])[0]
+  rows = jax.process_count()
+  batch = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((rows * leaf.shape[0], *leaf.shape[1:]), leaf.dtype), first
   )
-  with sharding.use_mesh(task.mesh, config.mesh.preset):
-    return count_flops(step, task.abstract, batch)
+  end = jax.ShapeDtypeStruct((), jnp.int32)
+  with sharding.use_mesh(program.mesh, program.preset):
+    return count_flops(jit_step(program), program.abstract, batch, end)
 
 
-def single_memory(task: Task, config: Any) -> int:
-  """`memory_bytes` of the ordinary trainer's step, of one device."""
-  with sharding.use_mesh(task.mesh, config.mesh.preset):
-    keywords = step_keywords(config, task)
-    step = jit_train_step(task.abstract, donate=not config.train.debug_nans, **keywords)
-    lowered = step.lower(task.abstract, to_devices(task.train[0], task.mesh))
-  device = task.mesh.devices.flat[0]
-  return memory_bytes(
-    lowered.compile(compiler_options(config.train.deterministic, device.platform))
-  )
-
-
-def memory_bytes(compiled: Any) -> int | None:
-  """Bytes of a compiled program while it runs, arguments included, as XLA planned them."""
-  found = compiled.memory_analysis()
-  if found is None:
-    return None
-  return int(
-    found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    - found.alias_size_in_bytes
-    + found.temp_size_in_bytes
-  )
+def single_memory(program: Program) -> int | None:
+  """Returns `memory_bytes` of the compiled step of a run by itself, of one device."""
+  with sharding.use_mesh(program.mesh, program.preset):
+    batch = next(program.batches(0, 0))
+    end = jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = jit_step(program).lower(program.abstract, batch, end)
+    device = program.mesh.devices.flat[0]
+    options = compiler_options(program.settings.deterministic, device.platform)
+    return memory_bytes(lowered.compile(options))

@@ -1,5 +1,6 @@
 """Whether arms are paired: digests of what must be the same in every arm of a seed."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +21,17 @@ def branch_digest(params: Any) -> str:
   return _digest(jax.device_get(leaves))
 
 
-def batch_digest(batch: Mapping[str, Any]) -> str:
-  """SHA-256 of a batch: names, shapes, dtypes and bits."""
-  return _digest(batch)
+def batch_digest(batch: Any) -> str:
+  """Returns the SHA-256 of a batch: names, shapes, dtypes and bits."""
+  leaves = jax.tree_util.tree_leaves_with_path(batch)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return _digest({name(path): leaf for path, leaf in leaves})
+
+
+def branch_digests(params: Any, count: int) -> list[str]:
+  """Returns `branch_digest` of each run's part of stacked parameters."""
+  host = jax.device_get(params)
+  return [branch_digest(jax.tree.map(lambda leaf, i=i: leaf[i], host)) for i in range(count)]
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:

@@ -55,15 +55,16 @@ def check_result(values: Mapping[str, Any]) -> None:
     raise ValueError("the seeds were not evaluated at the same steps")
 
 
-def check_progress(card: Mapping[str, Any], seeds: int) -> None:
-  """Checks the card of an arm's checkpoint, of that many seeds.
+def check_progress(card: Mapping[str, Any], seeds: Sequence[int]) -> None:
+  """Checks the card of an arm's checkpoint, of those seeds.
 
   Raises:
-    ValueError, KeyError, TypeError: something in it has another type or length.
+    ValueError, KeyError, TypeError: something in it has another type, or it is of other seeds.
   """
-  check_fields("card", card, {"step": (int,), "ablation": (dict,)})
-  check_fields("ablation", card["ablation"], {"seconds": NUMBERS})
-  _check_runs(card["ablation"], ("branch_init",), seeds)
+  check_fields("card", card, {"step": (int,), "seeds": (list,), "diverged": (list,)})
+  check_list("diverged", card["diverged"], (int, _UNKNOWN))
+  if card["seeds"] != list(seeds) or len(card["diverged"]) != len(seeds):
+    raise ValueError(f"it is of the seeds {card['seeds']}")
 
 
 def _check_runs(values: Mapping[str, Any], digests: Sequence[str], count: int) -> None:

@@ -2,13 +2,14 @@
 
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from hc_jax.ablate.running.curves import curves_of
 from hc_jax.ablate.running.records import Curves
 from hc_jax.runs.errors import NonFiniteError
 from hc_jax.runs.metrics import read_metrics
-from hc_jax.train.loop import train_and_evaluate
+from hc_jax.train.start import train_and_evaluate
 
 
 def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves], dict[str, Any]]:
@@ -41,27 +42,3 @@ def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves],
     "compile_seconds": None,
     "memory_of": "of the compiled training step of one run, by XLA's plan, on each device",
   }
-
-
-def curves_of(rows: Iterable[Mapping[str, Any]], diverged: int | None = None) -> Curves:
-  """The curves of a run from its rows of metrics.jsonl; those from step `diverged` on are left out.
-
-  The seconds are those of the steps, of which a row has the mean since the row before.
-  """
-  curves, seconds, last = Curves(diverged=diverged), 0.0, 0
-  for row in rows:
-    step = row["step"]
-    if diverged is not None and step >= diverged:
-      break
-    if "perf/step_s" in row:
-      seconds, last = seconds + row["perf/step_s"] * (step - last), step
-    if "train/loss" in row:
-      curves.train["step"].append(step)
-      curves.train["loss"].append(row["train/loss"])
-    if "val/loss" in row:
-      curves.val["step"].append(step)
-      curves.val["seconds"].append(round(seconds, 3))
-      for name in ("loss", "bpb"):
-        if f"val/{name}" in row:
-          curves.val.setdefault(name, []).append(row[f"val/{name}"])
-  return curves

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hc_jax.ablate.running.single import curves_of
+from hc_jax.ablate.running.curves import curves_of
 
 # Steps 1 and 2 took 0.5 s each, 3 to 5 took 2 s each; evaluations have rows with or without steps.
 ROWS = [

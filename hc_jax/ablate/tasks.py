@@ -1,0 +1,148 @@
+"""Tasks of the user's own compared over seeds, by the trainer's loop."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import optax
+
+from hc_jax import config as config_lib
+from hc_jax import folders, sharding
+from hc_jax.ablate.reporting.statistics import Difference, mean_and_sd, paired_difference
+from hc_jax.ablate.running.records import Curves
+from hc_jax.ablate.running.together import train_together
+from hc_jax.errors import UserError
+from hc_jax.plan.out_of_memory import out_of_memory
+from hc_jax.processes.signals import StopSignal
+from hc_jax.runs import lock
+from hc_jax.runs.errors import storage
+from hc_jax.step.optim import Recipe
+from hc_jax.step.task import Task
+from hc_jax.train.compile_cache import cache
+from hc_jax.train.console import say
+from hc_jax.train.program import Program
+from hc_jax.train.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskArm:
+  """What came of one task.
+
+  Attributes:
+    name: of the arm.
+    seeds: in order.
+    curves: one for each seed; `curves[i].val["loss"]` holds the values of `Task.best`.
+    difference: of the last values to the first arm's, seed by seed; None for the first arm, and
+      where a seed of either diverged.
+  """
+
+  name: str
+  seeds: tuple[int, ...]
+  curves: list[Curves]
+  difference: Difference | None = None
+
+  @property
+  def finals(self) -> list[float | None]:
+    """The last value of each seed; None for one that diverged."""
+    return [curves.final for curves in self.curves]
+
+
+def compare_tasks(
+  arms: Mapping[str, Task],
+  optimizer: optax.GradientTransformation | Recipe,
+  settings: Settings,
+  out: str,
+  *,
+  seeds: Sequence[int] = (0, 1, 2),
+  log: Callable[[str], None] = say,
+) -> list[TaskArm]:
+  """Trains several tasks over the same seeds, from wherever they were left.
+
+  The seeds of an arm train side by side in one program, on the first device. The rows of each are
+  in `out/<arm>/seed-<seed>/metrics.jsonl`.
+
+  Args:
+    arms: tasks by name, each with a validation set; the others are compared with the first.
+    optimizer: as in `hc_jax.train.train`.
+    settings: of every run.
+    out: a new folder, or that of the comparison to continue.
+    seeds: of the runs of an arm.
+    log: takes lines.
+
+  Returns:
+    One for each arm, in order.
+
+  Raises:
+    UserError: an arm's name is no folder's, a task has no validation set, or `out` holds others.
+    Stopped: SIGTERM or SIGINT arrived; what was done is saved.
+    StorageError: a file could not be read or written.
+    OutOfMemoryError: the device's memory is too small for the seeds together.
+  """
+  _check(arms, seeds)
+  out = os.path.abspath(os.path.expanduser(out))
+  found: list[TaskArm] = []
+  for name, task in arms.items():
+    log(f"{name}: seeds {', '.join(map(str, seeds))}")
+    curves = _train(name, task, optimizer, settings, out, tuple(seeds), log)
+    arm = TaskArm(name, tuple(seeds), curves)
+    if found and None not in (*found[0].finals, *arm.finals):
+      difference = paired_difference(arm.finals, found[0].finals)
+      arm = dataclasses.replace(arm, difference=difference)
+    found.append(arm)
+  return found
+
+
+def table(arms: Sequence[TaskArm]) -> str:
+  """Returns the last values as text: mean, spread, and paired difference with its 95 % interval."""
+  width = max(len(arm.name) for arm in arms)
+  lines = [f"{'arm':<{width}}  {'mean':>10}  {'sd':>10}  difference to {arms[0].name}"]
+  for arm in arms:
+    good = [final for final in arm.finals if final is not None]
+    if not good:
+      lines.append(f"{arm.name:<{width}}  every seed diverged")
+      continue
+    mean, sd = mean_and_sd(good)
+    spread = "-" if sd is None else f"{sd:.4g}"
+    lost = len(arm.finals) - len(good)
+    said = f"{lost} of {len(arm.finals)} seeds diverged" if lost else ""
+    if arm.difference is not None:
+      half = arm.difference.half_width
+      said = f"{arm.difference.mean:+.4g}" + ("" if half is None else f" ± {half:.2g}")
+    lines.append(f"{arm.name:<{width}}  {mean:>10.4g}  {spread:>10}  {said}".rstrip())
+  return "\n".join(lines)
+
+
+def _check(arms: Mapping[str, Task], seeds: Sequence[int]) -> None:
+  if not arms or not seeds or len(set(seeds)) != len(seeds):
+    raise UserError("compare_tasks needs at least one arm, and seeds of which none comes twice")
+  for name, task in arms.items():
+    if not name or os.path.basename(name) != name or name.startswith("."):
+      raise UserError(f"the arm {name!r} gives a folder its name; use letters, digits and _ + -")
+    if not len(task.val) or task.evaluate is None or task.summarise is None:
+      raise UserError(f"the task of arm {name!r} has no val, evaluate and summarise to compare by")
+
+
+def _train(
+  name: str,
+  task: Task,
+  optimizer: optax.GradientTransformation | Recipe,
+  settings: Settings,
+  out: str,
+  seeds: tuple[int, ...],
+  log: Callable[[str], None],
+) -> list[Curves]:
+  recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(lambda _: optimizer)
+  mesh = sharding.make_mesh("dp", devices=jax.local_devices()[:1])
+  program = Program(task, recipe, settings, mesh, "dp", seeds, together=True)
+  config = config_lib.plain({"train": dataclasses.asdict(settings)})
+  os.makedirs(out, exist_ok=True)
+  folder = folders.make_folder(out, name)
+  with (
+    lock.locked(folder, log),
+    storage(folder),
+    cache(settings.compilation_cache, out, log),
+    out_of_memory(task.needs),
+    StopSignal() as stop,
+  ):
+    return train_together(program, folder, stop, log, config, save_last=True).curves

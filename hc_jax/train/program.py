@@ -1,0 +1,229 @@
+"""What a run executes: the programs of its steps, compiled ahead of time."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from hc_jax import data, sharding
+from hc_jax.step.evaluate import batch_sums, totals
+from hc_jax.step.feed import to_devices
+from hc_jax.step.optim import Recipe
+from hc_jax.step.state import TrainState, abstract_state, create_state, init_state
+from hc_jax.step.step import train_step
+from hc_jax.step.task import Task
+from hc_jax.train.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A task on a mesh, for one seed or for several side by side.
+
+  With several seeds every leaf of state, batch and numbers has a first axis of seeds: the same
+  step, mapped. It runs on one device.
+
+  Attributes:
+    task: what is trained.
+    recipe: its optimizer.
+    settings: of the run.
+    mesh: of `hc_jax.sharding.make_mesh`.
+    preset: name of the sharding rules.
+    seeds: of the runs, in order.
+    together: whether the seeds are mapped; otherwise there is one.
+  """
+
+  task: Task
+  recipe: Recipe
+  settings: Settings
+  mesh: Mesh
+  preset: str
+  seeds: tuple[int, ...]
+  together: bool = False
+
+  @property
+  def evaluates(self) -> bool:
+    """Whether there is anything to evaluate by."""
+    task = self.task
+    return bool(len(task.val)) and task.evaluate is not None and task.summarise is not None
+
+  @functools.cached_property
+  def abstract(self) -> TrainState:
+    """Shapes and shardings of the state."""
+    optimizer = self.recipe.optimizer(self.settings.num_steps)
+    if not self.together:
+      return abstract_state(self.task.init, optimizer, mesh=self.mesh, preset=self.preset)
+    where = sharding.replicated(self.mesh)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+      jax.eval_shape(self._stacked),
+    )
+
+  def first_state(self) -> TrainState:
+    """Returns the state before the first step; of each seed bitwise that of a run alone."""
+    if self.together:
+      return self._stacked()
+    optimizer = self.recipe.optimizer(self.settings.num_steps)
+    where = {"mesh": self.mesh, "preset": self.preset}
+    return create_state(self.task.init, optimizer, self.seeds[0], **where)
+
+  def _stacked(self) -> TrainState:
+    optimizer = self.recipe.optimizer(self.settings.num_steps)
+    make = jax.jit(functools.partial(init_state, self.task.init, optimizer))
+    states = [make(jax.random.key_data(jax.random.key(seed))) for seed in self.seeds]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+  def batches(self, start: int, workers: int) -> Iterator[Any]:
+    """Yields the batches of steps start + 1, start + 2, ..., on the devices."""
+    feeds = [data.iterate(self.task.train(seed), start, workers) for seed in self.seeds]
+    while True:
+      found = [next(feed) for feed in feeds]
+      if self.together:
+        yield jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *found)
+      else:
+        yield to_devices(found[0], self.mesh)
+
+  def runs(self, values: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Returns numbers of the host run by run; those of one run are scalars."""
+    rows = {name: np.atleast_1d(value) for name, value in values.items()}
+    return [{k: float(v[i]) for k, v in rows.items()} for i in range(len(self.seeds))]
+
+  def state_of(self, tree: Any, run: int) -> Any:
+    """Returns one run's part of a state or batch."""
+    return jax.tree.map(lambda leaf: leaf[run], tree) if self.together else tree
+
+
+class Compiled(NamedTuple):
+  """The executables of a run.
+
+  Attributes:
+    train: `(state, batch, end) -> (state, values)`.
+    evaluate: `(variables, batch) -> sums`; None without a validation set.
+    look: `(variables, batch) -> values`; None where there is nothing to look at.
+  """
+
+  train: Any
+  evaluate: Any
+  look: Any
+
+
+def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
+  """Compiles the steps of a run: what runs later cannot compile again.
+
+  Args:
+    program: of the run.
+    state: before the first step.
+    batch: the first batch, on the devices.
+  """
+  settings, task, device = program.settings, program.task, program.mesh.devices.flat[0]
+  options = compiler_options(settings.deterministic, device.platform)
+  variables = _variables(state)
+
+  def compiled(jitted: Any, *arguments: Any) -> Any:
+    return jitted.lower(*arguments).compile(options)
+
+  evaluate = look = None
+  if program.evaluates:
+    part = to_devices(task.val[0], program.mesh)
+    evaluate = compiled(jax.jit(_mapped(program, task.evaluate)), variables, part)
+  if settings.telemetry_every and task.telemetry is not None:
+    measure = _mapped(program, task.telemetry.measure)
+    few = to_devices(task.telemetry.batch, program.mesh)
+    where = None if program.together else sharding.replicated(program.mesh)
+    if jax.eval_shape(measure, variables, few):
+      look = compiled(jax.jit(measure, out_shardings=where), variables, few)
+  return Compiled(compiled(jit_step(program), state, batch, _end(program)), evaluate, look)
+
+
+class Steps:
+  """What a loop calls: the executables of a program, with what they are given each time."""
+
+  def __init__(self, program: Program, compiled: Compiled) -> None:
+    self._program, self.compiled, self._end = program, compiled, _end(program)
+    self._few = None
+    if compiled.look is not None:
+      self._few = to_devices(program.task.telemetry.batch, program.mesh)
+
+  def train(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Launches a step; the values are still on the devices."""
+    return self.compiled.train(state, batch, self._end)
+
+  def evaluate(self, state: TrainState) -> list[dict[str, float]]:
+    """Returns what the task's summary says of each run; {} without a validation set."""
+    program, task = self._program, self._program.task
+    if self.compiled.evaluate is None:
+      return [{} for _ in program.seeds]
+    sums = batch_sums(self.compiled.evaluate, _variables(state), task.val, program.mesh)
+    by_run = zip(*[program.runs(one) for one in sums], strict=True)
+    return [dict(task.summarise(totals(run))) for run in by_run]
+
+  def look(self, state: TrainState) -> list[dict[str, float]]:
+    """Returns the telemetry of each run; what is not finite is left out."""
+    found = jax.device_get(self.compiled.look(_variables(state), self._few))
+    runs = self._program.runs(found)
+    return [{name: x for name, x in run.items() if math.isfinite(x)} for run in runs]
+
+
+def _end(program: Program) -> jax.Array:
+  """Returns the last step, an argument: a run of more steps is the same program."""
+  where = sharding.replicated(program.mesh)
+  return jax.device_put(np.int32(program.settings.num_steps), where)
+
+
+def jit_step(program: Program) -> Any:
+  """Returns `(state, batch, end) -> (state, values)`, jitted.
+
+  The state stays on its devices, and is updated in place unless NaNs are looked for.
+  """
+  task, recipe, settings = program.task, program.recipe, program.settings
+
+  def step(state: TrainState, batch: Any, end: jax.Array) -> Any:
+    end = end if recipe.follows_end else settings.num_steps
+    return train_step(
+      state,
+      batch,
+      loss=task.loss,
+      weight=task.weight,
+      optimizer=recipe.optimizer(end),
+      schedule=recipe.schedule(end),
+      accumulation=settings.accumulation,
+    )
+
+  donate = () if settings.debug_nans else (0,)
+  if program.together:
+    return jax.jit(jax.vmap(step, in_axes=(0, 0, None)), donate_argnums=donate)
+  where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract)
+  return jax.jit(step, donate_argnums=donate, out_shardings=(where, None))
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+  return {"params": state.params, **state.collections}
+
+
+def _mapped(program: Program, function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `(variables, batch) -> values` of all runs; the batch is the same for each."""
+  return jax.vmap(function, in_axes=(0, None)) if program.together else function
+
+
+def compiler_options(deterministic: bool, platform: str) -> dict[str, Any] | None:
+  """Returns what XLA is told: on GPUs `deterministic` forbids sums in whatever order they come."""
+  gpu = platform in ("gpu", "cuda", "rocm")
+  return {"xla_gpu_deterministic_ops": True} if deterministic and gpu else None
+
+
+def memory_bytes(compiled: Any) -> int | None:
+  """Returns bytes of a compiled program while it runs, arguments included, as XLA planned them."""
+  found = compiled.memory_analysis()
+  if found is None:
+    return None
+  return int(
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes
+  )
