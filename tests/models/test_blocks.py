@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from hc_jax.models import Block, FeedForward, Norm, ParallelBlock, TokenContext
+from hc_jax.models import Block, FeedForward, Norm, ParallelBlock, TokenContext, WholeBlock
 from hc_jax.testing.compiled import jit, normal
 from tests.models import by_hand, tiny
 
@@ -57,6 +57,17 @@ def test_a_whole_block_has_the_residuals_inside():
     tiny.forward(**fields, block=block)(params, tiny.TOKENS) for block in ("whole", "sequential")
   )
   np.testing.assert_allclose(found, want, rtol=1e-5, atol=2e-6)
+
+
+def test_dropout_in_a_whole_block_spares_its_residual():
+  streams = normal("x", 2, 5, 1, 16)
+  context = TokenContext(positions=np.zeros((1, 5), np.int32), deterministic=False)
+  block = WholeBlock(Branch, Branch, Norm, connection=tiny.RESIDUAL, dropout=1 - 2**-24)
+  keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+  found, _ = block.init_with_output(keys, streams, 0, context)
+  kept, _ = block.clone(dropout=0.0).init_with_output(keys, streams, 0, context)
+  np.testing.assert_array_equal(found, streams)
+  assert np.abs(kept - streams).min() > 0
 
 
 @pytest.mark.parametrize("views", [False, True])

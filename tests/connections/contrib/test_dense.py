@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -11,15 +12,17 @@ import pytest
 from flax import nnx
 
 import hc_jax as hc
+from hc_jax.ablate import load_sweep
 from hc_jax.analysis import collect_sites, measures
 from hc_jax.connections.contrib import MUDD, DenseFormer
-from hc_jax.models import unstack_layers
+from hc_jax.models import Norm, TokenContext, WholeBlock, unstack_layers
 from hc_jax.testing import check_model, transformer
 from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.compiled import jit, normal
 from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
 from tests.models import by_hand, tiny
 
+FAMILY = pathlib.Path(__file__).parents[3] / "configs" / "ablations" / "family.py"
 KEY = jax.random.key(0)
 CASES = {
   "DenseFormer": (DenseFormer, {}),
@@ -274,6 +277,24 @@ def test_a_network_of_ones_own_passes_the_checks_of_wiring(cls):
   assert report.ok, str(report)
 
 
+class Nothing(nn.Module):
+  """A branch that adds nothing."""
+
+  @nn.compact
+  def __call__(self, x, context):
+    return jnp.zeros_like(x)
+
+
+def test_a_state_keeps_the_streams_dtype_through_a_block_in_half_precision():
+  streams = np.zeros((2, 5, 4, 8), np.float32)
+  streams[..., 0, :] = normal("x", 2, 5, 8)
+  fields = {"norm": functools.partial(Norm, dtype=jnp.bfloat16), "dtype": jnp.bfloat16}
+  dense = functools.partial(DenseFormer, num_sites=3)
+  block = WholeBlock(Nothing, Nothing, connection=dense, **fields)
+  out, _ = block.init_with_output(KEY, streams, 0, TokenContext(np.zeros((1, 5), np.int32)))
+  np.testing.assert_array_equal(out[..., 1, :], streams[..., 0, :])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [DenseFormer, MUDD])
 def test_as_its_own_residual_network_a_block_makes_the_next_state(cls):
@@ -331,6 +352,7 @@ def test_the_table_gives_it_a_name_and_configs_build_it():
     for name, cls in table.DENSE.items():
       connection = {"name": name, "padded": True}
       made = hc.models.make_model({**fields, "connection": connection}, vocab_size=7)
+      assert load_sweep(str(FAMILY)).arms[name]["model.block"] == "whole"
       assert made.connections()[0] == cls(num_sites=3, partitioned=True).clone(parent=None)
   finally:
     hc.CONNECTIONS.clear()
