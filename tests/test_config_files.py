@@ -9,7 +9,7 @@ import types
 import pytest
 
 import hc_jax as hc
-from hc_jax import cli, config_files
+from hc_jax import cli, config_files, config_keys
 from hc_jax.configs import FOLDER
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -137,6 +137,17 @@ def test_a_config_is_shown_and_copied_and_never_over_another(tmp_path, monkeypat
   assert "cannot be written: No such file or directory" in capsys.readouterr().err
   assert cli.main(["configs", "--copy", "small"]) == 2
   assert "write hc-jax configs small --copy" in capsys.readouterr().err
+
+
+def test_every_key_is_listed_with_its_value_in_a_config_and_its_meaning():
+  code, out = listed("quickstart", "--keys")
+  lines = out.splitlines()
+  keys = [line.split(" = ")[0] for line in lines if not line.startswith("    ")]
+  assert code == 0 and keys == list(config_keys.keys())
+  assert "model.d_model = 128" in lines and "train.num_steps = 200" in lines
+  at = lines.index("model.norm = 'layernorm'")
+  assert lines[at + 1].startswith("    ") and lines[at + 1].endswith("(layernorm | rmsnorm)")
+  assert "model.d_model = 1024" in listed("--keys")[1].splitlines()
 
 
 def test_a_copy_is_a_program_that_needs_hc_jax_alone(monkeypatch):

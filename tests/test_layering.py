@@ -78,7 +78,16 @@ TABLE = {
   ),
   "cli": (
     _TOP
-    | {"__version__", "ablate", "config_files", "folders", "terminal", "testing", "user_modules"},
+    | {
+      "__version__",
+      "ablate",
+      "config_files",
+      "config_keys",
+      "folders",
+      "terminal",
+      "testing",
+      "user_modules",
+    },
     _ARRAYS | {"absl", "ml_collections", "numpy"},
   ),
   "ablate": (

@@ -1,11 +1,13 @@
-"""`hc-jax configs`: those that come with hc_jax; one of them shown, or copied to edit."""
+"""`hc-jax configs`: those that come with hc_jax; one shown, copied to edit, or key by key."""
 
 import argparse
 import os
+import textwrap
 
 from hc_jax import config_files
 from hc_jax.errors import UserError
 
+_INDENT = {"initial_indent": "    ", "subsequent_indent": "    "}
 HELP = "Lists the configs that come with hc_jax; shows or copies one."
 
 
@@ -19,10 +21,15 @@ def flags(parser: argparse.ArgumentParser) -> None:
     metavar="FILE",
     help="write it to a file to edit (NAME.py in this folder); never over one that is there",
   )
+  parser.add_argument(
+    "--keys", action="store_true", help="every key that there is, its value (in base) and meaning"
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  if args.name is not None:
+  if args.keys:
+    _print_keys(args.name or "base")
+  elif args.name is not None:
     file = config_files.locate_shipped(args.name)
     text = file.read_text(encoding="utf-8")
     if args.copy is None:
@@ -37,6 +44,21 @@ def run(args: argparse.Namespace) -> None:
     width = max(map(len, names))
     for name in names:
       print(f"{name:<{width}}  {config_files.summary(name)}")
+
+
+def _print_keys(name: str) -> None:
+  from hc_jax import config_keys
+  from hc_jax.config import load_config
+
+  values = load_config(name).to_dict()
+  for key, found in config_keys.keys().items():
+    *groups, last = key.split(".")
+    group = values
+    for part in groups:
+      group = group[part]
+    choices = f" ({' | '.join(map(str, found.choices))})" if found.choices else ""
+    print(f"{key} = {group[last]!r}")
+    print(textwrap.fill(f"{found.meaning}{choices}", 100, **_INDENT))
 
 
 def _write(path: str, text: str) -> None:
