@@ -11,6 +11,8 @@ from hc_jax.errors import UserError
 from hc_jax.runs.errors import reason_of
 
 _PATTERNS = "*?[]"  # fsspec's copying and deleting would take these as a pattern of names
+# Stores in which an object appears whole or not at all; to rename would be to copy.
+_ATOMIC = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 
 
 class Remote:
@@ -33,7 +35,9 @@ class Remote:
     if found := sorted(set(_PATTERNS) & set(address)):
       raise UserError(f"mirror={address} holds {found[0]!r}, which fsspec takes as a pattern")
     self.address = address.rstrip("/")
-    self.is_local = fsspec.utils.get_protocol(address) in ("file", "local")
+    protocol = fsspec.utils.get_protocol(address)
+    self.is_local = protocol in ("file", "local")
+    self._is_atomic = protocol in _ATOMIC
     options = {"auto_mkdir": True} if self.is_local else {}
     try:
       self._fs, root = fsspec.core.url_to_fs(
@@ -76,12 +80,14 @@ class Remote:
 
   def write(self, name: str, content: bytes) -> None:
     """Writes a file that is, at every moment, either the old or the new one."""
-    temporary = self._path(name) + ".tmp"
+    path = self._path(name)
+    first = path if self._is_atomic else f"{path}.tmp"
     with tempfile.NamedTemporaryFile() as file:
       file.write(content)
       file.flush()
-      self._fs.put_file(file.name, temporary)
-    self._fs.mv(temporary, self._path(name))
+      self._fs.put_file(file.name, first)
+    if first != path:
+      self._fs.mv(first, path)
 
   def upload(self, folder: str, names: Iterable[str], to: str) -> None:
     """Copies files of a local folder into one of ours, several at a time where the store can."""

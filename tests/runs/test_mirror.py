@@ -17,7 +17,9 @@ from hc_jax.runs.checkpoint import path_of, steps_of
 from hc_jax.runs.errors import StorageError
 from hc_jax.runs.metrics import Metrics
 from tests.train import tiny
+from tests.train.conftest import free_port
 
+STORES = ("s3", "gs")
 FILES = ("card/metadata", "params/_METADATA", "params/d/ab", "train/_METADATA", "train/d/cd")
 
 
@@ -29,8 +31,8 @@ def config():
 @pytest.fixture(scope="module")
 def s3():
   """Starts a server on this host that speaks S3; the environment says where, as for a real one."""
-  pytest.importorskip("s3fs", reason="the extra s3-test is not installed")
-  moto = pytest.importorskip("moto.server", reason="the extra s3-test is not installed")
+  pytest.importorskip("s3fs", reason="the extra stores-test is not installed")
+  moto = pytest.importorskip("moto.server", reason="the extra stores-test is not installed")
   logging.getLogger("werkzeug").setLevel(logging.ERROR)
   server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
   server.start()
@@ -43,15 +45,34 @@ def s3():
   server.stop()
 
 
-@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
+def gs():
+  """Starts a server on this host that speaks Google Cloud Storage."""
+  pytest.importorskip("gcsfs", reason="the extra stores-test is not installed")
+  emulator = pytest.importorskip(
+    "gcp_storage_emulator.server", reason="the extra stores-test is not installed"
+  )
+  port = free_port()
+  server = emulator.create_server("127.0.0.1", port, in_memory=True)
+  server.start()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask Google itself
+    yield
+  server.stop()
+
+
+@pytest.fixture(
+  params=["local", "memory", *(pytest.param(name, marks=pytest.mark.slow) for name in STORES)]
+)
 def anywhere(request, tmp_path):
   """An empty place for a mirror, of each kind."""
   if request.param == "local":
     return str(tmp_path / "mirror" / "run")
   if request.param == "memory":
     return request.getfixturevalue("address")
-  request.getfixturevalue("s3")
-  bucket = f"s3://{tmp_path.name.replace('_', '-').lower()[-40:].strip('-')}"
+  request.getfixturevalue(request.param)
+  bucket = f"{request.param}://{tmp_path.name.replace('_', '-').lower()[-40:].strip('-')}"
   fsspec.core.url_to_fs(bucket)[0].mkdir(bucket)
   return f"{bucket}/run"
 

@@ -133,10 +133,15 @@ def test_two_processes_train_as_one_and_take_over_each_others_checkpoints(
   resumed = process(two)  # saved by two, goes on in one
   assert resumed.returncode == 0 and "resumed at step 10" in resumed.stdout, resumed.stderr
   shutil.copytree(one, tmp_path / "straight")
-  ended = processes(one, 2, *FSDP)  # saved by one, goes on in two, which hold halves
+  mirror = f"--config.train.mirror={tmp_path / 'mirror'}"
+  ended = processes(one, 2, *FSDP, mirror)  # saved by one, goes on in two, which hold halves
   assert [e.returncode for e in ended] == [0, 0], ended[0].stderr
   assert "resumed at step 10" in ended[0].stdout
   assert_same_losses(one, two)
+  ended = processes(tmp_path / "empty", 2, *FSDP, mirror)  # the first fetches for both
+  assert [e.returncode for e in ended] == [0, 0], ended[0].stderr
+  assert "checkpoint 20 is fetched" in ended[0].stdout
+  assert "finished already, at step 20" in ended[0].stdout and ended[1].stdout == ""
 
 
 @pytest.mark.exhaustive
