@@ -1,12 +1,15 @@
 """The sweep over the whole family runs, each variant in a model of a few numbers."""
 
+import importlib
 import json
 import pathlib
 
 import pytest
 
 from hc_jax import cli
+from hc_jax.ablate import load_sweep
 from hc_jax.connections import CONNECTIONS
+from hc_jax.models import make_model
 from tests.train import tiny
 
 FAMILY = pathlib.Path(__file__).parents[2] / "configs" / "ablations" / "family.py"
@@ -21,6 +24,21 @@ SMOKE = {
   "train.eval_every": 2,
   "train.eval_batches": 1,
 }
+
+
+def test_the_arms_of_contrib_are_models_too():
+  before = dict(CONNECTIONS)
+  try:
+    importlib.reload(importlib.import_module("hc_jax.connections.contrib.table"))
+    sweep = load_sweep(str(FAMILY))
+    assert {"cayley", "partitioned", "multi_head_attn_res", "dense_former"} <= set(sweep.arms)
+    for arm in set(sweep.arms) - set(before):
+      config = sweep.base.copy_and_resolve_references()
+      config.update_from_flattened_dict(sweep.arms[arm])
+      make_model(config.model, vocab_size=257)
+  finally:
+    CONNECTIONS.clear()
+    CONNECTIONS.update(before)
 
 
 @pytest.mark.exhaustive  # a model for every arm is compiled
