@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import Any
 
-KEPT = 20  # lines
+FIRST, NEWEST = 6, 14  # lines that stay: the first ones say what runs
 _PAUSE = 0.25  # seconds between two progress lines; the browser draws each of them
 
 
@@ -21,19 +21,23 @@ def block() -> "Block | None":
 
 
 class Block:
-  """The newest lines and one line of progress, in a place of their own in a cell's output."""
+  """The first and the newest lines and one of progress, in one place of a cell's output."""
 
   def __init__(self) -> None:
-    self._lines: deque[str] = deque(maxlen=KEPT)
-    self._written = 0
+    self._first: list[str] = []
+    self._newest: deque[str] = deque(maxlen=NEWEST)
+    self._left_out = 0
     self._progress = ""
     self._shown = 0.0
     self._handle: Any = None
 
   def write(self, line: str) -> None:
-    """Adds a line; the oldest goes when there are more than `KEPT`."""
-    self._lines.append(line)
-    self._written += 1
+    """Adds a line; the oldest goes when there are too many, except the first ones."""
+    if len(self._first) < FIRST:
+      self._first.append(line)
+    else:
+      self._left_out += len(self._newest) == NEWEST
+      self._newest.append(line)
     self._show()
 
   def progress(self, line: str) -> None:
@@ -44,9 +48,10 @@ class Block:
 
   def _show(self) -> None:
     """Draws the block; losing the notebook costs a run nothing, as losing a terminal does."""
-    left_out = self._written - len(self._lines)
-    head = [f"({left_out:,} lines before; metrics.jsonl has every number)"] if left_out else []
-    text = "\n".join([*head, *self._lines, *([self._progress] if self._progress else [])])
+    gap = f"... {self._left_out:,} lines; metrics.jsonl has every number"
+    between = [gap] if self._left_out else []
+    progress = [self._progress] if self._progress else []
+    text = "\n".join([*self._first, *between, *self._newest, *progress])
     self._shown = time.monotonic()
     with contextlib.suppress(Exception):
       if self._handle is None:
