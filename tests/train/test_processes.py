@@ -141,7 +141,7 @@ def test_two_processes_train_as_one_and_take_over_each_others_checkpoints(
   ended = processes(tmp_path / "empty", 2, *FSDP, mirror)  # the first fetches for both
   assert [e.returncode for e in ended] == [0, 0], ended[0].stderr
   assert "checkpoint 20 is fetched" in ended[0].stdout
-  assert "finished already, at step 20" in ended[0].stdout and ended[1].stdout == ""
+  assert "finished already, at step 20" in ended[0].stdout and "mirror" not in ended[1].stdout
 
 
 @pytest.mark.exhaustive
