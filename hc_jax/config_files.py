@@ -72,7 +72,7 @@ def execute(path: str, function: str) -> Any:
     function: `get_config` or `get_sweep`.
 
   Raises:
-    UserError: there is no such file, or no such function in it, or it fails.
+    UserError: the file or the function does not exist, or fails.
   """
   file = locate(path).resolve()
   with _importable(file):
@@ -114,7 +114,7 @@ def _remedy(module: Any, function: str) -> str:
 
 @contextlib.contextmanager
 def _importable(file: Path) -> Iterator[None]:
-  """Lets a config import what is beside its folder, and say `from configs import base`."""
+  """Lets a config import what is next to its folder, and say `from configs import base`."""
   if FOLDER.resolve() in file.parents:  # ours import from hc_jax alone
     yield
     return
@@ -130,7 +130,7 @@ def _importable(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _package(folders: list[Path]) -> Iterator[None]:
-  """Makes `configs` a package of these folders and ours; another's package is left as it is."""
+  """Makes `configs` a package of `folders` and ours; another's package is left as it is."""
   if any((folder / "__init__.py").is_file() for folder in folders):
     yield
     return

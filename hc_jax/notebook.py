@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 FIRST, NEWEST = 6, 14  # lines that stay: the first ones say what runs
-_PAUSE = 0.25  # seconds between two progress lines; the browser draws each of them
+_PAUSE = 0.25  # seconds between two progress lines; the browser draws each one
 
 
 def block() -> "Block | None":

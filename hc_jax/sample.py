@@ -31,7 +31,7 @@ def continue_text(
 
   Args:
     model: a `TransformerLM`.
-    params: of it.
+    params: its parameters.
     tokenizer: with `encode` and `bos_id`.
     prompt: text to continue; a new document begins with it.
     num_tokens: how many tokens to write at most.

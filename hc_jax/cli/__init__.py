@@ -131,7 +131,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-  """Of hc-jax, and of each command."""
+  """Returns the parser of hc-jax, and that of each command by its name."""
   parser = argparse.ArgumentParser(
     prog="hc-jax",
     description="Hyper-connections for JAX: trains, and looks at what was trained.",
