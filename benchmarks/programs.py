@@ -40,7 +40,7 @@ class Sublayer(nn.Module):
 
 
 class Chain(nn.Module):
-  """expand, `depth` sublayers, reduce; unrolled, or as the models' stack scans them.
+  """expand, `depth` sublayers, reduce; unrolled, or as the models' stack runs them.
 
   Each sublayer is a block of its own, so that all sites of `x0_lambdas` are those that mix.
   """
@@ -48,7 +48,8 @@ class Chain(nn.Module):
   connection: Any
   depth: int
   dtype: Any = jnp.bfloat16
-  remat: str = ""  # of the models' scanned stack; unrolled without
+  remat: str = ""  # of the models' stack; a plain loop without
+  scan: bool = True  # whether that stack scans
   branch: bool = True
 
   @nn.compact
@@ -59,7 +60,7 @@ class Chain(nn.Module):
     carry = start(connection, hc.Expand(n, m, connection.expand_kind)(x))
     if self.remat:
       block = functools.partial(Sublayer, make, self.dtype, self.branch)
-      stack = models.Stack(block, self.depth, scan=True, remat=self.remat)
+      stack = models.Stack(block, self.depth, scan=self.scan, remat=self.remat)
       carry = stack(carry, models.TokenContext(positions=jnp.arange(x.shape[1])[None]))
     else:
       for index in range(self.depth):

@@ -59,7 +59,7 @@ def measure(target, connection, flags, remat=""):
   found = []
   depths = (flags.depth, 2 * flags.depth)
   for depth in depths:
-    chain = programs.Chain(connection, depth, dtype, remat)
+    chain = programs.Chain(connection, depth, dtype, remat, scan=not flags.loop)
     forward, both, args = programs.forward_and_both(chain, x)
     row = {}
     for name, function, given in (("forward", forward, args[:2]), ("both", both, args)):
@@ -113,8 +113,9 @@ def parse(argv):
   parser.add_argument("--target", choices=targets.TARGETS, default="h100")
   parser.add_argument("--rows", default="branch,residual,shc4,dhc4,mhc4,frac4,naive4")
   parser.add_argument(
-    "--remat", default="", help="count scanned layers with that remat, not a loop"
+    "--remat", default="", help="count scanned layers with that remat, not a plain loop"
   )
+  parser.add_argument("--loop", action="store_true", help="with --remat: layers in a loop")
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--length", type=int, default=2048)
   parser.add_argument("--d", type=int, default=2048)

@@ -1,7 +1,5 @@
 """OLMo-1B with DHC x 4, as in the paper (2409.19606 section 4): 1,176,764,416 + 394,048."""
 
-import math
-
 from hc_jax.configs import base
 
 
@@ -13,7 +11,8 @@ def get_config():
   c.model.activation = "swiglu"
   c.model.positions = "rotary"
   c.model.vocab_size = 50304
-  c.model.output_init_scale = math.sqrt(4)  # sqrt(n): change it with connection.num_streams
+  c.model.output_init_scale = "sqrt_n"
+  c.model.scan = True  # a loop moves less, a scan compiles one layer instead of all
   c.data.length = 2048
   c.optim.learning_rate = 4e-4
   c.train.batch_size = 2048

@@ -167,3 +167,12 @@ def test_a_block_of_another_number_of_streams_is_refused():
     ValueError, match=r"num_streams=3 and takes streams \[\.\.\., 3, w\], but got"
   ):
     bound.stack(hc.expand(normal("x", 2, 8, 16), 2), context)
+
+
+def test_sqrt_n_follows_the_streams_of_each_segment():
+  layers = ((1, hc.Residual), (2, None), (1, functools.partial(hc.HyperConnection, num_streams=9)))
+  model = tiny.model(num_layers=4, layers=layers, output_init_scale="sqrt_n")
+  for (_, connection), scale in zip(model._segments(), (1.0, 2**0.5, 3.0), strict=True):
+    branches = model._block(None, connection).keywords
+    for branch in ("attention", "feed_forward"):
+      assert branches[branch].keywords["output_init_scale"] == scale
