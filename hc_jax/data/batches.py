@@ -71,13 +71,15 @@ def iterate(
 
   if workers < 0:
     raise UserError(f"data.workers={workers}: the number of threads that read ahead, 0 or more")
+  if not isinstance(batches, grain.MapDataset):
+    batches = _Endless(batches)
   if not workers:
     step = start
     while True:
       yield batches[step]
       step += 1
-  if not isinstance(batches, grain.MapDataset):
-    batches = grain.MapDataset.source(_Endless(batches))
+  if isinstance(batches, _Endless):
+    batches = grain.MapDataset.source(batches)
   options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
   yield from batches[start:].to_iter_dataset(options)
 

@@ -130,9 +130,17 @@ def read_collections(workdir: str, step: int, target: Any) -> Any:
   Raises:
     UserError: they are not of the names and shapes of `target`.
   """
+  check_collections(workdir, step, target)
+  return _read(workdir, step, "collections", target) if target else {}
+
+
+def check_collections(workdir: str, step: int, target: Any) -> None:
+  """Refuses variables that are not trained and do not fit `target`; reads no array.
+
+  Raises:
+    UserError: they are not of the names and shapes of `target`.
+  """
   path = path_of(workdir, step, "collections")
-  if not target and not os.path.isdir(path):
-    return {}
   stored = stored_shapes(path) if os.path.isdir(path) else {}
   found, wanted = ({n: a.shape for n, a in hc_params.named_leaves(t)} for t in (stored, target))
   if other := sorted(set(found.items()) ^ set(wanted.items())):
@@ -141,7 +149,6 @@ def read_collections(workdir: str, step: int, target: Any) -> Any:
       f"{path} does not fit this task: {name} is {found.get(name, 'missing')} there, and "
       f"{wanted.get(name, 'unknown')} here; train the task that the run was begun with"
     )
-  return _read(workdir, step, "collections", target)
 
 
 def read_rest(workdir: str, step: int, target: TrainState) -> dict[str, Any]:

@@ -118,8 +118,7 @@ def create_state(
 
 
 def state_of(
-  params: PyTree,
-  init: Init,
+  variables: dict[str, PyTree],
   optimizer: optax.GradientTransformation,
   seed: int,
   target: TrainState,
@@ -127,11 +126,10 @@ def state_of(
   mesh: Mesh,
   preset: str = "dp",
 ) -> TrainState:
-  """Returns the state before the first step that has these parameters, which are donated.
+  """Returns the state before the first step that has these variables, which are donated.
 
   Args:
-    params: placed as in `target`.
-    init: as `abstract_state`; makes the other collections.
+    variables: "params" and the other collections, placed as in `target`.
     optimizer: as `abstract_state`.
     seed: of the run.
     target: of `abstract_state`.
@@ -139,12 +137,11 @@ def state_of(
     preset: likewise.
   """
 
-  def first(params: PyTree, key_data: jax.Array) -> TrainState:
-    variables = axes.unboxed(dict(init(jax.random.wrap_key_data(key_data))))
-    return _first_state(optimizer, {**variables, "params": params}, key_data)
+  def first(variables: dict[str, PyTree], key_data: jax.Array) -> TrainState:
+    return _first_state(optimizer, dict(variables), key_data)
 
   with sharding.use_mesh(mesh, preset):
-    return _placed(first, target, donate_argnums=0)(params, _key_data(seed))
+    return _placed(first, target, donate_argnums=0)(variables, _key_data(seed))
 
 
 def key_data_of(seed: int, target: TrainState) -> jax.Array:

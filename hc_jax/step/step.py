@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hc_jax.errors import UserError
 from hc_jax.step.state import TrainState
 from hc_jax.step.task import Batch, Loss, Variables
 
@@ -49,7 +50,7 @@ def train_step(
   whole = weight(batch)
 
   def loss_of(params: PyTree, rest: PyTree, part: Batch, index: jax.Array | int) -> Any:
-    found = loss({"params": params, **rest}, part, jax.random.fold_in(key, index))
+    found = _checked(loss({"params": params, **rest}, part, jax.random.fold_in(key, index)))
     metrics = {name: value / whole for name, value in found.metrics.items()}
     return found.total / whole, (metrics, _carried(rest, found.collections))
 
@@ -72,28 +73,65 @@ def train_step(
   return after, values
 
 
+def _checked(found: Loss) -> Loss:
+  """Returns what a loss gave.
+
+  Raises:
+    UserError: it is not a `Loss`, or holds sums that are not scalars.
+  """
+  if not isinstance(found, Loss):
+    raise UserError(f"Task.loss gives {type(found).__name__}; return hc_jax.train.Loss(total)")
+  sums = {"Loss.total": found.total}
+  sums |= {f"Loss.metrics[{name!r}]": value for name, value in found.metrics.items()}
+  for name, value in sums.items():
+    if jnp.shape(value):
+      raise UserError(f"{name} is an array {list(jnp.shape(value))}; give its sum, a scalar")
+  return found
+
+
 def _carried(before: Variables, found: Variables) -> dict[str, PyTree]:
   """Returns the collections after a part: those that the loss gives, and the others as they were.
 
   Raises:
-    ValueError: the loss gives a collection that `init` did not make, or one of another structure.
+    UserError: the loss gives a collection that `init` did not make, or one of another structure.
   """
   for name, tree in found.items():
     if name not in before:
-      raise ValueError(
-        f"Loss.collections has {name!r}, which Task.init did not make; it made "
-        f"{', '.join(['params', *before])}"
+      raise UserError(
+        f"Loss.collections has {name!r}, which is not one of the collections that Task.init makes "
+        f"({', '.join(before) or 'none'}); leave it out, or make it there"
       )
     if jax.tree.structure(tree) != jax.tree.structure(before[name]):
-      raise ValueError(
+      raise UserError(
         f"Loss.collections[{name!r}] has another structure than Task.init gave it; return the "
         "whole collection"
+      )
+    shapes = [[_array(leaf) for leaf in jax.tree.leaves(values)] for values in (before[name], tree)]
+    if other := [(was, now) for was, now in zip(*shapes, strict=True) if was != now]:
+      was, now = other[0]
+      raise UserError(
+        f"Loss.collections[{name!r}] has an array {now} that Task.init makes {was}; keep shapes "
+        "and types as they were"
       )
   return {**before, **found}
 
 
+def _array(leaf: Any) -> str:
+  return f"{jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
+
+
 def split_batch(batch: Batch, accumulation: int) -> Batch:
-  """Returns `[B, ...]` as `[accumulation, B / accumulation, ...]`, part i of rows i, i + A, ..."""
+  """Returns `[B, ...]` as `[accumulation, B / accumulation, ...]`, part i of rows i, i + A, ...
+
+  Raises:
+    UserError: B is not a multiple of `accumulation`.
+  """
+  rows = next((leaf.shape[0] for leaf in jax.tree.leaves(batch)), 0)
+  if rows % accumulation:
+    raise UserError(
+      f"accumulation={accumulation} does not divide the {rows} rows of a batch; choose a divisor, "
+      "or make batches of other rows"
+    )
   return jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 
 

@@ -142,6 +142,7 @@ def _open(
     raise UserError(f"{run} cannot be forked: {error.filename} {error.strerror}") from error
   try:
     restore.check_params(run, step, target.params)
+    restore.check_collections(run, step, target.collections)
     if fork.optimizer:
       restore.check_rest(run, step, target)
   except (UserError, OSError) as error:
@@ -171,12 +172,14 @@ def first_state(origin: dict[str, Any], program: Program) -> TrainState:
   """
   run, step, target, seed = origin["run"], origin["step"], program.abstract, program.seeds[0]
   params = restore.read_params(run, step, target.params)
+  collections = restore.read_collections(run, step, target.collections)
   if not origin["optimizer"]:
     optimizer = program.recipe.optimizer(program.settings.num_steps)
     where = {"mesh": program.mesh, "preset": program.preset}
-    return state_of(params, program.task.init, optimizer, seed, target, **where)
+    return state_of({"params": params, **collections}, optimizer, seed, target, **where)
   rest = restore.read_rest(run, step, target)
-  return TrainState(params=params, **rest).replace(rng=key_data_of(seed, target))
+  state = TrainState(params=params, **rest, collections=collections)
+  return state.replace(rng=key_data_of(seed, target))
 
 
 def _full(path: str) -> str:

@@ -1,5 +1,6 @@
 """What a run executes: the programs of its steps, compiled ahead of time."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hc_jax import data, sharding
+from hc_jax.errors import UserError
 from hc_jax.step.evaluate import batch_sums, totals
 from hc_jax.step.feed import to_devices
 from hc_jax.step.optim import Recipe
@@ -80,7 +82,10 @@ class Program:
 
   def batches(self, start: int, workers: int) -> Iterator[Any]:
     """Yields the batches of steps start + 1, start + 2, ..., on the devices."""
-    feeds = [data.iterate(self.task.train(seed), start, workers) for seed in self.seeds]
+    sequences = [self.task.train(seed) for seed in self.seeds]
+    for batches in sequences:
+      _check_length(batches, self.settings.num_steps)
+    feeds = [data.iterate(batches, start, workers) for batches in sequences]
     while True:
       found = [next(feed) for feed in feeds]
       if self.together:
@@ -96,6 +101,14 @@ class Program:
   def state_of(self, tree: Any, run: int) -> Any:
     """Returns one run's part of a state or batch."""
     return jax.tree.map(lambda leaf: leaf[run], tree) if self.together else tree
+
+
+def _check_length(batches: Any, num_steps: int) -> None:
+  if hasattr(batches, "__len__") and len(batches) < num_steps:
+    raise UserError(
+      f"num_steps={num_steps} is more than the {len(batches)} batches of Task.train; lower it, or "
+      "make them endless"
+    )
 
 
 class Compiled(NamedTuple):
@@ -130,7 +143,10 @@ def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
   evaluate = look = None
   if program.evaluates:
     part = to_devices(task.val[0], program.mesh)
-    evaluate = compiled(jax.jit(_mapped(program, task.evaluate)), variables, part)
+    mapped = _mapped(program, task.evaluate)
+    sums = jax.eval_shape(mapped, variables, part)
+    _check_evaluation(task, {name: sum.shape[program.together :] for name, sum in sums.items()})
+    evaluate = compiled(jax.jit(mapped), variables, part)
   if settings.telemetry_every and task.telemetry is not None:
     measure = _mapped(program, task.telemetry.measure)
     few = to_devices(task.telemetry.batch, program.mesh)
@@ -138,6 +154,24 @@ def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
     if jax.eval_shape(measure, variables, few):
       look = compiled(jax.jit(measure, out_shardings=where), variables, few)
   return Compiled(compiled(jit_step(program), state, batch, _end(program)), evaluate, look)
+
+
+def _check_evaluation(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
+  """Refuses, before the first step, what would fail at the first evaluation.
+
+  Raises:
+    UserError: sums that are not scalars, or no value called `best`.
+  """
+  for name, shape in shapes.items():
+    if shape:
+      raise UserError(f"Task.evaluate gives {name!r} as an array {list(shape)}; give its sum")
+  with contextlib.suppress(ArithmeticError, ValueError):  # of numbers that are made up
+    found = task.summarise(dict.fromkeys(shapes, 1.0))
+    if task.best not in found:
+      raise UserError(
+        f"Task.best={task.best!r} is not among what Task.summarise gives ({', '.join(found)}); "
+        "set it to the value to keep the best checkpoint by"
+      )
 
 
 class Steps:

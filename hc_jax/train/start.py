@@ -83,11 +83,7 @@ def train(
     "train": dataclasses.asdict(settings),
     "mesh": {"preset": preset, **mesh.shape},
   }
-  if not task.name:
-    raise UserError(
-      "Task.name is empty; give it a word that names the task on its checkpoints, such as "
-      "name='digits'"
-    )
+  _check(task)
   description = workdirs.Description(task.name, config_lib.plain(config))
   recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(lambda _: optimizer)
   return _run(
@@ -97,6 +93,17 @@ def train(
     settings,
     fork=fork,
   )
+
+
+def _check(task: Task) -> None:
+  if not task.name:
+    raise UserError(
+      "Task.name is empty; give it a word that names the task on its checkpoints, such as "
+      "name='digits'"
+    )
+  for name in ("evaluate", "summarise"):
+    if len(task.val) and getattr(task, name) is None:
+      raise UserError(f"Task.{name} is None, and Task.val has batches; give both, or no val")
 
 
 def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None) -> TrainState:
@@ -242,9 +249,10 @@ def check_identity(
   Raises:
     UserError: a fact differs.
   """
-  for key, now in identity.items():
-    if saved.get(key) != now:
+  for key in {**identity, **saved}:
+    before, now = saved.get(key), identity.get(key)
+    if before != now:
       raise UserError(
-        f"the data has changed since {workdir} was begun ({key} {str(saved.get(key))[:12]} there, "
-        f"{str(now)[:12]} now); put the old data back, or choose another {flag}"
+        f"the data has changed since {workdir} was begun ({key} {str(before)[:60]} there, "
+        f"{str(now)[:60]} now); put the old data back, or choose another {flag}"
       )
