@@ -25,6 +25,8 @@ from hc_jax.nearest import hint
 # Numbers end up in int32 and float32 in compiled programs.
 LARGEST = {int: 2**31 - 1, float: float(2**128 - 2**104)}
 SMALLEST = 2.0**-126
+# JAX's keys take 32 bits of a seed: a larger one would draw what a smaller one draws.
+LARGEST_SEED = 2**32 - 1
 REQUIRED = inspect.Parameter.empty
 _METADATA = "hc_jax"
 _WORDS = {

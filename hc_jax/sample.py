@@ -10,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hc_jax.errors import UserError
+from hc_jax.fields import LARGEST_SEED, Field, problems
 
 SMALLEST_PREFILL = 16
+_TAKES = {
+  "samples": Field(kind=int, least=1),
+  "seed": Field(kind=int, least=0, most=LARGEST_SEED),
+  "temperature": Field(kind=float, least=0),
+  "top_k": Field(kind=int, least=0),
+  "top_p": Field(kind=float, above=0, most=1),
+}
 
 
 def continue_text(
@@ -43,10 +51,10 @@ def continue_text(
     the tokens of each continuation, without the prompt's; the same lists, longer each time.
 
   Raises:
-    UserError: as `generate`, or `samples` is less than 1.
+    UserError: as `generate`, or a number of samples or a seed that there is not.
   """
-  if samples < 1:
-    raise UserError(f"samples={samples} must be at least 1")
+  if wrong := next(problems({"samples": samples, "seed": seed}, _TAKES), None):
+    raise UserError(wrong)
   ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
   prompts = np.tile(ids, (samples, 1))
   key = jax.random.key(seed)
@@ -162,9 +170,6 @@ def _check(
       f"{length} tokens of prompt and {num_tokens} more exceed the model's "
       f"max_length={model.max_length}; ask for at most {max(model.max_length - length, 0)}"
     )
-  if temperature < 0:
-    raise UserError(f"temperature={temperature} must be at least 0 (0: the most likely token)")
-  if top_k < 0:
-    raise UserError(f"top_k={top_k} must be at least 0 (0: all tokens)")
-  if not 0 < top_p <= 1:
-    raise UserError(f"top_p={top_p} must lie in (0, 1] (1: all tokens)")
+  given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+  if wrong := next(problems(given, _TAKES), None):
+    raise UserError(wrong)

@@ -60,7 +60,7 @@ TABLE = {
   ),
   "analysis": (_L1 | {"durable", "folders", "functional"}, _ARRAYS | {"matplotlib", "numpy"}),
   "testing": (_L1 | {"functional", "models", "sharding"}, _ARRAYS | {"numpy"}),
-  "processes": ({"errors", "output", "sharding"}, {"jax", "numpy"}),
+  "processes": ({"errors", "fields", "output", "sharding"}, {"jax", "numpy"}),
   "step": (
     {"axes", "errors", "fields", "nearest", "params", "sharding"},
     _ARRAYS | {"numpy", "optax"},
@@ -69,7 +69,7 @@ TABLE = {
     {"config", "data", "errors", "nearest", "params", "processes", "step", "user_modules"} | _FILES,
     {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX", "wandb"},
   ),
-  "sample": ({"errors"}, _ARRAYS | {"numpy"}),
+  "sample": ({"errors", "fields"}, _ARRAYS | {"numpy"}),
   "plan": (_L2 | {"runs", "step"}, _ARRAYS),
   "train.settings": ({"fields"}, set()),
   "train": (

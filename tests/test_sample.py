@@ -113,8 +113,19 @@ def test_two_programs_whatever_the_number_of_tokens():
     ([[1]], 4, {"top_k": -1}, "top_k"),
     ([[1]], 4, {"top_p": 0.0}, "top_p"),
     ([[1]], 4, {"top_p": 1.5}, "top_p"),
+    ([[1]], 4, {"temperature": float("nan")}, "temperature=nan must be a finite number"),
+    ([[1]], 4, {"temperature": float("inf")}, "temperature=inf must be a finite number"),
+    ([[1]], 4, {"top_p": float("nan")}, "top_p=nan must be a finite number"),
+    ([[1]], 4, {"top_k": 10**20}, "top_k=.* must be at most"),
   ],
 )
 def test_what_makes_no_sense_is_refused(prompt, num_tokens, settings, words):
   with pytest.raises(hc.UserError, match=words):
     run(prompt, num_tokens, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"seed": 10**20}, {"seed": -1}, {"samples": 0}])
+def test_a_seed_or_a_count_that_there_is_not_is_refused(settings):
+  (name,) = settings
+  with pytest.raises(hc.UserError, match=f"^{name}="):
+    next(sample.continue_text(None, None, None, "x", 1, **settings))

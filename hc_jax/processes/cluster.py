@@ -23,9 +23,11 @@ from jax._src import distributed as _service  # the key-value store has no publi
 
 from hc_jax import output
 from hc_jax.errors import UserError
+from hc_jax.fields import field, fields_of, problems, values_of
 from hc_jax.processes.coordinator import listen_address
 
-_FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; a process that dies is noticed by its heartbeat
+_LONGEST = 7 * 24 * 3600  # seconds
+_FOREVER = _LONGEST * 1000  # milliseconds; a process that dies is noticed by its heartbeat
 # How collectives and the coordination service speak of a peer that is gone.
 _LOST = ("Gloo", "UNAVAILABLE", "Connection closed by peer", "Connection reset", "heartbeat")
 LOST = 134  # exit code: another process of the run died; JAX itself ends with SIGABRT, the same
@@ -53,10 +55,10 @@ class Cluster:
 
   distributed: str = "auto"
   coordinator: str | None = None
-  num_processes: int | None = None
-  process_id: int | None = None
-  connect_timeout: float = 300.0
-  heartbeat_timeout: float = 100.0
+  num_processes: int | None = field(None, least=1)
+  process_id: int | None = field(None, least=0)
+  connect_timeout: float = field(300.0, above=0, most=_LONGEST)
+  heartbeat_timeout: float = field(100.0, least=1, most=_LONGEST)
 
 
 def connect(cluster: Cluster) -> None:
@@ -137,6 +139,8 @@ def _compare() -> None:
 def _check(cluster: Cluster, given: dict[str, object]) -> None:
   if cluster.distributed not in ("auto", "off"):
     raise UserError(f"--distributed={cluster.distributed} is unknown; choose auto or off")
+  if wrong := next(problems(values_of(cluster), fields_of(Cluster)), None):
+    raise UserError(f"--{wrong.replace('_', '-', 1)}")
   missing = [name for name, value in given.items() if value is None]
   there = [name for name, value in given.items() if value is not None]
   if there and cluster.distributed == "off":

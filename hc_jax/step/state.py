@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from hc_jax import axes, sharding
 from hc_jax.errors import UserError
-from hc_jax.fields import Field
+from hc_jax.fields import LARGEST_SEED, Field
 
 PyTree = Any
 Init = Callable[[jax.Array], Any]  # of a key
@@ -89,13 +89,12 @@ def abstract_state(
   )
 
 
-# JAX's keys take 32 bits of a seed: a larger one would begin with the parameters of a smaller one.
 SEED = Field(
   name="seed",
   kind=int,
   default=0,
   least=0,
-  most=2**32 - 1,
+  most=LARGEST_SEED,
   meaning="of initial parameters, dropout and the order of the data",
 )
 
