@@ -19,6 +19,7 @@ from hc_jax.runs import lock
 from hc_jax.runs.errors import storage
 from hc_jax.step.optim import Recipe
 from hc_jax.step.task import Task
+from hc_jax.tables import aligned
 from hc_jax.train.compile_cache import cache
 from hc_jax.train.console import say
 from hc_jax.train.program import Program
@@ -95,22 +96,18 @@ def compare_tasks(
 
 def table(arms: Sequence[TaskArm]) -> str:
   """Returns the last values as text: mean, spread, and paired difference with its 95 % interval."""
-  width = max(len(arm.name) for arm in arms)
-  lines = [f"{'arm':<{width}}  {'mean':>10}  {'sd':>10}  difference to {arms[0].name}"]
+  rows = [["arm", "mean", "sd", f"difference to {arms[0].name}"]]
   for arm in arms:
     good = [final for final in arm.finals if final is not None]
-    if not good:
-      lines.append(f"{arm.name:<{width}}  every seed diverged")
-      continue
-    mean, sd = mean_and_sd(good)
-    spread = "-" if sd is None else f"{sd:.4g}"
-    lost = len(arm.finals) - len(good)
-    said = f"{lost} of {len(arm.finals)} seeds diverged" if lost else ""
+    mean, sd = mean_and_sd(good) if good else (None, None)
+    said = ""
     if arm.difference is not None:
       half = arm.difference.half_width
       said = f"{arm.difference.mean:+.4g}" + ("" if half is None else f" ± {half:.2g}")
-    lines.append(f"{arm.name:<{width}}  {mean:>10.4g}  {spread:>10}  {said}".rstrip())
-  return "\n".join(lines)
+    elif len(good) < len(arm.finals):
+      said = f"{len(arm.finals) - len(good)} of {len(arm.finals)} seeds diverged"
+    rows.append([arm.name, *("-" if x is None else f"{x:.4g}" for x in (mean, sd)), said])
+  return "\n".join(aligned(rows, right=(1, 2)))
 
 
 def _check(arms: Mapping[str, Task], seeds: Sequence[int]) -> None:

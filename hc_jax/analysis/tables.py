@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hc_jax.durable import write_atomically
+from hc_jax.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,7 @@ class Table:
   def text(self) -> str:
     """Aligned columns of four digits."""
     cells = [list(self.columns)] + [[self.number(v) or "-" for v in row] for row in self.rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-    lines = []
-    for row in cells:
-      first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-      lines.append("  ".join([first.strip().ljust(widths[0]), *rest]).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned(cells, right=range(1, len(self.columns))))
 
 
 def matrix_rows(values: np.ndarray, *head: Any) -> list[tuple]:

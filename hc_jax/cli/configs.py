@@ -6,6 +6,7 @@ import textwrap
 
 from hc_jax import config_files
 from hc_jax.errors import UserError
+from hc_jax.tables import aligned
 
 _INDENT = {"initial_indent": "    ", "subsequent_indent": "    "}
 HELP = "Lists the configs that come with hc_jax; shows or copies one."
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
     raise UserError(f"--copy needs the name of a config first; write hc-jax configs {name} --copy")
   else:
     names = config_files.names()
-    width = max(map(len, names))
-    for name in names:
-      print(f"{name:<{width}}  {config_files.summary(name)}")
+    print("\n".join(aligned([[name, config_files.summary(name)] for name in names])))
 
 
 def _print_keys(name: str) -> None:

@@ -18,7 +18,8 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
   from hc_jax import data, models
   from hc_jax.config import load_config
-  from hc_jax.params import decay_mask, named_leaves, param_count
+  from hc_jax.param_table import param_lines
+  from hc_jax.params import named_leaves
   from hc_jax.step.groups import check_matches, group_of
 
   config = load_config(args.config, overrides)
@@ -28,23 +29,11 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   model = models.make_model(config.model, vocab_size)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   tree = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  leaves, decays = dict(named_leaves(tree)), dict(named_leaves(decay_mask(tree)))
-  width = max(map(len, leaves))
-  print(f"{'parameter':<{width}}  {'shape':<22}{'decay':<7}{'count':>15}")
-  for path, leaf in leaves.items():
-    shape = "x".join(map(str, leaf.shape))
-    print(f"{path:<{width}}  {shape:<22}{'yes' if decays[path] else 'no':<7}{leaf.size:>15,}")
-  count = param_count(tree)
-  print(f"\n{'total':<18}{count.total:>15,}")
-  print(f"{'embedding':<18}{count.embedding:>15,}")
-  share = 100 * count.connection / count.total
-  print(f"{'hyper-connection':<18}{count.connection:>15,}  ({share:.4f} %)")
-  decayed = sum(leaf.size for path, leaf in leaves.items() if decays[path])
-  print(f"{'with weight decay':<18}{decayed:>15,}")
+  print("\n".join(param_lines(tree)))
   groups = config.optim.groups
   if groups:
     check_matches(tree, groups)
   for i, (pattern, own) in enumerate(groups):
-    held = sum(leaf.size for path, leaf in leaves.items() if group_of(path, groups) == i)
+    held = sum(leaf.size for path, leaf in named_leaves(tree) if group_of(path, groups) == i)
     fields = ", ".join(f"{name} {value:g}" for name, value in own.items())
     print(f"{'group ' + pattern:<18}{held:>15,}  ({fields or 'as all'})")

@@ -1,6 +1,7 @@
 """A plan as text."""
 
 from hc_jax.plan.planning import Plan, Policy
+from hc_jax.tables import aligned, in_bytes
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -10,15 +11,15 @@ def plan_lines(plan: Plan) -> list[str]:
   lines = [
     f"model    {count.total:,} parameters, {count.connection:,} of them hyper-connection",
     f"mesh     {plan.preset}: {sizes}; {plan.devices} device{'s' * (plan.devices > 1)}"
-    + (f" of {_bytes(plan.memory)}" if plan.memory else ""),
+    + (f" of {in_bytes(plan.memory)}" if plan.memory else ""),
     f"step     {plan.batch_size:,} sequences of {plan.length:,} tokens in {plan.accumulation} "
     f"micro-step{'s' * (plan.accumulation > 1)}; {rows} sequence{'s' * (rows > 1)} a device at a "
     "time",
     "",
     "each device holds",
-    f"  parameters       {_bytes(plan.params):>9}",
-    f"  optimizer state  {_bytes(plan.optimizer):>9}",
-    f"  gradients        {_bytes(plan.gradients):>9}",
+    f"  parameters       {in_bytes(plan.params):>9}",
+    f"  optimizer state  {in_bytes(plan.optimizer):>9}",
+    f"  gradients        {in_bytes(plan.gradients):>9}",
     "",
     "and, by model.remat (* the config's own), beside weights in the products' type:",
   ]
@@ -26,12 +27,7 @@ def plan_lines(plan: Plan) -> list[str]:
   if plan.memory:
     head.append("largest micro-step")
   table = [head] + [_row(plan, policy) for policy in plan.policies]
-  widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-  for name, *cells in table:
-    lines.append(
-      f"  {name:<{widths[0]}}  "
-      + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-    )
+  lines += [f"  {line}" for line in aligned(table, right=range(1, len(head)))]
   lines += ["", *_verdict(plan)]
   return lines
 
@@ -39,11 +35,11 @@ def plan_lines(plan: Plan) -> list[str]:
 def _row(plan: Plan, policy: Policy) -> list[str]:
   cells = [
     policy.remat + (" *" if policy is plan.policies[0] else ""),
-    _bytes(policy.weights),
-    _bytes(policy.kept),
-    _bytes(policy.streams),
-    _bytes(plan.work(policy, plan.rows)),
-    _bytes(plan.total(policy)),
+    in_bytes(policy.weights),
+    in_bytes(policy.kept),
+    in_bytes(policy.streams),
+    in_bytes(plan.work(policy, plan.rows)),
+    in_bytes(plan.total(policy)),
     f"{policy.flops * plan.batch_size:.2e}",
   ]
   if plan.memory:
@@ -61,7 +57,7 @@ def _verdict(plan: Plan) -> list[str]:
   if plan.memory is None:
     return lines
   if plan.total(own) <= plan.memory:
-    return [*lines, f"it fits: {_bytes(plan.total(own))} of {_bytes(plan.memory)}"]
+    return [*lines, f"it fits: {in_bytes(plan.total(own))} of {in_bytes(plan.memory)}"]
   whole = plan.batch_size // plan.shards
   fits = [
     (plan.batch_size // (rows * plan.shards), policy.remat)
@@ -77,13 +73,7 @@ def _verdict(plan: Plan) -> list[str]:
     remedy = f"model.remat={remat} with train.accumulation={parts} makes it fit"
   else:
     remedy = "no policy fits: split the state over more devices (fsdp), or shorten data.length"
-  return [*lines, f"it does not fit: {_bytes(plan.total(own))} of {_bytes(plan.memory)}; {remedy}"]
-
-
-def _bytes(value: float) -> str:
-  """A number of bytes with three figures."""
-  for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-    if value >= unit:
-      figure = value / unit
-      return f"{figure:.{max(0, 2 - len(str(int(figure))) + 1)}f} {name}"
-  return f"{value:.0f} B"
+  return [
+    *lines,
+    f"it does not fit: {in_bytes(plan.total(own))} of {in_bytes(plan.memory)}; {remedy}",
+  ]

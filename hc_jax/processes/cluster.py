@@ -25,6 +25,7 @@ from hc_jax import output
 from hc_jax.errors import UserError
 from hc_jax.fields import field, fields_of, problems, values_of
 from hc_jax.processes.coordinator import listen_address
+from hc_jax.tables import aligned
 
 _LONGEST = 7 * 24 * 3600  # seconds
 _FOREVER = _LONGEST * 1000  # milliseconds; a process that dies is noticed by its heartbeat
@@ -243,8 +244,7 @@ def table() -> list[str]:
   lines += [(str(i), *row.split("|")) for i, row in enumerate(rows)]
   if len(lines) > 20:
     lines[18:-1] = [("...", "", "", "")]
-  widths = [max(len(line[i]) for line in lines) for i in range(4)]
-  return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+  return aligned(lines)
 
 
 def leave_by(error: BaseException) -> None:

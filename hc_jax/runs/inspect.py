@@ -3,20 +3,19 @@
 Reads no array and needs neither the run's devices nor its data.
 """
 
-import collections
 import contextlib
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 from hc_jax import folders
 from hc_jax.errors import UserError
-from hc_jax.params import decay_mask, named_leaves, param_count
+from hc_jax.param_table import param_lines
 from hc_jax.runs import checkpoint, manifest, restore
 from hc_jax.runs.metrics import read_metrics
 from hc_jax.runs.workdir import CONFIG, LANGUAGE_MODEL, saved_description
+from hc_jax.tables import aligned, in_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,24 +26,24 @@ class Stored:
     step: after which it was saved.
     num_bytes: of its files.
     fault: what is wrong with it, in words; None when it is as it was written.
-    val_loss: that its card states; None without one.
+    best: value by which the best is kept, mostly val/loss; None if it was not evaluated.
   """
 
   step: int
   num_bytes: int
   fault: str | None
-  val_loss: float | None
+  best: float | None
 
 
 def stored(workdir: str) -> list[Stored]:
   """The checkpoints of a run by step, whole or not; each is read once, to compare its hashes."""
   found = []
   for step in checkpoint.folders_of(workdir):
-    fault, loss = _fault(checkpoint.path_of(workdir, step), step), None
+    fault, best = _fault(checkpoint.path_of(workdir, step), step), None
     with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
-      loss = checkpoint.best_value(checkpoint.read_card(workdir, step))
+      best = checkpoint.best_value(checkpoint.read_card(workdir, step))
     size = _size(checkpoint.path_of(workdir, step))
-    found.append(Stored(step, size, fault, loss))
+    found.append(Stored(step, size, fault, best))
   return found
 
 
@@ -88,7 +87,9 @@ def report(workdir: str, step: int | None = None, log: Callable[[str], None] = p
   if good:
     _card(checkpoint.read_card(workdir, good[-1]), good[-1], log)
     shapes = restore.stored_shapes(checkpoint.path_of(workdir, good[-1], "params"))
-    _parameters(shapes, good[-1], log)
+    log("")
+    for line in param_lines(shapes, f"parameters of step {good[-1]}"):
+      log(f"  {line}".rstrip())
   elif found:
     which = f"checkpoint {step} is damaged" if step is not None else "no checkpoint is good"
     log(f"\n{which}: no card or parameters to show")
@@ -100,11 +101,14 @@ def _list(workdir: str, found: list[Stored], log: Callable[[str], None]) -> None
   if not found:
     log("\nno checkpoint yet")
     return
-  log(f"\n{'step':>10}{'size':>12}{'val/loss':>12}  manifest")
+  rows = [["step", "size", "best", "manifest"]]
   for one in found:
-    loss = "-" if one.val_loss is None else f"{one.val_loss:.4f}"
+    best = "-" if one.best is None else f"{one.best:.4f}"
     state = "good" if one.fault is None else f"DAMAGED: {one.fault}"
-    log(f"{one.step:>10}{_bytes(one.num_bytes):>12}{loss:>12}  {state}")
+    rows.append([str(one.step), in_bytes(one.num_bytes), best, state])
+  log("")
+  for line in aligned(rows, right=(0, 1, 2)):
+    log(f"  {line}")
   if names := folders.list_folder(workdir, restore.REJECTED):
     log(f"moved aside as damaged before, to {restore.REJECTED}/: {', '.join(names)}")
 
@@ -167,32 +171,6 @@ def _origin(fork: Any) -> str | None:
   return f"from {fork.get('run')} at step {fork.get('step')}{state}; changed: {changed}"
 
 
-def _parameters(shapes: Any, step: int, log: Callable[[str], None]) -> None:
-  leaves, decays = dict(named_leaves(shapes)), dict(named_leaves(decay_mask(shapes)))
-  sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
-  width = max(map(len, leaves), default=0)
-  log(
-    f"\n{f'parameters of step {step}':<{width + 2}}  {'shape':<22}{'dtype':<10}decay{'count':>17}"
-  )
-  for path, leaf in leaves.items():
-    shape, decay = "x".join(map(str, leaf.shape)), "yes" if decays[path] else "no"
-    log(f"  {path:<{width}}  {shape:<22}{leaf.dtype!s:<10}{decay:<5}{sizes[path]:>17,}")
-  count = param_count(shapes)
-  decayed = sum(size for path, size in sizes.items() if decays[path])
-  dtypes: dict[str, int] = collections.defaultdict(int)
-  for path, leaf in leaves.items():
-    dtypes[str(leaf.dtype)] += sizes[path]
-  share = 100 * count.connection / max(count.total, 1)
-  for name, value, note in (
-    ("total", count.total, ", ".join(f"{n:,} {dtype}" for dtype, n in dtypes.items())),
-    ("embedding", count.embedding, ""),
-    ("hyper-connection", count.connection, f"{share:.4f} %"),
-    ("with weight decay", decayed, ""),
-    ("without", count.total - decayed, ""),
-  ):
-    log(f"  {name:<20}{value:>15,}{f'  ({note})' if note else ''}")
-
-
 def _metrics(workdir: str, log: Callable[[str], None]) -> None:
   rows = read_metrics(workdir)
   if not rows:
@@ -210,11 +188,3 @@ def _size(folder: str) -> int:
     for parent, _, names in os.walk(folder)
     for name in names
   )
-
-
-def _bytes(size: float) -> str:
-  for unit in ("B", "kB", "MB", "GB"):
-    if size < 1000:
-      return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    size /= 1000
-  return f"{size:.1f} TB"

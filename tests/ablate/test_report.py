@@ -58,7 +58,7 @@ def test_arms_that_are_better_worse_and_neither(write):
   assert "+0.1000 [+0.0752, +0.1248] | higher than residual by 0.1000" in worse
   assert re.search(r"`same`.*no difference seen: the interval -0\.2484 to \+0\.2484 incl", text)
   assert "**Every run saw 1,024 tokens**" in text and "very small model and a short run" in text
-  assert "same      2.2000 ± 0.1000   no difference seen" in said
+  assert "same      2.2000 ± 0.1000  no difference seen" in said
 
 
 def test_an_arm_that_diverged_is_named_and_not_compared(write):

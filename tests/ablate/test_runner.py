@@ -176,7 +176,7 @@ def test_the_command_reports_and_names_what_other_shards_have_left(
   assert "not finished yet: residual" in capsys.readouterr().out
   assert cli.main(flags) == 0
   out = capsys.readouterr().out
-  assert "dhc4      2.2000 ± 0.1414   higher than residual by 0.1000" in out
+  assert "dhc4      2.2000 ± 0.1414  higher than residual by 0.1000" in out
   assert (tmp_path / "runs" / "ablate-quick" / "report.html").exists()
   before = (tmp_path / "runs" / "ablate-quick" / "report.md").read_bytes()
   assert cli.main(["ablate", config, "--report-only"]) == 0

@@ -19,6 +19,7 @@ from hc_jax.ablate.reporting.origin import origin, paired
 from hc_jax.ablate.reporting.summary import Arm
 from hc_jax.ablate.running.records import Result
 from hc_jax.ablate.sweep import Sweep
+from hc_jax.tables import aligned
 
 MARKDOWN, HTML = "report.md", "report.html"
 TINY = 100_000_000  # parameters, below which a model is called small
@@ -221,10 +222,11 @@ def _costs(sweep: Sweep, arms: Sequence[Arm]) -> list[Block]:
 
 
 def _say(sweep: Sweep, arms: Sequence[Arm], out: str, log: Callable[[str], None]) -> None:
-  width = max(len(arm.name) for arm in arms)
-  log("")
+  rows = []
   for arm in arms:
     mean, sd = arm.mean_and_sd
     loss = "" if not arm.finals else f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
-    log(f"{arm.name:<{width}}  {loss:<16}  {summary.in_words(arm, sweep.baseline_arm)}")
+    rows.append([arm.name, loss, summary.in_words(arm, sweep.baseline_arm)])
+  for line in ["", *aligned(rows)]:
+    log(line)
   log(f"\n{os.path.join(out, MARKDOWN)}, {HTML}, results.jsonl")

@@ -26,9 +26,9 @@ def test_a_run_as_it_is(one_device, finished):
   by_step = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
   row = train.read_metrics(str(finished))[-1]
   files = [p for p in (finished / "checkpoints" / "10").rglob("*") if p.is_file()]
-  size = sum(p.stat().st_size for p in files) / 1000
+  size = in_bytes(sum(p.stat().st_size for p in files))
   assert by_step["5"][2:] == ["-", "good"]
-  assert by_step["10"] == [f"{size:.1f}", "kB", f"{row['val/loss']:.4f}", "good"]
+  assert by_step["10"] == [*size.split(), f"{row['val/loss']:.4f}", "good"]
   assert by_step["connection"] == ["hc", "num_streams=2"]
   assert "py_stdlib, fingerprint tiny" in text and "bytes, vocabulary 257" in text
   assert "mix[i, j] carries stream j into stream i" in text and "orbax-checkpoint" in text
