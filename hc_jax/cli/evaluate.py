@@ -1,9 +1,16 @@
-"""`hc-jax eval RUN`: how well a run predicts its validation text, or any other."""
+"""`hc-jax eval RUN`: how well a run predicts its validation text, or any other; or a task's set."""
 
 import argparse
 import sys
+import traceback
+from typing import Any
+
+from hc_jax import user_modules
+from hc_jax.errors import UserError
 
 HELP = "Loss, perplexity and bits per byte of a run, on its own or any text."
+# Flags that choose text, with the attribute each has.
+_TEXT = ("files", "field", "data_dir", "split", "batches", "batch_size")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +30,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
     help="in which the run's text was prepared ($HC_JAX_DATA, or ~/.cache/hc_jax)",
   )
   parser.add_argument("--split", default=None, help="of the run's own text: val or train (val)")
+  parser.add_argument(
+    "--task",
+    default="",
+    metavar="MODULE:FUNCTION",
+    help="a function of yours that returns the Task, for a run of your own task",
+  )
   parser.add_argument("--step", type=_step, default=None, help="of the checkpoint (the newest)")
   parser.add_argument(
     "--batches", type=int, default=None, help="at most, of the run's train.batch_size (all)"
@@ -35,6 +48,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   from hc_jax import train
 
+  if args.task:
+    _evaluate_task(args)
+    return
   run = train.load_run(args.run, args.step)
   print(f"{run.workdir}, step {run.step}", file=sys.stderr)
   found = train.evaluate_run(
@@ -51,6 +67,45 @@ def run(args: argparse.Namespace) -> None:
   print(f"{'perplexity':<15}{found.perplexity:.6g}")
   bits = "no token stands for text" if found.bits_per_byte is None else f"{found.bits_per_byte:.6f}"
   print(f"{'bits per byte':<15}{bits}")
+
+
+def _evaluate_task(args: argparse.Namespace) -> None:
+  from hc_jax import train
+
+  if given := [name for name in _TEXT if getattr(args, name)]:
+    flag = given[0].replace("_", "-")
+    raise UserError(f"--{flag} chooses text, and --task brings its own batches; give one of them")
+  run = train.load_task_run(args.run, _make_task(args.task), args.step)
+  print(f"{run.workdir}, step {run.step}", file=sys.stderr)
+  for name, value in train.evaluate_task(run).items():
+    print(f"{name:<15}{value:.6g}")
+
+
+def _make_task(spec: str) -> Any:
+  """Returns the task that a function of the user's makes.
+
+  Raises:
+    UserError: there is no such function, it fails, or it makes something else.
+  """
+  from hc_jax import train
+
+  function = user_modules.find("--task", spec)
+  if not callable(function):
+    raise UserError(f"--task={spec} is not a function; name one that returns a hc_jax.train.Task")
+  try:
+    task = function()
+  except UserError:
+    raise
+  except Exception as error:  # the user's program may do anything
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    raise UserError(
+      f"--task={spec} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+    ) from error
+  if not isinstance(task, train.Task):
+    raise UserError(
+      f"--task={spec} returns {type(task).__name__}; let it return a hc_jax.train.Task"
+    )
+  return task
 
 
 def _step(text: str) -> int | str:

@@ -194,7 +194,8 @@ def saved_config(workdir: str) -> Any:
   if description.task != LANGUAGE_MODEL:
     raise UserError(
       f"{workdir} trains the task {description.task!r} and not a language model; `hc-jax inspect` "
-      "shows it, and hc_jax.train.load_task_run opens it with the task"
+      "shows it, `hc-jax eval --task=module:function` evaluates it with the task that the function "
+      "returns, and hc_jax.train.load_task_run opens it"
     )
   return config_lib.from_json(description.config)
 
