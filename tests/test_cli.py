@@ -1,6 +1,7 @@
 """The commands, as a user calls them, on a tiny run."""
 
 import os
+import re
 import subprocess
 import sys
 import types

@@ -12,6 +12,7 @@ import hc_jax as hc
 from hc_jax import cli, train
 from hc_jax.params import named_leaves
 from hc_jax.runs import inspect
+from hc_jax.tables import in_bytes
 
 
 def lines_of(workdir, step=None):
