@@ -70,7 +70,7 @@ def iterate(
   import grain
 
   if workers < 0:
-    raise UserError(f"data.workers={workers}: the number of threads that read ahead, 0 or more")
+    raise UserError(f"workers={workers}: the number of threads that read ahead, 0 or more")
   if not isinstance(batches, grain.MapDataset):
     batches = _Endless(batches)
   if not workers:

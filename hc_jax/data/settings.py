@@ -40,3 +40,7 @@ class DataSettings:
 
   def __post_init__(self) -> None:
     fields.check_fields(self)
+
+
+# Arguments of this room, by the keys of a config that give them.
+KEYS = {name: f"data.{name}" for name in fields.fields_of(DataSettings)} | {"data_dir": "data.dir"}

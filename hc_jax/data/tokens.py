@@ -48,12 +48,12 @@ class TokenArray:
       UserError: the split is shorter than one window.
     """
     if length < 1:
-      raise UserError(f"data.length={length}: a window holds at least one token")
+      raise UserError(f"length={length}: a window holds at least one token")
     if len(self) < length + 1:
       share = "lower" if self.name == "train" else "raise"
       raise UserError(
-        f"the {self.name} split holds {len(self)} tokens, and one window of data.length={length} "
-        f"needs {length + 1}: give more text, shorten data.length, or {share} data.val_fraction"
+        f"the {self.name} split holds {len(self)} tokens, and one window of length={length} "
+        f"needs {length + 1}: give more text, shorten length, or {share} val_fraction"
       )
     return (len(self) - 1) // length
 

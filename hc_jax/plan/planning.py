@@ -13,7 +13,9 @@ from jax.sharding import AbstractMesh
 
 from hc_jax import axes, data, models, sharding
 from hc_jax.connections import Residual
+from hc_jax.data.settings import KEYS
 from hc_jax.errors import UserError
+from hc_jax.fields import renamed
 from hc_jax.params import param_count
 from hc_jax.plan import Kept, count_flops, kept
 from hc_jax.step.loss import batch_nats, parts_of, token_init
@@ -151,7 +153,8 @@ def make_plan(
   )
   vocab_size = config.model.vocab_size
   if vocab_size is None:
-    vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
+    with renamed(KEYS):
+      vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
   model = models.make_model(config.model, vocab_size)
   optimizer, _ = make_optimizer(config.optim, train.num_steps)
   state = abstract_state(token_init(model, length), optimizer, mesh=abstract, preset=preset)

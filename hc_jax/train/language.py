@@ -9,7 +9,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hc_jax import data, models, sharding
+from hc_jax.data.settings import KEYS
 from hc_jax.errors import UserError
+from hc_jax.fields import renamed
 from hc_jax.plan.out_of_memory import needs_of
 from hc_jax.runs import workdir as workdirs
 from hc_jax.step.loss import eval_step, parts_of, summary, token_init, token_loss, token_weight
@@ -102,16 +104,17 @@ def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
   Raises:
     UserError: whatever is wrong with the text or the tokenizer.
   """
-  return data.load_text(
-    config.name,
-    files=config.files,
-    field=config.field,
-    tokenizer=config.tokenizer,
-    data_dir=config.dir,
-    val_fraction=config.val_fraction,
-    length=config.length,
-    log=log,
-  )
+  with renamed(KEYS):
+    return data.load_text(
+      config.name,
+      files=config.files,
+      field=config.field,
+      tokenizer=config.tokenizer,
+      data_dir=config.dir,
+      val_fraction=config.val_fraction,
+      length=config.length,
+      log=log,
+    )
 
 
 def train_batches(config: Any, text: data.TextData, block: tuple[int, int], seed: int) -> Any:

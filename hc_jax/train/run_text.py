@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from hc_jax import data
 from hc_jax.errors import UserError
+from hc_jax.fields import renamed
 from hc_jax.runs.workdir import tokenizer_copy
 from hc_jax.train.run import Run
 
@@ -41,11 +42,8 @@ def run_tokens(
   if files:
     if split is not None:
       raise UserError(f"--split={split} is of the run's own text, and --files another; give one")
-    try:
+    with renamed({"files": "--files", "field": "--field"}):
       found = data.read_files(files, run.tokenizer, field=field or run.config.data.field, log=log)
-    except UserError as error:  # which speaks of the config's keys
-      words = str(error).replace("data.files", "--files").replace("data.field", "--field")
-      raise UserError(words) from error
     return found, ", ".join(files)
   if split not in (None, "val", "train"):
     raise UserError(f"--split={split!r} is unknown; there are val and train")

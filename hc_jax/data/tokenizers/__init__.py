@@ -34,9 +34,9 @@ def load_tokenizer(spec: str = "bytes") -> Tokenizer:
   )
   if kind is None:
     raise UserError(
-      f"data.tokenizer: {spec!r} is neither 'bytes' nor the path of a SentencePiece *.model "
+      f"tokenizer: {spec!r} is neither 'bytes' nor the path of a SentencePiece *.model "
       "or of an HF tokenizer.json"
     )
   if not os.path.isfile(path):
-    raise UserError(f"data.tokenizer: no file {path}; give the path of an existing file or 'bytes'")
+    raise UserError(f"tokenizer: no file {path}; give the path of an existing file or 'bytes'")
   return kind(path, spec)
