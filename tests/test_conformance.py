@@ -1,13 +1,13 @@
-"""Every variant in the table keeps the contract; see `hc_jax.testing.conformance`."""
+"""Every variant in the table keeps the contract; see `hc_jax.testing.conformance.suite`."""
 
 import functools
 
 import pytest
 
 from hc_jax.connections import CONNECTIONS, Facts, HyperConnection
-from hc_jax.testing.candidate import Candidate
-from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
-from hc_jax.testing.network_checks import starts_as_claimed
+from hc_jax.testing.conformance.candidate import Candidate
+from hc_jax.testing.conformance.network import starts_as_claimed
+from hc_jax.testing.conformance.suite import CONFORMANCE, NotApplicable
 
 # Besides each class as it comes: fields that change what it computes.
 MORE = {

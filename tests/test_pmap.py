@@ -11,7 +11,7 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.subject import distance
+from hc_jax.testing.traps.subject import distance
 
 DEVICES, STEPS = 8, 3
 BATCHES = normal("batches", STEPS, DEVICES, 2, 3, 8)

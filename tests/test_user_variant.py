@@ -15,7 +15,7 @@ import pytest
 import hc_jax as hc
 from hc_jax import cli
 from hc_jax.config import connection_defaults, load_config
-from hc_jax.testing import conformance
+from hc_jax.testing.conformance import suite as conformance
 from hc_jax.user_modules import import_modules
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -14,6 +14,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   del args
-  from hc_jax.testing.selftest import selftest
+  from hc_jax.testing.traps.selftest import selftest
 
   return selftest(log=functools.partial(print, flush=True))

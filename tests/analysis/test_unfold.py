@@ -10,8 +10,8 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.analysis import collect_sites, unfold
-from hc_jax.testing import reference
 from hc_jax.testing.compiled import jit
+from hc_jax.testing.reference import hyper as reference
 
 TOKENS = jnp.arange(12).reshape(2, 6) % 11
 

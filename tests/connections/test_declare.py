@@ -19,9 +19,9 @@ from hc_jax.connections import (
   make_connection,
 )
 from hc_jax.connections.per_stream import PerStreamConnection
-from hc_jax.testing.candidate import Candidate
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+from hc_jax.testing.conformance.candidate import Candidate
+from hc_jax.testing.conformance.suite import CONFORMANCE, NotApplicable
 
 KEY = jax.random.key(0)
 STREAMS = normal("streams", 2, 3, 4, 8)

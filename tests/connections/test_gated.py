@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from hc_jax.testing import reference
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.references import matrices_of
-from hc_jax.testing.subject import distance
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference.table import matrices_of
+from hc_jax.testing.traps.subject import distance
 
 FORWARD, GRADIENT = 2e-6, 1e-5
 KEY = jax.random.key(0)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from hc_jax.testing import reference_gated
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import distance
+from hc_jax.testing.reference import gated as reference_gated
+from hc_jax.testing.traps.subject import distance
 
 KEY = jax.random.key(0)
 Z = np.float32([[2 * np.sin(4 * i + j) for j in range(4)] for i in range(4)])

@@ -8,7 +8,7 @@ import pytest
 import hc_jax as hc
 from hc_jax.axes import unboxed
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import distance
+from hc_jax.testing.traps.subject import distance
 
 D, LEAD = 12, (2, 5)
 X = normal("x", *LEAD, D)

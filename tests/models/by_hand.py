@@ -5,7 +5,7 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.models import unstack_layers
-from hc_jax.testing import transformer
+from hc_jax.testing.reference import transformer
 from tests.models import tiny
 
 VISIBLE = np.tril(np.ones((1, tiny.LENGTH, tiny.LENGTH), bool))

@@ -8,8 +8,8 @@ import pytest
 
 from hc_jax.models import Attention, TokenContext
 from hc_jax.models.layers import rotary
-from hc_jax.testing import transformer
 from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.reference import transformer
 from tests.models import tiny
 
 # One compiled forward each, always called with every mask, so that no test compiles its own.

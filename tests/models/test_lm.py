@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import hc_jax as hc
-from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference import transformer
 from tests.models import tiny
 
 ROPE = {"positions": "rotary", "activation": "swiglu"}

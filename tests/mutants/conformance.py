@@ -9,7 +9,7 @@ import numpy as np
 
 from hc_jax.coefs import Coefs
 from hc_jax.connections import Connection, HyperConnection
-from hc_jax.testing.candidate import Candidate
+from hc_jax.testing.conformance.candidate import Candidate
 from tests.mutants.changes import (
   changed_coefs,
   changed_param,

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hc_jax.testing.conformance import CONFORMANCE
-from hc_jax.testing.selftest import examine
-from hc_jax.testing.traps import TRAPS, Trap
+from hc_jax.testing.conformance.suite import CONFORMANCE
+from hc_jax.testing.traps.selftest import examine
+from hc_jax.testing.traps.table import TRAPS, Trap
 from tests.mutants.conformance import WRONG_CONNECTIONS
 from tests.mutants.traps import MUTANTS
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hc_jax.testing.conformance import CONFORMANCE
-from hc_jax.testing.selftest import examine
+from hc_jax.testing.conformance.suite import CONFORMANCE
+from hc_jax.testing.traps.selftest import examine
 from tests.mutants.conformance import WRONG_CONNECTIONS
 
 CHECKS = {check.name: check for check in CONFORMANCE}

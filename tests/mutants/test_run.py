@@ -1,6 +1,6 @@
 """`make mutants` says which test finds a mutant, and fails if one survives."""
 
-from hc_jax.testing.traps import Subject
+from hc_jax.testing.traps.table import Subject
 from tests.mutants import run
 
 BY_NAME = {name: (name, trap, subject) for name, trap, subject in run.cases()}

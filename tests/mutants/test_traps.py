@@ -2,7 +2,7 @@
 
 import pytest
 
-from hc_jax.testing.traps import TRAPS
+from hc_jax.testing.traps.table import TRAPS
 from tests.mutants.traps import MUTANTS
 
 BY_NAME = {trap.name: trap for trap in TRAPS}

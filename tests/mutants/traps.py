@@ -18,7 +18,7 @@ from hc_jax import ops
 from hc_jax.coefs import Coefs
 from hc_jax.models import TransformerLM, lm
 from hc_jax.models.blocks import Block
-from hc_jax.testing.subject import Subject
+from hc_jax.testing.traps.subject import Subject
 from tests.mutants.changes import (
   changed_coefs,
   changed_field,

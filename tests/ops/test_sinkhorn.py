@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hc_jax import ops
-from hc_jax.testing import reference, reference_gated
 from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.reference import gated as reference_gated
+from hc_jax.testing.reference import hyper as reference
 
 # 2512.24880 Eq. 9 with 20 steps on 2 sin(4i + j), in float64.
 Z = np.float32([[2 * np.sin(4 * i + j) for j in range(4)] for i in range(4)])

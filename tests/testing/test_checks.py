@@ -10,10 +10,10 @@ import pytest
 
 import hc_jax as hc
 from hc_jax.testing import check_model
-from hc_jax.testing.checks import CONVENTIONS
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.evidence import Evidence, Options
-from hc_jax.testing.watch import Watched
+from hc_jax.testing.model_checks.evidence import Evidence, Options
+from hc_jax.testing.model_checks.report import CONVENTIONS
+from hc_jax.testing.model_checks.watch import Watched
 from tests.models import tiny
 
 X = normal("x", 2, 5, 8)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 import hc_jax as hc
 from hc_jax.axes import unboxed
-from hc_jax.testing import candidate, subject, transformer
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import distance
-from hc_jax.testing.wiring import FORWARD, GRADIENT
+from hc_jax.testing.conformance import candidate
+from hc_jax.testing.harness import FORWARD, GRADIENT
+from hc_jax.testing.reference import transformer
+from hc_jax.testing.traps import subject
+from hc_jax.testing.traps.subject import distance
 
 # Networks of odd shapes: all numbers of streams, lengths that are no multiple of anything.
 NETWORKS = st.fixed_dictionaries(

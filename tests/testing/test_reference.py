@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hc_jax as hc
-from hc_jax.testing import reference
 from hc_jax.testing.compiled import jit
+from hc_jax.testing.reference import hyper as reference
 
 FORWARD, GRADIENT, BFLOAT16 = 2e-6, 1e-5, 6e-3  # relative norms over all of it; see README
 

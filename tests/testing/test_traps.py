@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from hc_jax import cli
-from hc_jax.testing import selftest
-from hc_jax.testing.traps import TRAPS, NotApplicable, Subject
+from hc_jax.testing import TRAPS, NotApplicable, Subject
+from hc_jax.testing.traps import selftest
 from tests.mutants.traps import MUTANTS
 
 

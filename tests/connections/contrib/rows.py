@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from hc_jax.connections import ConnectionLike
-from hc_jax.testing.candidate import Candidate
-from hc_jax.testing.conformance import CONFORMANCE, NotApplicable, Trap
+from hc_jax.testing.conformance.candidate import Candidate
+from hc_jax.testing.conformance.suite import CONFORMANCE, NotApplicable, Trap
 
 MAPS = ("counts", "maps", "grads", "claims")
 # Of a network: several views are for attention alone, and no feed-forward takes them.

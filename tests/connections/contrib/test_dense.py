@@ -16,10 +16,11 @@ from hc_jax.ablate import load_sweep
 from hc_jax.analysis import collect_sites, measures
 from hc_jax.connections.contrib import MUDD, DenseFormer
 from hc_jax.models import Norm, TokenContext, WholeBlock, unstack_layers
-from hc_jax.testing import check_model, transformer
-from hc_jax.testing.candidate import Candidate
+from hc_jax.testing import check_model
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.conformance import CONFORMANCE, NotApplicable
+from hc_jax.testing.conformance.candidate import Candidate
+from hc_jax.testing.conformance.suite import CONFORMANCE, NotApplicable
+from hc_jax.testing.reference import transformer
 from tests.models import by_hand, tiny
 
 FAMILY = pathlib.Path(__file__).parents[3] / "configs" / "ablations" / "family.py"

@@ -13,7 +13,7 @@ from hc_jax.connections.contrib import CayleyHC, ContinuousHC, NewtonHC, Spectra
 from hc_jax.connections.contrib.matrix_exponential import exponential
 from hc_jax.connections.contrib.small_matrices import cayley, skew, solve
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.reference_mixers import balanced, flow
+from hc_jax.testing.reference.mixers import balanced, flow
 from tests.connections.contrib import rows
 
 CASES = {

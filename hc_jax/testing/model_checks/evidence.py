@@ -5,8 +5,8 @@ import functools
 
 import numpy as np
 
-from hc_jax.testing.watch import Visit, Watched
-from hc_jax.testing.wiring import check
+from hc_jax.testing.harness import check
+from hc_jax.testing.model_checks.watch import Visit, Watched
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """mHC and its kin, and gated residuals, in float64 NumPy, each from its paper's equations.
 
 In mHC's letters and orientation: `X_next = H_res X + H_post^T F(H_pre X)`, all of them made of
-`vec(X)`; `hc_jax.testing.references` has the other variants and the table.
+`vec(X)`; `hc_jax.testing.reference.table` has the other variants and the table.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from hc_jax.connections import (
   OrthogonalHC,
   PerStreamMHC,
 )
-from hc_jax.testing.reference import Matrices, normalise
-from hc_jax.testing.reference_mixers import MIXERS, mix_of
+from hc_jax.testing.reference.hyper import Matrices, normalise
+from hc_jax.testing.reference.mixers import MIXERS, mix_of
 
 Params = Mapping[str, np.ndarray]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from hc_jax.testing.traps import TRAPS, NotApplicable, Subject, Trap
+from hc_jax.testing.traps.table import TRAPS, NotApplicable, Subject, Trap
 
 
 def selftest(

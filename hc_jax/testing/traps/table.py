@@ -7,9 +7,11 @@ for trap in TRAPS:
 import dataclasses
 from collections.abc import Callable
 
-from hc_jax.testing import networks, paths, wiring, wiring_sinkhorn
-from hc_jax.testing.subject import Subject as Subject
-from hc_jax.testing.wiring import NotApplicable as NotApplicable
+from hc_jax.testing.harness import NotApplicable as NotApplicable
+from hc_jax.testing.traps import networks, paths
+from hc_jax.testing.traps import one_site as wiring
+from hc_jax.testing.traps import sinkhorn as wiring_sinkhorn
+from hc_jax.testing.traps.subject import Subject as Subject
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.evidence import Evidence, are_copies, close
-from hc_jax.testing.watch import Visit
-from hc_jax.testing.wiring import NotApplicable, check
+from hc_jax.testing.harness import NotApplicable, check
+from hc_jax.testing.model_checks.evidence import Evidence, are_copies, close
+from hc_jax.testing.model_checks.watch import Visit
 
 
 def every_read_is_written(seen: Evidence) -> None:

@@ -1,4 +1,4 @@
-"""Traps that only a whole network shows; see `hc_jax.testing.wiring`."""
+"""Traps that only a whole network shows; see `hc_jax.testing.traps.one_site`."""
 
 import functools
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.models import unstack_layers
-from hc_jax.testing import reference
-from hc_jax.testing.subject import (
+from hc_jax.testing.harness import FORWARD, GRADIENT, check
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.traps.subject import (
   SCANNED,
   SITES,
   STREAMS,
@@ -27,7 +28,6 @@ from hc_jax.testing.subject import (
   site_streams,
   value_and_grad,
 )
-from hc_jax.testing.wiring import FORWARD, GRADIENT, check
 
 CLOSE = 1e-5  # largest difference of two float32 networks that are equal on paper
 

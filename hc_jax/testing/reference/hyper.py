@@ -1,7 +1,7 @@
 """Hyper-connections in float64 NumPy, written from the paper and from nothing else.
 
 arXiv 2409.19606, in its own letters and orientation: `H [..., n, d]`, `A_m [..., n, 1]`,
-`A_r [..., n, n]`, `B [..., 1, n]`; `hc_jax.testing.references` has the other variants. It shares no
+`A_r [..., n, n]`, `B [..., 1, n]`; `table` has the other variants. It shares no
 code with the JAX implementation and is slow on purpose. Complex numbers pass through, so that
 derivatives can be taken by complex steps: exact to rounding, without writing one.
 """

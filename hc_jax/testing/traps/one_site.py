@@ -1,7 +1,7 @@
 """Traps that one connection shows by itself, against the float64 reference where there is one.
 
 A trap is a function of a `Subject` that raises AssertionError with one line, the convention that is
-broken, or `NotApplicable`. `hc_jax.testing.traps` has the table of them.
+broken, or `NotApplicable`. `hc_jax.testing.traps.table` has the table of them.
 """
 
 import jax
@@ -10,9 +10,10 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
-from hc_jax.testing import reference
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import (
+from hc_jax.testing.harness import FORWARD, check
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.traps.subject import (
   STREAMS,
   TOKENS,
   WIDTH,
@@ -26,18 +27,7 @@ from hc_jax.testing.subject import (
   site_streams,
 )
 
-FORWARD, GRADIENT = 2e-6, 1e-5  # relative norms over a whole output or gradient tree, in float32
 Y = normal("y", 2, 5, WIDTH)
-
-
-class NotApplicable(Exception):
-  """The trap asks about something that the package does not have; says what."""
-
-
-def check(holds: bool, message: str) -> None:
-  """Raises AssertionError with the one line `message` unless it holds (`python -O` included)."""
-  if not holds:
-    raise AssertionError(message)
 
 
 def mix_is_used(subject: Subject) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hc_jax.connections import Connection
 from hc_jax.connections.contrib import MultiHeadAttentionResiduals, PartitionedHC
-from hc_jax.testing.reference import Matrices, normalise
+from hc_jax.testing.reference.hyper import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]

@@ -11,11 +11,18 @@ from hc_jax import sharding
 from hc_jax.axes import unboxed
 from hc_jax.connections.facts import Facts
 from hc_jax.models import unstack_layers
-from hc_jax.testing import candidate as cd
-from hc_jax.testing.candidate import TOKENS, Candidate, forward, initial, kicked, residual_of
 from hc_jax.testing.compiled import jit, normal, options
-from hc_jax.testing.subject import decoded, distance, sharing
-from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
+from hc_jax.testing.conformance import candidate as cd
+from hc_jax.testing.conformance.candidate import (
+  TOKENS,
+  Candidate,
+  forward,
+  initial,
+  kicked,
+  residual_of,
+)
+from hc_jax.testing.harness import FORWARD, GRADIENT, NotApplicable, check
+from hc_jax.testing.traps.subject import decoded, distance, sharing
 
 PLAIN = {"scan": True, "remat": "none"}  # the plainest way to run
 

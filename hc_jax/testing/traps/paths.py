@@ -6,9 +6,12 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.models import unstack_layers
-from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.subject import (
+from hc_jax.testing.harness import FORWARD, GRADIENT, check
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference import transformer
+from hc_jax.testing.traps.one_site import Y
+from hc_jax.testing.traps.subject import (
   SCANNED,
   STREAMS,
   TOKENS,
@@ -26,7 +29,6 @@ from hc_jax.testing.subject import (
   site_streams,
   value_and_grad,
 )
-from hc_jax.testing.wiring import FORWARD, GRADIENT, Y, check
 
 
 def all_paths_agree(subject: Subject) -> None:

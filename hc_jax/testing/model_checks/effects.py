@@ -1,4 +1,4 @@
-"""What must come of a model that calls its connections right; see `hc_jax.testing.conventions`."""
+"""What must come of a model that calls its connections right, next to `conventions`."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from hc_jax import ops
 from hc_jax.testing.compiled import normal
-from hc_jax.testing.evidence import Evidence, are_copies, close
-from hc_jax.testing.reference import collapse
-from hc_jax.testing.wiring import NotApplicable, check
+from hc_jax.testing.harness import NotApplicable, check
+from hc_jax.testing.model_checks.evidence import Evidence, are_copies, close
+from hc_jax.testing.reference.hyper import collapse
 
 SMALL = 3e-3  # streams whose variance is about the eps of a norm: it then tells a mean from a sum
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from hc_jax.functional import functional
-from hc_jax.testing import conventions, effects
-from hc_jax.testing.evidence import Evidence, Options
-from hc_jax.testing.watch import Watched
-from hc_jax.testing.wiring import NotApplicable
+from hc_jax.testing.harness import NotApplicable
+from hc_jax.testing.model_checks import conventions, effects
+from hc_jax.testing.model_checks.evidence import Evidence, Options
+from hc_jax.testing.model_checks.watch import Watched
 
 CONVENTIONS = (
   ("every read has its write", conventions.every_read_is_written),

@@ -6,11 +6,11 @@ import numpy as np
 
 from hc_jax import params as hc_params
 from hc_jax.coefs import Coefs
-from hc_jax.testing import candidate as cd
-from hc_jax.testing.candidate import Candidate, site, site_params
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import distance
-from hc_jax.testing.wiring import FORWARD, GRADIENT, NotApplicable, check
+from hc_jax.testing.conformance import candidate as cd
+from hc_jax.testing.conformance.candidate import Candidate, site, site_params
+from hc_jax.testing.harness import FORWARD, GRADIENT, NotApplicable, check
+from hc_jax.testing.traps.subject import distance
 
 BFLOAT16 = 6e-3  # relative norm, one connection with bf16 streams
 

@@ -8,13 +8,11 @@ Every variant in the table `CONNECTIONS` goes through it in this package's own t
 from collections.abc import Callable
 
 from hc_jax.connections import ConnectionLike, connection_factory
-from hc_jax.testing import everywhere_checks as everywhere
-from hc_jax.testing import network_checks as network
-from hc_jax.testing import site_checks as site
-from hc_jax.testing.candidate import Candidate
-from hc_jax.testing.selftest import examine
-from hc_jax.testing.traps import NotApplicable as NotApplicable
-from hc_jax.testing.traps import Trap
+from hc_jax.testing.conformance import everywhere, network, site
+from hc_jax.testing.conformance.candidate import Candidate
+from hc_jax.testing.traps.selftest import examine
+from hc_jax.testing.traps.table import NotApplicable as NotApplicable
+from hc_jax.testing.traps.table import Trap
 
 _CHECKS = (
   ("shapes", "shapes, dtypes and state of the contract", site.shapes_and_dtypes),

@@ -14,9 +14,9 @@ import numpy as np
 
 from hc_jax.connections import Connection, connection_factory
 from hc_jax.models import TransformerLM
-from hc_jax.testing import reference
-from hc_jax.testing.reference_contrib import head_weights
-from hc_jax.testing.references import matrices_of
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference.contrib import head_weights
+from hc_jax.testing.reference.table import matrices_of
 
 Params = Mapping[str, np.ndarray]
 

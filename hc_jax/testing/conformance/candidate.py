@@ -16,9 +16,11 @@ from hc_jax import axes
 from hc_jax import params as hc_params
 from hc_jax.connections import Connection, ConnectionLike, Residual, connection_factory
 from hc_jax.models import TransformerLM, unstack_layers
-from hc_jax.testing import reference, subject, transformer
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.references import has_reference, matrices_of
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference import transformer
+from hc_jax.testing.reference.table import has_reference, matrices_of
+from hc_jax.testing.traps import subject
 
 PyTree = Any
 WIDTH, EPS, KICK = 16, 1e-6, 0.1

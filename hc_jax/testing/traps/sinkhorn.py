@@ -6,9 +6,9 @@ import numpy as np
 
 from hc_jax import axes
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.references import matrices_of
-from hc_jax.testing.subject import STREAMS, Subject, distance, site_streams
-from hc_jax.testing.wiring import FORWARD, NotApplicable, check
+from hc_jax.testing.harness import FORWARD, NotApplicable, check
+from hc_jax.testing.reference.table import matrices_of
+from hc_jax.testing.traps.subject import STREAMS, Subject, distance, site_streams
 
 
 def sinkhorn_is_per_token(subject: Subject) -> None:

@@ -14,8 +14,9 @@ from hc_jax import axes, ops
 from hc_jax import params as hc_params
 from hc_jax.connections import MHC, Connection, HyperConnection, Residual
 from hc_jax.models import TransformerLM, unstack_layers
-from hc_jax.testing import reference, transformer
 from hc_jax.testing.compiled import jit, normal
+from hc_jax.testing.reference import hyper as reference
+from hc_jax.testing.reference import transformer
 
 PyTree = Any
 STREAMS, WIDTH, LAYERS, VOCAB, EPS = 3, 8, 2, 11, 1e-5

@@ -32,11 +32,11 @@ from hc_jax.connections import (
 )
 from hc_jax.connections.contrib import MUDD, DenseFormer
 from hc_jax.connections.per_stream import PerStreamConnection
-from hc_jax.testing import reference_contrib
-from hc_jax.testing.reference import Matrices, from_params, initial, normalise
-from hc_jax.testing.reference_dense import DENSE, dense_former, mudd
-from hc_jax.testing.reference_gated import gated, gated_residual, per_stream_mhc
-from hc_jax.testing.reference_mixers import MIXERS
+from hc_jax.testing.reference import contrib as reference_contrib
+from hc_jax.testing.reference.dense import DENSE, dense_former, mudd
+from hc_jax.testing.reference.gated import gated, gated_residual, per_stream_mhc
+from hc_jax.testing.reference.hyper import Matrices, from_params, initial, normalise
+from hc_jax.testing.reference.mixers import MIXERS
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]

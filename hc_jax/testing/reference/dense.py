@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hc_jax.connections.contrib import MUDD, DenseFormer
-from hc_jax.testing.reference import Matrices, normalise
+from hc_jax.testing.reference.hyper import Matrices, normalise
 
 Params = Mapping[str, np.ndarray]
 Site = Callable[[np.ndarray], Matrices]

@@ -9,11 +9,11 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hc_jax import ops
-from hc_jax.testing import candidate as cd
-from hc_jax.testing.candidate import Candidate, site_params
 from hc_jax.testing.compiled import jit, normal
-from hc_jax.testing.subject import distance
-from hc_jax.testing.wiring import NotApplicable, check
+from hc_jax.testing.conformance import candidate as cd
+from hc_jax.testing.conformance.candidate import Candidate, site_params
+from hc_jax.testing.harness import NotApplicable, check
+from hc_jax.testing.traps.subject import distance
 
 PyTree = Any
 LEAD = (4, 3)  # token axes; the first is split over two devices
