@@ -54,6 +54,15 @@ def keys() -> dict[str, Field]:
   }
 
 
+def arguments() -> dict[str, str]:
+  """Returns the key that gives each argument of the rooms below its value; see `errors.named`."""
+  others = {"data_dir": "data.dir", "num_batches": "train.eval_batches"}
+  for key in keys():
+    if not key.startswith(CONNECTION):
+      others.setdefault(key.rpartition(".")[2], key)  # `name` is the text's
+  return others
+
+
 def declared_config() -> config_dict.ConfigDict:
   """Returns a config of all keys with the defaults of their classes; what has none is unset."""
   config = config_dict.ConfigDict()

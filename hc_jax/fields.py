@@ -9,7 +9,6 @@ entry for each under "Attributes:", says what they mean:
 The keys of configs, their checks and the table in docs/config.md are made from the declarations.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -208,26 +207,6 @@ def under(group: str, message: str, names: Container[str]) -> str:
     names: of the group's fields.
   """
   return f"{group}.{message}" if message.partition("=")[0] in names else f"{group}: {message}"
-
-
-@contextlib.contextmanager
-def renamed(names: Mapping[str, str]) -> Iterator[None]:
-  """Gives the argument that an error of a room below is about the name that a user knows it by.
-
-  Args:
-    names: keys or flags by argument, as `{"files": "data.files"}`. A message that begins with
-      `files=` or `files:` then begins with the key.
-
-  Raises:
-    UserError: that of the room below, with the key.
-  """
-  try:
-    yield
-  except UserError as error:
-    name, separator, rest = re.match(r"(\w*)([=:]?)(.*)", str(error), re.DOTALL).groups()
-    if separator and name in names:
-      raise UserError(f"{names[name]}{separator}{rest}") from error
-    raise
 
 
 def values_of(instance: Any) -> dict[str, Any]:

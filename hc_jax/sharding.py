@@ -87,15 +87,15 @@ def make_mesh(
       ignores.
   """
   if preset not in RULES:
-    raise UserError(f"mesh.preset={preset!r} is unknown; choose one of {', '.join(RULES)}")
+    raise UserError(f"`preset={preset!r}` is unknown; choose one of {', '.join(RULES)}")
   devices = jax.devices() if devices is None else list(devices)
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
   for axis, size in sizes.items():
     if size != -1 and size < 1:
-      raise UserError(f"mesh.{axis}={size}: a size is at least 1, or -1 for the rest")
+      raise UserError(f"`{axis}={size}`: a size is at least 1, or -1 for the rest")
   free = [axis for axis, size in sizes.items() if size == -1]
   if len(free) > 1:
-    raise UserError(f"mesh.{free[0]} and mesh.{free[1]} are both -1; only one can be the rest")
+    raise UserError(f"`{free[0]}` and `{free[1]}` are both -1; only one can be the rest")
   known = math.prod(size for size in sizes.values() if size != -1)
   product = " * ".join(f"{axis} {size}" for axis, size in sizes.items())
   if free and len(devices) % known == 0:
@@ -104,7 +104,7 @@ def make_mesh(
     raise UserError(
       f"the mesh ({product}) does not fit {len(devices)} devices: "
       + (f"{len(devices)} / {known} is no integer" if free else f"it needs {known}")
-      + "; change mesh.data, mesh.fsdp or mesh.tensor (-1 takes the rest)"
+      + "; change `data`, `fsdp` or `tensor` (-1 takes the rest)"
     )
   _check_used(preset, sizes)
   return Mesh(
@@ -118,14 +118,14 @@ def _check_used(preset: str, sizes: dict[str, int]) -> None:
     if size > 1 and axis not in _USES[preset]:
       able = [name for name in RULES if axis in _USES[name]]
       raise UserError(
-        f"mesh.{axis}={size} does nothing under mesh.preset={preset}; "
-        f"set it to 1, or use mesh.preset={' or '.join(able)}"
+        f"`{axis}={size}` does nothing under `preset={preset}`; "
+        f"set it to 1, or use {' or '.join(f'`preset={name}`' for name in able)}"
       )
   split = {"fsdp": "fsdp", "fsdp_tp": "tensor"}.get(preset)
   if split and sizes[split] == 1 and math.prod(sizes.values()) > 1:
     raise UserError(
-      f"mesh.preset={preset} splits nothing over {split} when mesh.{split}=1; "
-      f"set mesh.{split} (and mesh.data, whose -1 takes the rest), or use another preset"
+      f"`preset={preset}` splits nothing over {split} when `{split}=1`; "
+      f"set `{split}` (and `data`, whose -1 takes the rest), or use another preset"
     )
 
 
@@ -138,23 +138,18 @@ def check_batch(
     UserError: batch_size does not divide into micro-batches and these over data * fsdp, or length
       over tensor.
   """
-  if batch_size % accumulation:
-    raise UserError(
-      f"train.batch_size={batch_size} is not a multiple of train.accumulation={accumulation}: "
-      f"{batch_size} / {accumulation} = {batch_size / accumulation:g} sequences a micro-step"
-    )
-  rows, shards = batch_size // accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
+  rows, shards = batch_size / accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % shards:
     raise UserError(
-      f"{rows} sequences a micro-step (train.batch_size {batch_size} / train.accumulation "
-      f"{accumulation}) do not divide over {shards} devices (mesh.data {mesh.shape['data']} * "
-      f"mesh.fsdp {mesh.shape['fsdp']}{_of_processes(mesh)}): {rows} / {shards} = "
+      f"{rows:g} sequences a micro-step (`batch_size` {batch_size} / `accumulation` "
+      f"{accumulation}) do not divide over {shards} devices (`data` {mesh.shape['data']} * "
+      f"`fsdp` {mesh.shape['fsdp']}{_of_processes(mesh)}): {rows:g} / {shards} = "
       f"{rows / shards:g}; "
-      f"use a multiple of {shards * accumulation} for train.batch_size"
+      f"use a multiple of {shards * accumulation} for `batch_size`"
     )
   if preset == "fsdp_tp" and length % mesh.shape["tensor"]:
     raise UserError(
-      f"data.length={length} does not divide over mesh.tensor={mesh.shape['tensor']}: "
+      f"`length={length}` does not divide over `tensor={mesh.shape['tensor']}`: "
       f"{length} / {mesh.shape['tensor']} = {length / mesh.shape['tensor']:g}"
     )
 
@@ -184,9 +179,9 @@ def process_block(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
   size, held = len(mine), sum(d.process_index == process for d in mesh.devices.flat)
   if len(shards) % size or mine[0] % size or mine != list(range(mine[0], mine[0] + size)):
     raise UserError(
-      f"mesh.tensor={mesh.shape['tensor']} does not fit {held} devices a process: "
+      f"`tensor={mesh.shape['tensor']}` does not fit {held} devices a process: "
       f"process {process} would hold the parts {mine} of {len(shards)} of a batch; choose a "
-      "mesh.tensor that divides the devices of a process, or is a multiple of them"
+      "`tensor` that divides the devices of a process, or is a multiple of them"
     )
   return mine[0] // size, len(shards) // size
 
@@ -238,7 +233,7 @@ def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
       if names[i] != "vocab":
         raise UserError(
           f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}: its "
-          f"axis {names[i]!r} of {leaf.shape[i]} does not divide over mesh.{split}={parts}: "
+          f"axis {names[i]!r} of {leaf.shape[i]} does not divide over `{split}={parts}`: "
           f"{leaf.shape[i]} / {parts} = {leaf.shape[i] / parts:g}; choose one that divides it"
         )
       spec[i] = None

@@ -149,15 +149,3 @@ def test_the_nearest_name():
   assert nearest("zzz", known) is None and hint("zzz", known) == ""
   assert nearest("other.py", ["mine.py"], cutoff=0.8) is None
   assert hint("sed", known) == "; did you mean 'seed'?"
-
-
-def test_an_argument_gets_the_name_that_a_user_knows():
-  for said, found in [
-    ("files: 'x' does not exist", "--files: 'x' does not exist"),
-    ("files=() is empty;\nname it", "--files=() is empty;\nname it"),
-    ("files are few", "files are few"),
-    ("the files: none", "the files: none"),
-  ]:
-    with pytest.raises(hc.UserError) as caught, fields.renamed({"files": "--files"}):
-      raise hc.UserError(said)
-    assert str(caught.value) == found

@@ -74,10 +74,10 @@ TABLE = {
     {"absl", "etils", "fsspec", "jax", "ml_collections", "numpy", "orbax", "tensorboardX", "wandb"},
   ),
   "sample": ({"errors", "fields"}, _ARRAYS | {"numpy"}),
-  "plan": (_L2 | {"runs", "step"}, _ARRAYS),
+  "plan": (_L2 | {"config_keys", "runs", "step"}, _ARRAYS),
   "train.settings": ({"fields"}, set()),
   "train": (
-    _L2 | _PROGRAM | {"fields", "folders", "plan", "runs", "sample", "step"},
+    _L2 | _PROGRAM | {"config_keys", "fields", "folders", "plan", "runs", "sample", "step"},
     _ARRAYS | {"numpy", "optax"},
   ),
   "cli": (

@@ -19,6 +19,7 @@ from hc_jax.cli import (
   selftest,
   train,
 )
+from hc_jax.errors import named
 from hc_jax.nearest import nearest
 from hc_jax.processes import signals
 from hc_jax.user_modules import add_flag, import_modules
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Reads the words of a command; returns its flags, and the overrides `--config.a.b=v`.
 
+  Among the flags is `words`, the flag that gives each argument of the command its value.
+
   What is wrong is said on stderr, with the nearest that would be right, and ends the program with
   exit code 2.
   """
@@ -74,6 +77,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   overrides = [word for word in rest if word.startswith(OVERRIDE)]
   if unknown := [word for word in rest if word not in overrides]:
     _refuse(subparsers[args.command], args.command, unknown[0])
+  args.words = {
+    flag.removeprefix("--").replace("-", "_"): flag for flag in _flags_of(subparsers[args.command])
+  }
   return args, overrides
 
 
@@ -110,10 +116,11 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     return command.main(args, overrides)
   try:
     import_modules(args.modules)
-    if hasattr(command, "run_config"):
-      code = command.run_config(args, overrides)
-    else:
-      code = command.run(args)
+    with named(args.words):
+      if hasattr(command, "run_config"):
+        code = command.run_config(args, overrides)
+      else:
+        code = command.run(args)
     sys.stdout.flush()
     return code or 0
   except BrokenPipeError:  # `hc-jax ... | head` closed our output

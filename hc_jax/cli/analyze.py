@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hc_jax import folders
-from hc_jax.errors import UserError
+from hc_jax.errors import UserError, named
 
 HELP = "Draws what a run learned: loss, connections, what layers see, gains; or compares two."
 ANALYZED_TOKENS = 2048  # all streams of all sites are in memory at once
@@ -99,7 +99,9 @@ def _look(run: Any, tokens_of: Callable[[Any], Any]) -> tuple[Any, Any, str]:
   model, length = run.config.model, run.config.data.length
   title = f"{Path(run.workdir).name}: {{}}, step {run.step:,}"
   rows = max(1, min(8, ANALYZED_TOKENS // length))
-  batch = data.eval_batches(tokens_of(run), length=length, batch_size=rows, num_batches=1)[0]
+  tokens = tokens_of(run)
+  with named({"length": "data.length"}):
+    batch = data.eval_batches(tokens, length=length, batch_size=rows, num_batches=1)[0]
   sites = collect_sites(run.model, run.params, batch["inputs"])
   name = "hybrid" if model.get("layers") else model.connection.name
   return sites, batch["inputs"], title.format(f"{name}, {report.describe(sites)}")

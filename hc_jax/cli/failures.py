@@ -3,7 +3,6 @@
 import sys
 
 from hc_jax import environment, output, terminal
-from hc_jax.errors import UserError
 from hc_jax.runs.errors import Stopped
 
 
@@ -17,7 +16,7 @@ def say(error: Exception) -> int:
 
 def told(error: Exception) -> int | None:
   """Says in one line why a command failed; returns its exit code, None for a mistake of ours."""
-  code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", None)
+  code = getattr(error, "exit_code", None)
   if code is None:
     reason = environment.fault(error)
     if reason is None:

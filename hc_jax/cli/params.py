@@ -18,8 +18,8 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
   from hc_jax import data, models
   from hc_jax.config import load_config
-  from hc_jax.data.settings import KEYS
-  from hc_jax.fields import renamed
+  from hc_jax.config_keys import arguments
+  from hc_jax.errors import named
   from hc_jax.param_table import param_lines
   from hc_jax.params import named_leaves
   from hc_jax.step.groups import check_matches, group_of
@@ -27,7 +27,7 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   config = load_config(args.config, overrides)
   vocab_size = config.model.vocab_size
   if vocab_size is None:
-    with renamed(KEYS):
+    with named(arguments()):
       vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
   model = models.make_model(config.model, vocab_size)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

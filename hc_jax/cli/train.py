@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from hc_jax.cli import failures
+from hc_jax.errors import named
 from hc_jax.user_modules import import_modules
 
 HELP = "Trains a language model, or resumes what the workdir holds."
@@ -54,7 +55,8 @@ def main(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   except Exception as error:  # JAX is not there, or refuses to be imported
     return failures.say(error)
   try:
-    code = _train(args, overrides)
+    with named(args.words):
+      code = _train(args, overrides)
   except Exception as error:
     code = failures.told(error)
     if code is None:

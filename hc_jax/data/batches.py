@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hc_jax.data.settings import check_settings
 from hc_jax.data.tokens import TokenArray
 from hc_jax.data.windows import Windows
 from hc_jax.errors import UserError
@@ -69,8 +70,7 @@ def iterate(
   """
   import grain
 
-  if workers < 0:
-    raise UserError(f"workers={workers}: the number of threads that read ahead, 0 or more")
+  check_settings(workers=workers)
   if not isinstance(batches, grain.MapDataset):
     batches = _Endless(batches)
   if not workers:
@@ -164,7 +164,7 @@ def eval_batches(
   """
   _check_batch_size(batch_size, block[1])
   if num_batches is not None and num_batches < 1:
-    raise UserError(f"train.eval_batches={num_batches}: at least 1")
+    raise UserError(f"`num_batches={num_batches}`: at least 1")
   windows = Windows(split, length, document_mask)
   wanted = len(windows) if num_batches is None else num_batches * batch_size
   return EvalBatches(windows, min(len(windows), wanted), batch_size, block)
@@ -172,9 +172,9 @@ def eval_batches(
 
 def _check_batch_size(batch_size: int, blocks: int) -> None:
   if batch_size < 1:
-    raise UserError(f"train.batch_size={batch_size}: at least 1")
+    raise UserError(f"`batch_size={batch_size}`: at least 1")
   if batch_size % blocks:
     raise UserError(
       f"a batch of {batch_size} rows does not divide over {blocks} processes: {batch_size} / "
-      f"{blocks} = {batch_size / blocks:g}; change train.batch_size"
+      f"{blocks} = {batch_size / blocks:g}; change `batch_size`"
     )

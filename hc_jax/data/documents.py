@@ -7,7 +7,7 @@ from collections.abc import Iterator
 # Longer texts are cut: one long file then still gives training and validation documents.
 MAX_BYTES = 64 * 1024
 
-EMPTY = "the text is empty: no document has any content; give other files, or another name"
+EMPTY = "the text is empty: no document has any content; give other text"
 
 
 def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:

@@ -72,7 +72,7 @@ def find_files(entries: Sequence[str]) -> list[TextFile]:
   """
   if not entries:
     raise UserError(
-      "files=() is empty: text_files needs the files or folders to read, such as ('my_text/',)"
+      "`files` is empty; give the files or folders to read, as in `files=('my_text/',)`"
     )
   found: dict[str, TextFile] = {}
   for entry in entries:
@@ -85,15 +85,15 @@ def find_files(entries: Sequence[str]) -> list[TextFile]:
       found[os.path.realpath(path)] = file
     else:  # a pipe would block, and could not be read twice
       why = "is no regular file" if os.path.exists(path) else "does not exist"
-      raise UserError(f"files: {entry!r} {why} (looked in {os.path.abspath(path)})")
+      raise UserError(f"`files`: {entry!r} {why} (looked in {os.path.abspath(path)})")
   if not found:
-    raise UserError(f"files: no file in {', '.join(map(repr, entries))}; put some text there")
+    raise UserError(f"`files`: no file in {', '.join(map(repr, entries))}; put some text there")
   return sorted(found.values(), key=lambda f: (f.name, f.path))
 
 
 def _walk(root: str) -> Iterator[TextFile]:
   def fail(error: OSError) -> None:
-    raise UserError(f"files: cannot read folder {error.filename}: {error.strerror}")
+    raise UserError(f"`files`: cannot read folder {error.filename}: {error.strerror}")
 
   visited = set()
   for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):

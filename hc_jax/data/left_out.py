@@ -53,5 +53,5 @@ class LeftOut:
     """Returns what to do where no record is left."""
     names = sorted(self._other_fields)[:8]
     if not names:
-      return "no field holds text; give other files"
-    return f"fields that hold text: {', '.join(names)}; set field to one of them"
+      return "no field holds text; give other `files`"
+    return f"fields that hold text: {', '.join(names)}; set `field`"

@@ -55,7 +55,7 @@ def _read_plain(
     except UnicodeDecodeError as error:
       raise UserError(
         f"{file.path} is not UTF-8 text ({error.reason}); convert it (iconv -t utf-8) or leave it "
-        "out"
+        "out of `files`"
       ) from error
     if piece:
       yield piece

@@ -1,6 +1,7 @@
 """Which text a run reads, and how it is cut."""
 
 import dataclasses
+from typing import Any
 
 from hc_jax import fields
 
@@ -42,5 +43,6 @@ class DataSettings:
     fields.check_fields(self)
 
 
-# Arguments of this room, by the keys of a config that give them.
-KEYS = {name: f"data.{name}" for name in fields.fields_of(DataSettings)} | {"data_dir": "data.dir"}
+def check_settings(**values: Any) -> None:
+  """Raises UserError for values that settings of these names do not take."""
+  fields.check(values, fields.fields_of(DataSettings))

@@ -105,7 +105,7 @@ class TextFiles(LocalFiles):
     for i in inspected:
       if i.text_error and i.file.named:
         raise UserError(
-          f"files: {i.file.path} is not text: {i.text_error}; convert it (iconv -t utf-8, "
+          f"`files`: {i.file.path} is not text: {i.text_error}; convert it (iconv -t utf-8, "
           "gunzip, ...) or leave it out"
         )
     kept = [i for i in inspected if not i.text_error]
@@ -141,7 +141,7 @@ class TextFiles(LocalFiles):
     self.notes += [note] * bool(note)
     if is_empty and self.notes:
       remedy = f"; {left_out.remedy()}" if note else ""
-      raise UserError(f"files: no text is left ({'; '.join(self.notes)}){remedy}")
+      raise UserError(f"`files`: no text is left ({'; '.join(self.notes)}){remedy}")
     if is_empty:
       raise UserError(documents.EMPTY)
 

@@ -48,8 +48,8 @@ def writing(folder: str) -> Iterator[None]:
     if error.errno in FULL:
       raise _full(folder, error.strerror) from error
     raise UserError(
-      f"data_dir: cannot write prepared data to {folder}: {error.strerror or error}; give a folder "
-      "that can be written, here or in HC_JAX_DATA"
+      f"cannot write prepared data to {folder}: {error.strerror or error}; "
+      "set `data_dir` (or HC_JAX_DATA) to a folder that can be written"
     ) from error
 
 
@@ -62,8 +62,8 @@ def check_space(folder: str, needed: int) -> None:
 
 def _full(folder: str, why: str) -> UserError:
   return UserError(
-    f"data_dir: the disk of {folder} is full ({why}): prepared data does not fit; nothing half-"
-    "written is left. Free some space, or give a folder on another disk, here or in HC_JAX_DATA"
+    f"the disk of {folder} is full ({why}): prepared data does not fit; nothing half-written is "
+    "left. Free some space, or set `data_dir` (or HC_JAX_DATA) to a folder on another disk"
   )
 
 

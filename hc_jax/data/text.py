@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hc_jax.data import prepare, sources, store, tfds_source, tokens
+from hc_jax.data.settings import check_settings
 from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
 from hc_jax.errors import UserError
 
@@ -85,8 +86,7 @@ def load_text(
     UserError: anything the user can fix: names, files, fields, text, disk.
   """
   files = (files,) if isinstance(files, str) else tuple(files)
-  if not 0 < val_fraction < 1:
-    raise UserError(f"val_fraction={val_fraction} must lie between 0 and 1, both excluded")
+  check_settings(val_fraction=val_fraction)
   tokeniser = load_tokenizer(tokenizer)
   folder = store.data_folder(data_dir)
   source = _make_source(name, files, field, folder)
@@ -161,7 +161,7 @@ def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
 def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:
   if files and name != "text_files":
     raise UserError(
-      f"files={files!r} is read by name=text_files only, and name={name}; change one of them"
+      f"`files` is read by `name=text_files` only, and `name={name}`; change one of them"
     )
   if name == "py_stdlib":
     return sources.PyStdlib()
@@ -197,8 +197,8 @@ def _prepare(
   found, damage = _open(folder, key, tokenizer)
   if found is None:
     raise UserError(
-      f"data_dir: what was just written is not what is there: {damage or folder}; give a folder on "
-      "a sound disk"
+      f"what was just written is not what is there: {damage or folder}; set `data_dir` to a folder "
+      "on a sound disk"
     )
   for note in filter(None, (*source.notes, _bytes_note(splits, tokenizer))):
     log(f"data: {note}")
@@ -254,8 +254,8 @@ def _validation_note(data: TextData, length: int, val_fraction: float) -> str:
   share = data.val.num_bytes / max(1, data.num_bytes)
   return (
     f"validation holds {len(data.val)} tokens, {len(data.val) / length:.1f} windows of "
-    f"length={length} ({share:.2%} of the text, val_fraction={val_fraction:g}): its loss says "
-    "little; give more text, or raise val_fraction"
+    f"`length={length}` ({share:.2%} of the text, `val_fraction={val_fraction:g}`): its loss "
+    "says little; give more text, or raise `val_fraction`"
   )
 
 

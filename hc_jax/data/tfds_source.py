@@ -42,7 +42,7 @@ class TfdsSource(Source):
     info = self._builder.info
     _check_field(name, info, field)
     if "train" not in info.splits:
-      raise UserError(f"name={name}: no split 'train', only {', '.join(info.splits)}")
+      raise UserError(f"`name={name}`: no split 'train', only {', '.join(info.splits)}")
     self._splits = {"train": "train"}
     if "validation" in info.splits:
       self._splits["val"] = "validation"
@@ -61,13 +61,13 @@ class TfdsSource(Source):
     for split in self._splits.values():
       for path in info.splits[split].filepaths:
         if not os.path.isfile(path):
-          raise UserError(f"name={self.name}: {path} is missing; prepare the dataset anew")
+          raise UserError(f"`name={self.name}`: {path} is missing; prepare the dataset anew")
     try:
       for split in self._splits.values():
         self._builder.as_data_source(split=split)
     except (NotImplementedError, ValueError, ImportError, OSError) as error:
       raise UserError(
-        f"name={self.name}: {self._builder.data_dir} cannot be read without TensorFlow "
+        f"`name={self.name}`: {self._builder.data_dir} cannot be read without TensorFlow "
         f"({info.file_format}): {str(error).splitlines()[0]}. "
         f"Move it away and prepare it as array_record:\n{_recipe(self.name, folders[0])}"
       ) from error
@@ -116,7 +116,7 @@ def _find(name: str, folders: Sequence[str]) -> Any:
   match = _NAME.fullmatch(name)
   if not match:
     raise UserError(
-      f"name={name!r} is not the name of a dataset: 'py_stdlib', 'text_files', or that of a "
+      f"`name={name!r}` is not the name of a dataset: 'py_stdlib', 'text_files', or that of a "
       "prepared TFDS dataset, like 'lm1b', 'c4/en' or 'my_dataset/config:1.0.0'"
     )
   configs: list[str] = []
@@ -132,12 +132,12 @@ def _find(name: str, folders: Sequence[str]) -> Any:
       try:
         return tfds.builder_from_directory(found)
       except Exception as error:  # whatever a damaged description makes TFDS raise
-        raise UserError(f"name={name}: {found} is damaged ({error}); prepare it anew") from error
+        raise UserError(f"`name={name}`: {found} is damaged ({error}); prepare it anew") from error
   if configs:
     names = ", ".join(f"{match['dataset']}/{config}" for config in configs)
-    raise UserError(f"name={name}: it is prepared as {names}; say which")
+    raise UserError(f"`name={name}`: it is prepared as {names}; say which")
   raise UserError(
-    f"name={name}: no prepared TFDS dataset of that name in {' or '.join(folders)}"
+    f"`name={name}`: no prepared TFDS dataset of that name in {' or '.join(folders)}"
     f"{_near(name)}. A dataset of TFDS is prepared once by\n{_recipe(name, folders[0])}"
   )
 
@@ -175,8 +175,8 @@ def _check_field(name: str, info: Any, field: str) -> None:
   texts = sorted(key for key in features if _is_text(features[key]))
   if field not in texts:
     raise UserError(
-      f"name={name}: no feature {field!r} with text; those that hold text: "
-      f"{', '.join(texts) or 'none'}; set field to one of them"
+      f"`name={name}`: no feature {field!r} with text; those that hold text: "
+      f"{', '.join(texts) or 'none'}; set `field`"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hc_jax.data.settings import check_settings
 from hc_jax.errors import UserError
 
 # A split's files.
@@ -47,13 +48,12 @@ class TokenArray:
     Raises:
       UserError: the split is shorter than one window.
     """
-    if length < 1:
-      raise UserError(f"length={length}: a window holds at least one token")
+    check_settings(length=length)
     if len(self) < length + 1:
       share = "lower" if self.name == "train" else "raise"
       raise UserError(
-        f"the {self.name} split holds {len(self)} tokens, and one window of length={length} "
-        f"needs {length + 1}: give more text, shorten length, or {share} val_fraction"
+        f"the {self.name} split holds {len(self)} tokens, and one window of `length={length}` "
+        f"needs {length + 1}: give more text, shorten `length`, or {share} `val_fraction`"
       )
     return (len(self) - 1) // length
 

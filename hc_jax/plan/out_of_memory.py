@@ -49,7 +49,7 @@ def needs_of(config: Any, mesh: Mesh) -> list[str]:
     if config.model.remat != "full"
     else "",
     f"a smaller train.batch_size (now {train.batch_size}) or data.length (now "
-    f"{config.data.length}), which make another run and want another --workdir",
+    f"{config.data.length}), which make another run and want another `workdir`",
   ]
   return [
     "What helps most, in this order: " + "; ".join(filter(None, helps)),

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from hc_jax import axes, data, models, sharding
+from hc_jax.config_keys import arguments
 from hc_jax.connections import Residual
-from hc_jax.data.settings import KEYS
-from hc_jax.errors import UserError
-from hc_jax.fields import renamed
+from hc_jax.errors import UserError, named
 from hc_jax.params import param_count
 from hc_jax.plan import Kept, count_flops, kept
 from hc_jax.step.loss import batch_nats, parts_of, token_init
@@ -144,16 +143,16 @@ def make_plan(
   sizes, preset = _mesh(config, mesh)
   abstract = AbstractMesh(tuple(sizes.values()), sharding.AXES)
   train, length = config.train, config.data.length
-  sharding.check_batch(
-    abstract,
-    preset,
-    batch_size=train.batch_size,
-    accumulation=train.accumulation,
-    length=length,
-  )
   vocab_size = config.model.vocab_size
-  if vocab_size is None:
-    with renamed(KEYS):
+  with named(arguments()):
+    sharding.check_batch(
+      abstract,
+      preset,
+      batch_size=train.batch_size,
+      accumulation=train.accumulation,
+      length=length,
+    )
+    if vocab_size is None:
       vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
   model = models.make_model(config.model, vocab_size)
   optimizer, _ = make_optimizer(config.optim, train.num_steps)
@@ -191,10 +190,10 @@ def _mesh(config: Any, given: Mapping[str, int] | None) -> tuple[dict[str, int],
     sizes = {axis: given.get(axis, 1) for axis in sharding.AXES}
     preset = "fsdp_tp" if sizes["tensor"] > 1 else "fsdp" if sizes["fsdp"] > 1 else "dp"
   for axis in set(given or ()) - set(sharding.AXES):
-    raise UserError(f"--mesh: there is no axis {axis}; choose of {', '.join(sharding.AXES)}")
+    raise UserError(f"`mesh`: there is no axis {axis}; choose of {', '.join(sharding.AXES)}")
   for axis, size in sizes.items():
     if size < 1:
-      raise UserError(f"--mesh: {axis}:{size} must be at least 1")
+      raise UserError(f"`mesh`: {axis}:{size} must be at least 1")
   return sizes, preset
 
 

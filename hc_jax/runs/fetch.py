@@ -85,7 +85,7 @@ def _unreachable(
     raise StorageError(
       f"mirror {remote.address} cannot be read ({reason_of(error)}), and {workdir} has no "
       "checkpoint to continue from. Repair the address or the access and run the same command; "
-      '--config.train.mirror="" begins anew without it'
+      '`mirror=""` begins anew without it'
     ) from error
   say(f"cannot be read ({reason_of(error)}); the run continues from its workdir")
 
@@ -105,10 +105,10 @@ def _compare(remote: Remote, workdir: str, description: workdirs.Description, st
   if content is None:
     return False
   durable.write_atomically(os.path.join(staging, workdirs.CONFIG), content)
-  workdirs.check_same_run(staging, description, "it", "train.mirror")
+  workdirs.check_same_run(staging, description, "it", "`mirror`")
   begun = os.path.exists(os.path.join(workdir, workdirs.CONFIG))
   if begun and workdirs.saved_origin(staging) != workdirs.saved_origin(workdir):
-    raise UserError("it holds a fork of another origin; choose another train.mirror")
+    raise UserError("it holds a fork of another origin; choose another `mirror`")
   return True
 
 
@@ -144,7 +144,7 @@ def _fetch(
   if damaged and newest < 0:
     raise UserError(
       f"none of its checkpoints is good: {'; '.join(damaged)}. Restore it from a copy, or choose "
-      "another train.mirror to begin anew"
+      "another `mirror` to begin anew"
     )
   return set(faults)
 

@@ -105,7 +105,7 @@ def _refuse(folder: str, file: IO[str]) -> None:
 def _in_use(folder: str, owner: Owner | None) -> UserError:
   return UserError(
     f"workdir {folder} is in use by another run ({owner or 'unknown'}); wait for it, stop it, or "
-    "choose another --workdir"
+    "choose another `workdir`"
   )
 
 

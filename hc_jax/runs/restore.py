@@ -67,7 +67,7 @@ def _choose(workdir: str, log: Callable[[str], None]) -> tuple[int | None, dict[
     raise UserError(
       f"none of the checkpoints in {os.path.join(workdir, FOLDER)} is good: "
       + "; ".join(f"{step}: {reason}" for step, reason in faults.items())
-      + ". Restore the folder from a copy, or start again with another --workdir"
+      + ". Restore the folder from a copy, or start again with another `workdir`"
     )
   return good, faults
 
@@ -174,8 +174,8 @@ def check_rest(workdir: str, step: int, target: TrainState) -> None:
     name = other[0][0]
     raise UserError(
       f"{path} holds the state of another optimizer: {name} is {found.get(name, 'missing')} there, "
-      f"and {wanted.get(name, 'unknown')} here. Take optim.name and optim.clip_norm from that run, "
-      "or leave the optimizer state out"
+      f"and {wanted.get(name, 'unknown')} here. Take that run's optimizer, with its "
+      "`clip_norm`, or leave the optimizer state out"
     )
 
 

@@ -44,7 +44,7 @@ def find_factories(specs: Sequence[str]) -> list[tuple[str, Factory]]:
   Raises:
     UserError: a module or factory does not exist, or importing it fails.
   """
-  return [(spec, find("train.trackers", spec)) for spec in specs]
+  return [(spec, find("`trackers`", spec)) for spec in specs]
 
 
 class Trackers:
@@ -76,7 +76,7 @@ class Trackers:
       try:
         tracker = factory(workdir, config)
       except UserError as error:
-        raise UserError(f"train.trackers={spec}: {error}") from error
+        raise UserError(f"`trackers={spec}`: {error}") from error
       except Exception as error:  # the user's program may do anything
         log(f"warning: tracker {spec} cannot be made ({reason_of(error)}); the run has none of it")
       else:

@@ -114,7 +114,7 @@ def open_workdir(
       held.enter_context(lock.locked(path, log))
     except OSError as error:
       raise UserError(
-        f"workdir {path} cannot be written: {error.strerror}; choose another --workdir"
+        f"workdir {path} cannot be written: {error.strerror}; choose another `workdir`"
       ) from error
     with storage(path):
       folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
@@ -155,7 +155,7 @@ def _missing(path: str) -> list[str]:
 
 def _check_contents(path: str) -> None:
   if os.path.exists(path) and not os.path.isdir(path):
-    raise UserError(f"workdir {path} is a file; choose a folder for --workdir")
+    raise UserError(f"workdir {path} is a file; choose a folder for `workdir`")
   if not os.path.isdir(path) or os.path.exists(os.path.join(path, CONFIG)):
     return
   ours = {lock.FILE, CONFIG + ".tmp", FETCHED}  # what a start that was killed may leave
@@ -240,7 +240,7 @@ def _check_config(path: str, description: Description) -> list[str]:
   """Returns the differences to the run that is in the folder, all of them allowed."""
   if not os.path.exists(os.path.join(path, CONFIG)):
     return []
-  remedy = f"--workdir, where --fork={path} begins with the weights of this run,"
+  remedy = f"`workdir`, where `fork={path}` begins with the weights of this run,"
   return check_same_run(path, description, f"workdir {path}", remedy)
 
 
@@ -331,7 +331,7 @@ def tokenizer_copy(workdir: str, spec: str) -> str:
     return spec
   if (suffix := os.path.splitext(spec)[1]) not in TOKENIZERS:
     raise UserError(
-      f"data.tokenizer={spec!r} of {workdir} is neither 'bytes' nor a file *.model or *.json"
+      f"`tokenizer={spec!r}` of {workdir} is neither 'bytes' nor a file *.model or *.json"
     )
   return os.path.join(workdir, f"tokenizer{suffix}")
 

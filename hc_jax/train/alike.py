@@ -43,4 +43,4 @@ def check_alike(
       )
   workdir.check_shared(folder)
   if debug_nans:
-    raise UserError("train.debug_nans=true looks for a NaN in one process; it needs a run of one")
+    raise UserError("`debug_nans=True` looks for a NaN in one process; it needs a run of one")

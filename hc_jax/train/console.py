@@ -5,7 +5,7 @@ In a notebook progress is one line that is replaced, and the newest lines are ab
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from hc_jax import notebook, output
+from hc_jax.errors import in_words
 from hc_jax.params import ParamCount
 from hc_jax.processes import cluster
 
@@ -71,12 +72,22 @@ def _place(name: str) -> int:
 class Console:
   """The header and the lines of a run, or of several side by side."""
 
-  def __init__(self, num_steps: int, unit: str = "tokens") -> None:
-    self._total, self._unit = num_steps, unit
+  def __init__(
+    self, num_steps: int, unit: str = "tokens", words: Mapping[str, str] | None = None
+  ) -> None:
+    """Prepares the lines.
+
+    Args:
+      num_steps: of the run.
+      unit: of what steps are counted in.
+      words: for arguments that lines name; see `hc_jax.errors.named`.
+    """
+    self._total, self._unit, self._words = num_steps, unit, words or {}
     self._block = notebook.block() if cluster.is_main() else None
 
   def say(self, line: str, progress: bool = False) -> None:
     """Says a line; one of progress may be replaced by the next."""
+    line = in_words(line, self._words)
     if self._block is None:
       say(line)
     elif progress:

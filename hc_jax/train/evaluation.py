@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hc_jax import data, sharding
-from hc_jax.errors import UserError
+from hc_jax.errors import UserError, named
 from hc_jax.runs.errors import memory_cause
 from hc_jax.step.evaluate import batch_sums, totals
 from hc_jax.step.loss import eval_step, parts_of, summary
@@ -79,12 +79,13 @@ def evaluate_run(
   """
   config, train = run.config.data, run.config.train
   rows = train.batch_size // train.accumulation if batch_size is None else batch_size
-  for name, value in (("batches", batches), ("batch-size", rows)):
+  for name, value in (("batches", batches), ("batch_size", rows)):
     if value is not None and value < 1:
-      raise UserError(f"--{name}={value} must be at least 1")
+      raise UserError(f"`{name}={value}` must be at least 1")
   log = log or functools.partial(print, file=sys.stderr)
   tokens, what = run_tokens(run, files=files, field=field, split=split, data_dir=data_dir, log=log)
-  windows = data.Windows(tokens, config.length, config.document_mask, tail=bool(files))
+  with named({"length": "data.length"}):
+    windows = data.Windows(tokens, config.length, config.document_mask, tail=bool(files))
   count = min(len(windows), len(windows) if batches is None else batches * train.batch_size)
   sums = _sums(run, data.EvalBatches(windows, count, min(rows, max(count, 1))))
   means = summary(totals(sums))
@@ -123,7 +124,7 @@ def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:
       raise
     raise UserError(
       f"the device ran out of memory with {batches.batch_size} windows at a time "
-      f"({reason[:160]}); lower --batch-size"
+      f"({reason[:160]}); lower `batch_size`"
     ) from error
   return sums
 

@@ -40,7 +40,7 @@ def parse_fork(text: str | None, optimizer: bool = False) -> Fork | None:
   """
   if text is None:
     if optimizer:
-      raise UserError("--fork-optimizer needs a run to fork; add --fork=RUN")
+      raise UserError("`fork_optimizer` needs a run to fork; add `fork=RUN`")
     return None
   run, at, step = text.rpartition("@")
   if not at or not (step == "best" or step.isdecimal()) or os.path.isdir(text):
@@ -101,7 +101,7 @@ def _settle(
   if saved:
     raise UserError(
       f"{workdir} was to begin from {saved['run']}@{saved['step']} and has no checkpoint yet; "
-      "repeat the command with its --fork, or choose another --workdir"
+      "repeat the command with its `fork`, or choose another `workdir`"
     )
   return None
 
@@ -110,16 +110,16 @@ def _check_same(fork: Fork, saved: dict[str, Any] | None, workdir: str) -> None:
   """Refuses a workdir whose run did not begin as `fork` says."""
   if saved is None:
     raise UserError(
-      f"workdir {workdir} holds a run that was not forked; choose another --workdir, or leave out "
-      "--fork to resume it"
+      f"workdir {workdir} holds a run that was not forked; choose another `workdir`, or leave out "
+      "`fork` to resume it"
     )
   asked = {"run": _full(fork.run), "optimizer": fork.optimizer}
   asked |= {"step": fork.step} if isinstance(fork.step, int) else {}
   if other := [key for key in asked if saved[key] != asked[key]]:
     words = "; ".join(f"{key} {saved[key]!r}, not {asked[key]!r}" for key in other)
     raise UserError(
-      f"workdir {workdir} holds a fork of another origin ({words}); choose another --workdir, or "
-      "leave out --fork to resume it"
+      f"workdir {workdir} holds a fork of another origin ({words}); choose another `workdir`, or "
+      "leave out `fork` to resume it"
     )
 
 
@@ -134,7 +134,7 @@ def _open(
   """Returns the record of a source that was found to fit."""
   run = _full(fork.run)
   if os.path.realpath(run) == os.path.realpath(workdir):
-    raise UserError(f"fork={run} is the workdir itself; choose another --workdir")
+    raise UserError(f"`fork={run}` is the workdir itself; choose another `workdir`")
   try:
     source = workdirs.saved_description(run)
     step = choose_checkpoint(run, fork.step, log)
@@ -149,8 +149,8 @@ def _open(
     raise UserError(f"{run} at step {step} cannot be forked: {error}") from error
   if fork.optimizer and step >= num_steps:
     raise UserError(
-      f"train.num_steps={num_steps} is not above step {step}, where the fork begins; "
-      "raise it, or leave out --fork-optimizer to begin at step 0"
+      f"`num_steps={num_steps}` is not above step {step}, where the fork begins; "
+      "raise it, or leave out `fork_optimizer` to begin at step 0"
     )
   what = "weights and optimizer state" if fork.optimizer else "weights"
   log(f"begins with the {what} of {run} at step {step:,}")

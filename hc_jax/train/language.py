@@ -9,9 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hc_jax import data, models, sharding
-from hc_jax.data.settings import KEYS
-from hc_jax.errors import UserError
-from hc_jax.fields import renamed
+from hc_jax.config_keys import arguments
+from hc_jax.errors import UserError, in_words, named
 from hc_jax.plan.out_of_memory import needs_of
 from hc_jax.runs import workdir as workdirs
 from hc_jax.step.loss import eval_step, parts_of, summary, token_init, token_loss, token_weight
@@ -34,11 +33,12 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     UserError: it does not fit the devices, or a batch does not divide over it.
   """
   sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
-  mesh = sharding.make_mesh(config.mesh.preset, devices=devices, **sizes)
   rows, parts = config.train.batch_size, config.train.accumulation
-  sharding.check_batch(
-    mesh, config.mesh.preset, batch_size=rows, accumulation=parts, length=config.data.length
-  )
+  with named(arguments()):
+    mesh = sharding.make_mesh(config.mesh.preset, devices=devices, **sizes)
+    sharding.check_batch(
+      mesh, config.mesh.preset, batch_size=rows, accumulation=parts, length=config.data.length
+    )
   return mesh
 
 
@@ -104,7 +104,8 @@ def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
   Raises:
     UserError: whatever is wrong with the text or the tokenizer.
   """
-  with renamed(KEYS):
+  words = arguments()
+  with named(words):
     return data.load_text(
       config.name,
       files=config.files,
@@ -113,7 +114,7 @@ def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
       data_dir=config.dir,
       val_fraction=config.val_fraction,
       length=config.length,
-      log=log,
+      log=lambda line: log(in_words(line, words)),
     )
 
 
@@ -126,26 +127,28 @@ def train_batches(config: Any, text: data.TextData, block: tuple[int, int], seed
     block: (i, count): of every batch only the i-th of `count` blocks of rows.
     seed: of the order of the windows.
   """
-  return data.train_batches(
-    text.train,
-    batch_size=config.train.batch_size,
-    seed=seed,
-    length=config.data.length,
-    document_mask=config.data.document_mask,
-    block=block,
-  )
+  with named(arguments()):
+    return data.train_batches(
+      text.train,
+      batch_size=config.train.batch_size,
+      seed=seed,
+      length=config.data.length,
+      document_mask=config.data.document_mask,
+      block=block,
+    )
 
 
 def _val_batches(config: Any, text: data.TextData, mesh: Mesh) -> data.EvalBatches:
   # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
-  return data.eval_batches(
-    text.val,
-    batch_size=config.train.batch_size // config.train.accumulation,
-    num_batches=config.train.eval_batches * config.train.accumulation,
-    length=config.data.length,
-    document_mask=config.data.document_mask,
-    block=sharding.process_block(mesh),
-  )
+  with named(arguments()):
+    return data.eval_batches(
+      text.val,
+      batch_size=config.train.batch_size // config.train.accumulation,
+      num_batches=config.train.eval_batches * config.train.accumulation,
+      length=config.data.length,
+      document_mask=config.data.document_mask,
+      block=sharding.process_block(mesh),
+    )
 
 
 def _loss_parts(config: Any, model: Any, mesh: Mesh, copies: int) -> int:

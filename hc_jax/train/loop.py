@@ -93,7 +93,7 @@ class Loop:
     """
     settings, self._stop, step = self._settings, stop, start
     if start >= settings.num_steps:
-      self._console.say(f"finished already, at step {start:,}; raise train.num_steps to go on")
+      self._console.say(f"finished already, at step {start:,}; raise `num_steps` to continue")
       return state
     batches = self._program.batches(start, self._workers)
     batch = next(batches)
@@ -279,8 +279,8 @@ class Loop:
       f"the last good checkpoint is step {good[-1]:,}" if good else "there is no checkpoint yet"
     )
     hint = site or (
-      "Run again with --config.train.debug_nans=true to have the first site named, "
-      "or with a lower optim.learning_rate in another --workdir"
+      "Run again with `debug_nans=True` to have the first site named, "
+      "or with a lower `learning_rate` in another `workdir`"
     )
     raise NonFiniteError(
       f"{what} at step {step:,}; {kept}, and nothing after it was saved. {hint}", step

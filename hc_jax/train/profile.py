@@ -9,7 +9,7 @@ from hc_jax.errors import UserError
 
 
 class Profile:
-  """Traces the steps START <= step < STOP of `train.profile` into `<workdir>/profile`."""
+  """Traces the steps START <= step < STOP of a spec into `<workdir>/profile`."""
 
   def __init__(self, spec: str, workdir: str) -> None:
     """Reads the spec.
@@ -24,7 +24,7 @@ class Profile:
     start, _, stop = spec.partition(":")
     if not (start.isdecimal() and stop.isdecimal() and 1 <= int(start) < int(stop)):
       raise UserError(
-        f"train.profile={spec!r}: give START:STOP, two steps with 1 <= START < STOP, as in 10:13"
+        f"`profile={spec!r}`: give START:STOP, two steps with 1 <= START < STOP, as in 10:13"
       )
     self._steps = range(int(start), int(stop))
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from hc_jax import axes, models
 from hc_jax import config as config_lib
-from hc_jax.errors import UserError
+from hc_jax.config_keys import arguments
+from hc_jax.errors import UserError, named
 from hc_jax.runs import checkpoint, restore
 from hc_jax.runs.errors import storage
 from hc_jax.runs.workdir import open_tokenizer, saved_config, saved_description
@@ -152,7 +153,8 @@ def load_run(
   config = saved_config(workdir)
   config_lib.check(config)
   chosen = choose_checkpoint(workdir, step, log or functools.partial(print, file=sys.stderr))
-  tokenizer = open_tokenizer(workdir, config.data.tokenizer)
+  with named(arguments()):
+    tokenizer = open_tokenizer(workdir, config.data.tokenizer)
   model = models.make_model(config.model, vocab_size=tokenizer.vocab_size)
   _check_sizes(config, restore.stored_shapes(checkpoint.path_of(workdir, chosen, "params")))
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

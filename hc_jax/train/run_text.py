@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from hc_jax import data
 from hc_jax.errors import UserError
-from hc_jax.fields import renamed
 from hc_jax.runs.workdir import tokenizer_copy
 from hc_jax.train.run import Run
 
@@ -41,12 +40,11 @@ def run_tokens(
   """
   if files:
     if split is not None:
-      raise UserError(f"--split={split} is of the run's own text, and --files another; give one")
-    with renamed({"files": "--files", "field": "--field"}):
-      found = data.read_files(files, run.tokenizer, field=field or run.config.data.field, log=log)
+      raise UserError(f"`split={split}` is of the run's own text, and `files` another; give one")
+    found = data.read_files(files, run.tokenizer, field=field or run.config.data.field, log=log)
     return found, ", ".join(files)
   if split not in (None, "val", "train"):
-    raise UserError(f"--split={split!r} is unknown; there are val and train")
+    raise UserError(f"`split={split!r}` is unknown; there are val and train")
   text, split = _text(run, data_dir, log), split or "val"
   return getattr(text, split), f"the {split} split of {run.config.data.name}"
 
@@ -61,7 +59,7 @@ def _text(run: Run, data_dir: str, log: Callable[[str], None]) -> data.TextData:
     where = data.data_path(data_dir)
     raise UserError(
       f"the text of {run.workdir} ({name}, fingerprint {trained_on[:12]}) is not prepared in "
-      f"{where}; give the folder in which it was with --data-dir, or other text with --files"
+      f"{where}; give the folder in which it was with `data_dir`, or other text with `files`"
     )
   text = data.load_text(
     BUILT_IN,
@@ -74,6 +72,6 @@ def _text(run: Run, data_dir: str, log: Callable[[str], None]) -> data.TextData:
     raise UserError(
       f"the text of {name}, or its tokenizer, is not that of {run.workdir} (fingerprint "
       f"{trained_on[:12]} there, {text.fingerprint[:12]} here), so its validation split is another;"
-      " give the text with --files"
+      " give the text with `files`"
     )
   return text

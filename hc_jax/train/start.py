@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from hc_jax import config as config_lib
 from hc_jax import sharding
-from hc_jax.errors import UserError
+from hc_jax.config_keys import arguments
+from hc_jax.errors import UserError, named
 from hc_jax.params import param_count
 from hc_jax.plan.out_of_memory import out_of_memory
 from hc_jax.processes import cluster
@@ -124,7 +125,9 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
   description = workdirs.Description(workdirs.LANGUAGE_MODEL, config_lib.to_json(config))
   workers = config.data.workers
   program = lambda: language_program(config)  # noqa: E731
-  return _run(description, program, workdir, settings, fork=fork, workers=workers)
+  words = arguments()
+  with named(words):
+    return _run(description, program, workdir, settings, fork=fork, workers=workers, words=words)
 
 
 def settings_of(config: Any) -> Settings:
@@ -134,10 +137,8 @@ def settings_of(config: Any) -> Settings:
     UserError: a value that cannot mean anything.
   """
   names = [field.name for field in dataclasses.fields(Settings)]
-  try:
+  with named(arguments()):
     return Settings(**{name: config.train[name] for name in names})
-  except UserError as error:
-    raise UserError(f"train.{error}") from error
 
 
 def language_program(config: Any, log: Callable[[str], None] = say) -> Program:
@@ -155,6 +156,7 @@ def _run(
   *,
   fork: forks.Fork | None = None,
   workers: int = 1,
+  words: Mapping[str, str] | None = None,
 ) -> TrainState:
   """Trains one run: claims its folder, finds where it begins, and takes the steps."""
   with contextlib.ExitStack() as held:
@@ -169,7 +171,7 @@ def _run(
     check_alike(description.config, identity, workdir, settings.debug_nans)
     origin = forks.settle(fork, workdir, description, abstract, settings.num_steps, log=say)
     held.enter_context(storage(workdir))
-    console = Console(settings.num_steps, task.unit)
+    console = Console(settings.num_steps, task.unit, words)
 
     def on_disk(*when: Any) -> None:
       console.saved(*when)
@@ -236,7 +238,7 @@ def _begin(
 
 
 def check_identity(
-  workdir: str, saved: Mapping[str, Any], identity: Mapping[str, Any], flag: str = "--workdir"
+  workdir: str, saved: Mapping[str, Any], identity: Mapping[str, Any], argument: str = "workdir"
 ) -> None:
   """Refuses to continue with another task or other data than were begun with.
 
@@ -244,7 +246,7 @@ def check_identity(
     workdir: folder that was begun.
     saved: facts on its card.
     identity: facts of the task now.
-    flag: what names the folder.
+    argument: of the caller, that names the folder.
 
   Raises:
     UserError: a fact differs.
@@ -254,5 +256,5 @@ def check_identity(
     if before != now:
       raise UserError(
         f"the data has changed since {workdir} was begun ({key} {str(before)[:60]} there, "
-        f"{str(now)[:60]} now); put the old data back, or choose another {flag}"
+        f"{str(now)[:60]} now); put the old data back, or choose another `{argument}`"
       )

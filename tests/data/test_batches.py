@@ -39,7 +39,7 @@ def test_batches_of_one_window():
 def test_too_short_a_split_says_how_much_is_needed(name, remedy):
   split = make_split(4, name=name)
   for batches in (train_batches, eval_batches):
-    with pytest.raises(UserError, match=rf"{name}.* 4 tokens.*5.*{remedy} val_fraction"):
+    with pytest.raises(UserError, match=rf"{name}.* 4 tokens.*5.*{remedy} `val_fraction`"):
       batches(split, length=4, batch_size=1, **({"seed": 0} if batches is train_batches else {}))
 
 

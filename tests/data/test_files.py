@@ -30,7 +30,7 @@ def test_nothing_to_read_is_a_user_error(tmp_path, monkeypatch, entries):
   (tmp_path / "empty").mkdir()
   (tmp_path / "dangling").symlink_to("nowhere")
   os.mkfifo(tmp_path / "pipe")
-  with pytest.raises(UserError, match=r"files"):
+  with pytest.raises(UserError, match="`files`"):
     files.find_files(entries)
 
 

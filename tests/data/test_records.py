@@ -117,7 +117,7 @@ def test_the_remedy_names_fields_that_hold_text(tmp_path):
   ):
     left_out = LeftOut("text")
     assert read(path, left_out=left_out) == []
-    assert left_out.remedy() == "fields that hold text: body; set field to one of them"
+    assert left_out.remedy() == "fields that hold text: body; set `field`"
     assert "1 of 1" in left_out.note()
 
 

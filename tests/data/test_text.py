@@ -215,7 +215,7 @@ def test_few_windows_of_validation_give_a_warning(load, make_lines, tmp_path):
     assert len(load.lines) == 1
     load(tmp_path / "in", length=len(val) // 8 + 1)
     assert f"warning: validation holds {len(val)} tokens, 7." in load.lines[-1]
-    assert "val_fraction=0.02" in load.lines[-1]
+    assert "`val_fraction=0.02`" in load.lines[-1]
 
 
 def test_a_file_that_changes_while_it_is_prepared(load, make_lines, tmp_path, monkeypatch):
@@ -273,8 +273,8 @@ def test_records_without_text_are_left_out_counted_and_said(load, documents_of, 
 @pytest.mark.parametrize(
   ("content", "remedy"),
   [
-    ('{"body": "b", "n": 1}', "fields that hold text: body; set field to one of them"),
-    ('{"text": null}', "no field holds text; give other files"),
+    ('{"body": "b", "n": 1}', "fields that hold text: body; set `field`"),
+    ('{"text": null}', "no field holds text; give other `files`"),
   ],
 )
 def test_nothing_left_is_an_error_with_the_reason(load, tmp_path, content, remedy):
@@ -301,12 +301,12 @@ def test_text_too_small_to_divide(load, tmp_path, content):
 
 @pytest.mark.parametrize("val_fraction", [0, 1, -0.1, 2, float("nan")])
 def test_val_fraction_out_of_range(load, tmp_path, val_fraction):
-  with pytest.raises(UserError, match=r"val_fraction"):
+  with pytest.raises(UserError, match=r"^val_fraction="):
     load(tmp_path, val_fraction=val_fraction)
 
 
 def test_files_with_another_name_are_refused(tmp_path):
-  with pytest.raises(UserError, match=r"files.*name"):
+  with pytest.raises(UserError, match=r"`files`.*`name=py_stdlib`"):
     load_text("py_stdlib", files=["a.txt"], data_dir=str(tmp_path))
 
 

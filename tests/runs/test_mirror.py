@@ -374,7 +374,7 @@ def test_another_run_in_the_mirror_is_refused_and_never_overwritten(
   save(run, 10)
   copy(address, run, config)
   other = tiny.description(tiny.config(seed=5))
-  with pytest.raises(UserError, match=r"it holds another run .*seed 0 -> 5.*another train.mirror"):
+  with pytest.raises(UserError, match=r"it holds another run .*seed 0 -> 5.*another `mirror`"):
     opened(address, fresh(tmp_path), other)
   begin(tmp_path / "elsewhere", other)
   save(str(tmp_path / "elsewhere"), 10, b"others")

@@ -112,7 +112,7 @@ def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path):
   def mistaken(workdir, config):
     raise UserError("no key; give one")
 
-  with pytest.raises(UserError, match=r"train\.trackers=a:b: no key; give one"):
+  with pytest.raises(UserError, match=r"`trackers=a:b`: no key; give one"):
     Trackers([("a:b", mistaken)], "/w", {}, said.append)
 
 
@@ -138,7 +138,7 @@ def test_factories_are_found_in_the_working_directory(module):
   ("spec", "words"),
   [
     ("my_trackers_xyz:factori", "my_trackers_xyz has no factori; did you mean 'factory'"),
-    ("absent_xyz:factory", "train.trackers=absent_xyz:factory: there is no module 'absent_xyz'"),
+    ("absent_xyz:factory", "`trackers`=absent_xyz:factory: there is no module 'absent_xyz'"),
     ("my_trackers_xyz", "is not module:name"),
     (":factory", "is not module:name"),
   ],

@@ -115,7 +115,7 @@ def test_a_document_is_counted_once_its_own_tokens_are_read(tmp_path, document_m
 
 def test_another_text_under_the_runs_name_is_refused(one_device, finished):
   run = train.load_run(str(finished))
-  with tiny.tiny_text(fingerprint="edited"), pytest.raises(hc.UserError, match="--files"):
+  with tiny.tiny_text(fingerprint="edited"), pytest.raises(hc.UserError, match="`files`"):
     train.evaluate_run(run, log=quiet)
   with pytest.raises(hc.UserError, match="val and train"):
     train.evaluate_run(run, split="test", log=quiet)
@@ -127,5 +127,5 @@ def test_memory_that_is_too_small_names_the_remedy(one_device, finished, monkeyp
 
   run = train.load_run(str(finished))
   monkeypatch.setattr("hc_jax.train.evaluation.batch_sums", full)
-  with pytest.raises(hc.UserError, match=r"8 windows at a time.*lower --batch-size"):
+  with pytest.raises(hc.UserError, match=r"8 windows at a time.*lower `batch_size`"):
     train.evaluate_run(run, log=quiet)

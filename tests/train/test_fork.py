@@ -162,7 +162,7 @@ def test_a_workdir_of_another_origin_is_refused(tmp_path):
   plain = claimed(tmp_path / "plain", checkpoints=[10])
   assert settle(None, plain) is None
   with pytest.raises(
-    UserError, match="run that was not forked; choose another --workdir, or leave"
+    UserError, match="run that was not forked; choose another `workdir`, or leave"
   ):
     settle(Fork("/runs/a"), plain)
   forked = claimed(tmp_path / "forked", ORIGIN, checkpoints=[10])
@@ -202,7 +202,7 @@ def test_flags(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "a@20").mkdir()
   assert parse_fork("a@20") == Fork("a@20", None, False)
-  with pytest.raises(UserError, match="add --fork=RUN"):
+  with pytest.raises(UserError, match="add `fork=RUN`"):
     parse_fork(None, True)
   flags = ["train", "c.py", "--workdir=w"]
   found, _ = cli.parse([*flags, "--fork=runs/a@3", "--fork-optimizer"])

@@ -122,7 +122,7 @@ def poisoned(monkeypatch):
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished, poisoned):
   rows = read_metrics(str(finished))
-  message = r"train/\w+ is nan at step 11; the last good checkpoint is step 10, .*debug_nans=true"
+  message = r"train/\w+ is nan at step 11; the last good checkpoint is step 10, .*debug_nans=True"
   with pytest.raises(NonFiniteError, match=message):
     start(finished, train__num_steps=30, train__checkpoint_every=1)
   assert checkpoint.steps_of(str(finished)) == [5, 10]

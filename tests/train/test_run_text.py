@@ -60,7 +60,7 @@ def test_text_is_found_by_its_fingerprint(opened, home, monkeypatch):
   assert words == "the val split of text_files"
   found, _ = train.run_tokens(mine, split="train", data_dir=str(home / "data"))
   np.testing.assert_array_equal(found.tokens, text.train.tokens)
-  with pytest.raises(UserError, match=r"is not prepared in .*/elsewhere; .*--data-dir.*--files"):
+  with pytest.raises(UserError, match=r"is not prepared in .*/elsewhere; .*`data_dir`.*`files`"):
     train.run_tokens(mine, data_dir=str(home / "elsewhere"))
   assert not (home / "elsewhere").exists()
 

@@ -26,9 +26,9 @@ def test_one_size_may_be_the_rest():
     ("fsdp", {"fsdp": 3}, r"8 / 3 is no integer"),
     ("fsdp", {"data": -1, "fsdp": -1}, "only one can be the rest"),
     ("fsdp", {"data": 0}, "at least 1"),
-    ("dp", {"fsdp": 2}, r"mesh\.fsdp=2 does nothing under mesh\.preset=dp"),
-    ("fsdp", {"tensor": 2, "fsdp": 4}, r"use mesh\.preset=fsdp_tp"),
-    ("fsdp", {}, r"splits nothing over fsdp when mesh\.fsdp=1"),
+    ("dp", {"fsdp": 2}, r"`fsdp=2` does nothing under `preset=dp`"),
+    ("fsdp", {"tensor": 2, "fsdp": 4}, r"use `preset=fsdp_tp`"),
+    ("fsdp", {}, r"splits nothing over fsdp when `fsdp=1`"),
     ("zero3", {}, "choose one of dp, fsdp, fsdp_tp"),
   ],
 )
@@ -41,18 +41,18 @@ def test_batches_that_do_not_divide_are_refused_with_the_arithmetic():
   mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2)
   check = {"batch_size": 16, "accumulation": 2, "length": 8}
   sharding.check_batch(mesh, "fsdp_tp", **check)
-  with pytest.raises(UserError, match=r"16 / 3 = 5\.33"):
+  with pytest.raises(UserError, match=r"5\.33333 sequences .* a multiple of 12 for `batch_size`"):
     sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 3})
   with pytest.raises(
     UserError, match=r"2 sequences a micro-step .* 2 / 4 = 0\.5; use a multiple of 32"
   ):
     sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 8})
-  with pytest.raises(UserError, match=r"data\.length=7 .* 7 / 2 = 3\.5"):
+  with pytest.raises(UserError, match=r"`length=7` .* 7 / 2 = 3\.5"):
     sharding.check_batch(mesh, "fsdp_tp", **check | {"length": 7})
   # Of three sizes that differ, each is where it belongs.
   mesh = sharding.make_mesh("fsdp_tp", data=1, fsdp=2, tensor=4)
   sharding.check_batch(mesh, "fsdp_tp", batch_size=6, accumulation=3, length=4)
-  with pytest.raises(UserError, match=r"data\.length=6 .* mesh\.tensor=4: 6 / 4 = 1\.5"):
+  with pytest.raises(UserError, match=r"`length=6` .* `tensor=4`: 6 / 4 = 1\.5"):
     sharding.check_batch(mesh, "fsdp_tp", batch_size=6, accumulation=3, length=6)
   sharding.check_batch(mesh, "fsdp", batch_size=6, accumulation=3, length=6)
 

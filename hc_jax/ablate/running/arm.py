@@ -95,7 +95,7 @@ def _train_together(
       raise
     raise OutOfMemoryError(
       f"the {len(program.seeds)} seeds of an arm do not fit on the device together "
-      f"({reason[:160]}); --one-by-one trains each by itself, in another --out; "
+      f"({reason[:160]}); `one_by_one` trains each by itself, in another `out`; "
       "train.accumulation and model.remat save memory too"
     ) from error
 
@@ -105,7 +105,7 @@ def _one_device(config: Any, log: Callable[[str], None]) -> list[jax.Device]:
   if config.mesh.preset != "dp" or config.mesh.fsdp > 1 or config.mesh.tensor > 1:
     raise UserError(
       f"mesh.preset={config.mesh.preset} splits a model over devices, and the seeds of an arm "
-      "train together on one; use --one-by-one, or mesh.preset=dp"
+      "train together on one; use `one_by_one`, or mesh.preset=dp"
     )
   devices = jax.local_devices()
   if len(devices) > 1:
@@ -124,7 +124,7 @@ def _check_text(sweep: Sweep, out: str, task: Task) -> None:
       raise UserError(
         f"the text has changed since arm {result.group.id} of {out} was trained (fingerprint "
         f"{result.fingerprint[:12]} there, {now[:12]} now); put the old text "
-        "back, or choose another --out"
+        "back, or choose another `out`"
       )
 
 

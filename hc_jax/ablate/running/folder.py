@@ -69,7 +69,7 @@ def open_sweep(out: str, sweep: Sweep) -> None:
   path = os.path.join(out, FILE)
   if os.path.isdir(out) and not os.path.exists(path) and set(os.listdir(out)) - {LOCK}:
     raise UserError(
-      f"{out} holds something else than a sweep (there is no {FILE}); choose another --out"
+      f"{out} holds something else than a sweep (there is no {FILE}); choose another `out`"
     )
   try:
     os.makedirs(out, exist_ok=True)
@@ -84,7 +84,7 @@ def open_sweep(out: str, sweep: Sweep) -> None:
       }
       durable.write_atomically(path, json.dumps(values, indent=1) + "\n")
   except OSError as error:
-    raise UserError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
+    raise UserError(f"{out} cannot be written: {error.strerror}; choose another `out`") from error
 
 
 def read_sweep(out: str) -> tuple[Sweep, str]:
@@ -117,7 +117,7 @@ def _check_same(out: str, sweep: Sweep) -> None:
     more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
     raise UserError(
       f"{out} holds another sweep (there -> here): {'; '.join(lines[:8])}{more}. Choose another "
-      "--out, or give the sweep that lies there"
+      "`out`, or give the sweep that lies there"
     )
 
 

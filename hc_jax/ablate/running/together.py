@@ -131,7 +131,7 @@ def _begin(
     check_progress(card, program.seeds)
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{folder} holds no arm to continue with ({error}); remove it") from error
-  check_identity(folder, card["data"], identity, "--out")
+  check_identity(folder, card["data"], identity, "out")
   log(f"  resumed at step {card['step']:,}")
   return state, card["step"], card["step"], card["diverged"]
 

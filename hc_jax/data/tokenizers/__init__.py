@@ -17,26 +17,26 @@ __all__ = [
 ]
 
 
-def load_tokenizer(spec: str = "bytes") -> Tokenizer:
+def load_tokenizer(tokenizer: str = "bytes") -> Tokenizer:
   """Opens a tokenizer; no training data is needed.
 
   Args:
-    spec: "bytes", or the path of a SentencePiece `*.model` or of an HF `tokenizer.json`.
+    tokenizer: "bytes", or the path of a SentencePiece `*.model` or of an HF `tokenizer.json`.
 
   Raises:
-    UserError: an unknown spec, a missing or damaged file, or a package that is not installed.
+    UserError: an unknown word, a missing or damaged file, or a package that is not installed.
   """
-  if spec == "bytes":
+  if tokenizer == "bytes":
     return ByteTokenizer()
-  path = os.path.abspath(os.path.expanduser(spec))
+  path = os.path.abspath(os.path.expanduser(tokenizer))
   kind = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}.get(
     os.path.splitext(path)[1]
   )
   if kind is None:
     raise UserError(
-      f"tokenizer: {spec!r} is neither 'bytes' nor the path of a SentencePiece *.model "
+      f"`tokenizer={tokenizer!r}` is neither 'bytes' nor the path of a SentencePiece *.model "
       "or of an HF tokenizer.json"
     )
   if not os.path.isfile(path):
-    raise UserError(f"tokenizer: no file {path}; give the path of an existing file or 'bytes'")
-  return kind(path, spec)
+    raise UserError(f"`tokenizer`: no file {path}; give the path of an existing file or 'bytes'")
+  return kind(path, tokenizer)

@@ -72,7 +72,7 @@ def read_fingerprint(path: str) -> str:
     with open(path, "rb") as stream:
       return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
   except OSError as error:
-    raise UserError(f"tokenizer: cannot read {path}: {error.strerror}") from error
+    raise UserError(f"`tokenizer`: cannot read {path}: {error.strerror}") from error
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

@@ -44,7 +44,7 @@ class HuggingFaceTokenizer(base.Tokenizer):
       import tokenizers
     except ImportError as error:
       raise UserError(
-        f"tokenizer: {path} needs the package tokenizers: pip install tokenizers, or in a "
+        f"`tokenizer`: {path} needs the package tokenizers: pip install tokenizers, or in a "
         "clone of hc_jax pip install -e '.[tokenizers]'"
       ) from error
     self.path, self.spec = path, spec or path
@@ -52,7 +52,7 @@ class HuggingFaceTokenizer(base.Tokenizer):
     try:
       self._model = tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the package raises bare Exception
-      raise UserError(f"tokenizer: {path} is not a tokenizer.json: {error}") from error
+      raise UserError(f"`tokenizer`: {path} is not a tokenizer.json: {error}") from error
     vocab = self._model.get_vocab(with_added_tokens=True)
     added = self._model.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
@@ -83,7 +83,7 @@ class HuggingFaceTokenizer(base.Tokenizer):
         self._model = type(self._model).from_str(json.dumps(_hide(config, names)))
       except Exception as error:  # the package raises bare Exception
         raise UserError(
-          f"tokenizer: {self.path} has special tokens that text cannot be told from: {error}; "
+          f"`tokenizer`: {self.path} has special tokens that text cannot be told from: {error}; "
           "take another tokenizer"
         ) from error
       models.append(self._model)

@@ -23,7 +23,7 @@ class SentencePieceTokenizer(base.Tokenizer):
       import sentencepiece
     except ImportError as error:
       raise UserError(
-        f"tokenizer: {path} needs the package sentencepiece: pip install sentencepiece, or "
+        f"`tokenizer`: {path} needs the package sentencepiece: pip install sentencepiece, or "
         "in a clone of hc_jax pip install -e '.[tokenizers]'"
       ) from error
     self.path, self.spec = path, spec or path
@@ -32,7 +32,7 @@ class SentencePieceTokenizer(base.Tokenizer):
       self._model = sentencepiece.SentencePieceProcessor(model_file=path)
       pieces = self._model.get_piece_size()
     except (RuntimeError, OSError, ValueError) as error:
-      raise UserError(f"tokenizer: {path} is not a SentencePiece model: {error}") from error
+      raise UserError(f"`tokenizer`: {path} is not a SentencePiece model: {error}") from error
     specials = [i for i in (self._model.bos_id(), self._model.eos_id()) if i >= 0]
     self.bos_id = specials[0] if specials else pieces
     self.vocab_size = max(pieces, self.bos_id + 1)
