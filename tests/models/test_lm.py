@@ -177,10 +177,9 @@ def test_named_scopes_are_in_the_program():
 def test_output_init_scale_multiplies_output_projections_alone():
   model = tiny.model(num_layers=1, scan=False, positions="learned", tie_embeddings=False)
 
-  @jit
   def init(scale):
     scaled = model.clone(output_init_scale=scale)
-    return nn.unbox(scaled.init(jax.random.key(0), tiny.TOKENS)["params"])
+    return nn.unbox(jit(scaled.init)(jax.random.key(0), tiny.TOKENS)["params"])
 
   for (path, one), (_, three) in zip(
     hc.params.named_leaves(init(1.0)), hc.params.named_leaves(init(3.0)), strict=True
