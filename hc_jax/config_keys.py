@@ -29,7 +29,7 @@ def groups() -> dict[str, Mapping[str, Field]]:
   from hc_jax.sharding import MeshSettings
   from hc_jax.step.optim import OptimSettings
   from hc_jax.step.state import SEED
-  from hc_jax.train.settings import Settings
+  from hc_jax.train.settings import LanguageSettings
 
   model = dict(fields_of(TransformerLM))
   for name in ("parent", "name", "connection"):
@@ -40,7 +40,7 @@ def groups() -> dict[str, Mapping[str, Field]]:
     CONNECTION: _connection(),
     "data": fields_of(DataSettings),
     "optim": fields_of(OptimSettings),
-    "train": fields_of(Settings),
+    "train": fields_of(LanguageSettings),
     "mesh": fields_of(MeshSettings),
   }
 

@@ -11,7 +11,7 @@ import hc_jax as hc
 from hc_jax import fields
 from hc_jax.fields import Field, check_fields, field, fields_of
 from hc_jax.nearest import hint, nearest
-from hc_jax.train.settings import Settings
+from hc_jax.train.settings import LanguageSettings
 
 NAN, INF = float("nan"), float("inf")
 
@@ -121,11 +121,11 @@ def test_the_limits_themselves_are_taken(name, value):
 def test_settings_check_themselves(bad):
   (name,) = bad
   with pytest.raises(hc.UserError, match=f"^{name}="):
-    Settings(**bad)
+    LanguageSettings(**bad)
 
 
 def test_every_setting_says_what_it_is():
-  assert all(found.meaning for found in fields_of(Settings).values())
+  assert all(found.meaning for found in fields_of(LanguageSettings).values())
 
 
 def test_a_dataclass_of_ones_own():

@@ -56,7 +56,8 @@ class Task:
     weight: `batch -> float32 scalar` above 0, known before the forward pass: the number of
       what counts in the whole batch. Loss and gradients are divided by it, so that they do not
       depend on the parts that a batch is taken in.
-    train: `seed -> batches`; `batches[s]` makes step s + 1 and depends on nothing else.
+    train: `seed -> batches`; `batches[s]` makes step s + 1 and depends on nothing else. A thread
+      asks for them ahead.
     evaluate: `(variables, batch) -> sums`, without a key.
     summarise: `sums -> {"val/...": value}` of the sums over all of `val`, added in float64.
     val: batches of an evaluation, fixed and in order; empty for none.

@@ -1,4 +1,4 @@
-"""What a run does between its first and its last step."""
+"""What a run of any task does between its first and its last step."""
 
 import dataclasses
 
@@ -24,15 +24,12 @@ def _trackers(specs: tuple[str, ...]) -> str | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Settings of a run: the keys of the group `train`.
+  """Settings of a run of any task.
 
   Attributes:
     num_steps: optimizer steps; may grow on resume.
-    batch_size: sequences per optimizer step, over all devices.
-    accumulation: micro-batches in one step; divides batch_size.
-    loss_parts: parts of the length whose logits exist at a time; 0 is as few as fit well.
+    accumulation: micro-batches in one step; divides the rows of a batch.
     eval_every: steps between evaluations; 0 evaluates only at the end.
-    eval_batches: batches of an evaluation: always the first ones, in order.
     checkpoint_every: steps between checkpoints; the last step always makes one.
     keep: newest checkpoints kept, besides the best.
     log_every: steps between rows of metrics.jsonl and lines of the console.
@@ -50,11 +47,8 @@ class Settings:
   """
 
   num_steps: int = field(100_000, least=1)
-  batch_size: int = field(256, least=1)
   accumulation: int = field(1, least=1)
-  loss_parts: int = field(0, least=0)
   eval_every: int = field(1000, least=0)
-  eval_batches: int = field(20, least=1)
   checkpoint_every: int = field(1000, least=1)
   keep: int = field(2, least=1)
   log_every: int = field(10, least=1)
@@ -68,3 +62,21 @@ class Settings:
 
   def __post_init__(self) -> None:
     check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageSettings(Settings):
+  """Settings of a run of a language model: the keys of the group `train`.
+
+  Attributes:
+    batch_size: sequences per optimizer step, over all devices.
+    loss_parts: parts of the length whose logits exist at a time; 0 is as few as fit well.
+    eval_batches: batches of an evaluation: always the first ones, in order.
+
+  Raises:
+    UserError: a value that cannot mean anything.
+  """
+
+  batch_size: int = field(256, least=1)
+  loss_parts: int = field(0, least=0)
+  eval_batches: int = field(20, least=1)
