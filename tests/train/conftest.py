@@ -17,7 +17,7 @@ import pytest
 from hc_jax.ablate.running import arm
 from hc_jax.step.task import Task
 from hc_jax.train import language, loop, program, start
-from tests.train import tiny
+from tests.train import line, tiny
 
 # What has no part in the compiled steps.
 _APART = {"num_steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep"}
@@ -70,22 +70,38 @@ def one_device_environment():
 
 @pytest.fixture
 def process():
-  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`.
+  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`."""
 
-  With `file_limit` no file of it grows past that many bytes, as on a disk that is full.
-  """
-
-  def run(workdir, *flags, send=None, file_limit=None):
+  def run(workdir, *flags, send=None):
     env = one_device_environment()
     if send:
       env["TINY_SIGNAL"] = send
     command = [sys.executable, tiny.__file__, str(workdir), *flags]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+  return run
+
+
+@pytest.fixture
+def line_process():
+  """Runs line.py in a process of its own: `line_process(workdir, "--signal=KILL:13")`.
+
+  With `file_limit` no file of it grows past that many bytes, as on a disk that is full.
+  """
+
+  def run(workdir, *flags, file_limit=None):
+    command = [sys.executable, line.__file__, str(workdir), *flags]
     limit = None
     if file_limit:
       limits = (file_limit, file_limit)
       limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
     return subprocess.run(
-      command, env=env, capture_output=True, text=True, timeout=300, preexec_fn=limit
+      command,
+      env=one_device_environment(),
+      capture_output=True,
+      text=True,
+      timeout=300,
+      preexec_fn=limit,
     )
 
   return run
@@ -129,6 +145,20 @@ def processes():
   yield run
   for child in running:
     child.kill()
+
+
+@pytest.fixture(scope="session")
+def line_template(tmp_path_factory):
+  """A finished run of the line, to be copied."""
+  made = tmp_path_factory.mktemp("line") / "run"
+  line.start(made, num_steps=10, checkpoint_every=5)
+  return made
+
+
+@pytest.fixture
+def finished_line(line_template, tmp_path):
+  """A run of ten steps of the line with checkpoints 5 and 10, of its own."""
+  return shutil.copytree(line_template, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ import pytest
 
 from hc_jax import UserError
 from hc_jax.runs import checkpoint, manifest
-from hc_jax.train import Stopped, StorageError, load_run, loop, read_metrics
-from tests.train.tiny import start
-
-pytestmark = pytest.mark.usefixtures("one_device")
+from hc_jax.train import Stopped, StorageError, load_task_run, loop, read_metrics
+from tests.train.line import start, task
 
 
 def largest(folder):
-  return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  """The largest file of arrays, or of what else there is."""
+  files = [p for p in folder.rglob("*") if p.is_file()]
+  return max([p for p in files if p.parent.name == "d"] or files, key=lambda p: p.stat().st_size)
 
 
 def truncate(folder):
@@ -46,44 +46,39 @@ DAMAGE = {  # what is done to checkpoint 10, and what is said of it
 }
 
 
-FEW = ("a bit flipped", "no manifest")  # test_manifest.py has what is said of the others
-
-
-@pytest.mark.parametrize(
-  "damage", [d if d in FEW else pytest.param(d, marks=pytest.mark.slow) for d in DAMAGE]
-)
-def test_a_damaged_checkpoint_is_passed_over_and_said(finished, capfd, recwarn, damage):
-  before = {r["step"]: r for r in read_metrics(str(finished))}
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_said(finished_line, capfd, recwarn, damage):
+  before = {r["step"]: r for r in read_metrics(str(finished_line))}
   act, reason = DAMAGE[damage]
-  act(finished / "checkpoints" / "10")
+  act(finished_line / "checkpoints" / "10")
   capfd.readouterr()
-  assert load_run(str(finished)).step == 5  # what hc-jax sample and analyze open
+  assert load_task_run(str(finished_line), task()).step == 5
   assert re.fullmatch(f"checkpoint 10 is passed over: .*{reason}.*\n", capfd.readouterr().err)
   with pytest.raises(UserError, match=rf"no good checkpoint in .* \(10: .*{reason}"):
-    load_run(str(finished), 10)
+    load_task_run(str(finished_line), task(), 10)
 
-  start(finished, train__num_steps=10, train__checkpoint_every=5)
+  start(finished_line, num_steps=10, checkpoint_every=5)
   out, err = capfd.readouterr()
   assert re.search(f"^checkpoint 10 is passed over: .*{reason}.*$", out, re.MULTILINE)
-  assert f"checkpoint 10 is moved to {finished}/rejected/10" in out
+  assert f"checkpoint 10 is moved to {finished_line}/rejected/10" in out
   assert "resumed at step 5" in out
   gc.collect()
   assert (err, list(recwarn)) == ("", [])
-  assert checkpoint.steps_of(str(finished)) == [5, 10]
-  for row in read_metrics(str(finished)):
+  assert checkpoint.steps_of(str(finished_line)) == [5, 10]
+  for row in read_metrics(str(finished_line)):
     for name in ("train/loss", "val/loss"):
       assert row.get(name) == before[row["step"]].get(name)
 
 
-def test_when_all_are_damaged_nothing_is_moved(finished):
+def test_when_all_are_damaged_nothing_is_moved(finished_line):
   for step in ("5", "10"):
-    truncate(finished / "checkpoints" / step / "params")
+    truncate(finished_line / "checkpoints" / step / "params")
   with pytest.raises(UserError, match=r"none of the checkpoints .* is good: 10: .*; 5: "):
-    start(finished, train__checkpoint_every=5)
-  assert checkpoint.steps_of(str(finished)) == [5, 10]
+    start(finished_line, checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished_line)) == [5, 10]
 
 
-def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished, monkeypatch):
+def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished_line, monkeypatch):
   import orbax.checkpoint as ocp
 
   def full(*_, **__):
@@ -91,11 +86,11 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_older_ones(finished, monkeypatch
 
   monkeypatch.setattr(ocp.AsyncCheckpointer, "save", full)
   with pytest.raises(StorageError, match=r"checkpoint 12 .*: No space left on device\. Older"):
-    start(finished, train__num_steps=12, train__checkpoint_every=5)
-  assert checkpoint.steps_of(str(finished)) == [5, 10]
+    start(finished_line, num_steps=12, checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished_line)) == [5, 10]
 
 
-def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
+def test_a_full_disk_at_a_row_of_metrics(finished_line, monkeypatch):
   from hc_jax.runs.metrics import Metrics
 
   class Full:
@@ -114,8 +109,8 @@ def test_a_full_disk_at_a_row_of_metrics(finished, monkeypatch):
 
   monkeypatch.setattr(Metrics, "__init__", init)
   with pytest.raises(StorageError, match=r"metrics\.jsonl could not be written: No space left"):
-    start(finished, train__num_steps=12, train__checkpoint_every=5)
-  assert checkpoint.steps_of(str(finished)) == [5, 10]
+    start(finished_line, num_steps=12, checkpoint_every=5)
+  assert checkpoint.steps_of(str(finished_line)) == [5, 10]
 
 
 def around_call(owner, name, monkeypatch, before=None, after=None, at=1):
@@ -150,17 +145,12 @@ WHERE = {  # where the signal comes: owner, function, which call of it, step tha
 }
 
 
-_FEW = ("step", "save in the background")
-
-
-@pytest.mark.parametrize(
-  "where", [w if w in _FEW else pytest.param(w, marks=pytest.mark.slow) for w in WHERE]
-)
+@pytest.mark.parametrize("where", WHERE)
 def test_sigterm_leaves_a_complete_checkpoint_and_changes_nothing(
   tmp_path, monkeypatch, capsys, where
 ):
   owner, name, at, step = WHERE[where]
-  flags = {"train__num_steps": 6, "train__eval_every": 3, "train__checkpoint_every": 3}
+  flags = {"num_steps": 6, "eval_every": 3, "checkpoint_every": 3}
   with monkeypatch.context() as patch:
     background = "background" in where
     around_call(owner, name, patch, at=at, **{"after" if background else "before": stop})
@@ -188,7 +178,7 @@ def test_stopped_before_the_first_step_twice(tmp_path, monkeypatch):
     for _ in range(2):
       around_call(loop, "compile_steps", patch, before=stop)
       with pytest.raises(Stopped, match="stopped by SIGTERM after step 0, which is saved"):
-        start(tmp_path, train__num_steps=3)
+        start(tmp_path, num_steps=3)
       assert checkpoint.steps_of(str(tmp_path)) == [0]
-  start(tmp_path, train__num_steps=3)
+  start(tmp_path, num_steps=3)
   assert [row["step"] for row in read_metrics(str(tmp_path))] == [0, 1, 2, 3]
