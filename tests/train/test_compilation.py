@@ -10,15 +10,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from hc_jax.plan import out_of_memory
 from hc_jax.train import OutOfMemoryError, loop, program
-from tests.train.tiny import start
+from tests.train import line, tiny
 
 
-@pytest.fixture(autouse=True)
-def compiled_anew(one_device, monkeypatch):
-  monkeypatch.setattr(loop, "compile_steps", program.compile_steps)
-
-
-@pytest.mark.slow
 def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
   compiled, at = [], {}
 
@@ -35,7 +29,7 @@ def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
   monkeypatch.setattr(loop.Loop, "_settle", settle)
   jax.monitoring.register_event_duration_secs_listener(record)
   try:
-    start(tmp_path, train__num_steps=8, train__eval_every=4, train__checkpoint_every=3)
+    line.start(tmp_path, num_steps=8, eval_every=4, checkpoint_every=3)
   finally:
     jax.monitoring.unregister_event_duration_listener(record)
   assert at[1] > 0 and set(at.values()) == {at[1]}
@@ -53,12 +47,11 @@ def no_cache_given(monkeypatch):
   compilation_cache.reset_cache()
 
 
-@pytest.mark.slow
 def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_given):
-  flags = {"train__num_steps": 2, "train__compilation_cache": ".jax_cache"}
   said = []
   for name in ("a", "b"):
-    start(tmp_path / name, **flags)
+    own = line.task(evaluate=lambda *args: line.evaluate(*args))  # JAX remembers functions
+    line.start(tmp_path / name, own, num_steps=2, compilation_cache=".jax_cache")
     said.append(capsys.readouterr().out)
   assert re.search(
     r"^compiling the .* step \.\.\.\ncompiled in [\d.]+ s, cache: 0 hits, 2 misses$", said[0], re.M
@@ -68,7 +61,6 @@ def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_gi
   assert jax.config.jax_compilation_cache_dir is None
 
 
-@pytest.mark.slow
 def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeypatch):
   from hc_jax.runs.metrics import Metrics
 
@@ -80,7 +72,7 @@ def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeyp
       jax.jit(lambda x: x + row["step"])(np.ones(row["step"]))
 
   monkeypatch.setattr(Metrics, "write", writing)
-  start(tmp_path, train__num_steps=6, train__eval_every=0)
+  line.start(tmp_path, num_steps=6, eval_every=0)
   warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
   assert [re.findall(r"\d+ programs were compiled by step \d", line) for line in warnings] == [
     ["1 programs were compiled by step 3"],
@@ -89,12 +81,13 @@ def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("one_device")
 def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   """For real, but for where: parameters of 32 TiB."""
   too_much = lambda *_, **__: jax.numpy.zeros(2**43, "float32").block_until_ready()  # noqa: E731
   monkeypatch.setattr(program, "create_state", too_much)
   with pytest.raises(OutOfMemoryError) as caught:
-    start(tmp_path)
+    tiny.start(tmp_path)
   message = str(caught.value)
   assert message.startswith("the device ran out of memory (")
   assert "Out of memory allocating 35184372088832 bytes" in message
@@ -109,9 +102,9 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   # The settings that it names may change on resume.
   monkeypatch.setattr(out_of_memory, "_table", lambda *_: [])  # it takes seconds
   with pytest.raises(OutOfMemoryError, match=r"train\.accumulation=8 \(now 4"):
-    start(tmp_path, train__accumulation=4, model__remat="full")
+    tiny.start(tmp_path, train__accumulation=4, model__remat="full")
   with pytest.raises(OutOfMemoryError) as caught:
-    start(tmp_path, train__accumulation=8, model__remat="full")
+    tiny.start(tmp_path, train__accumulation=8, model__remat="full")
   first = str(caught.value).splitlines()[0]
   assert "accumulation" not in first and "remat" not in first
 

@@ -6,20 +6,26 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hc_jax import UserError
-from hc_jax.runs import checkpoint
+from hc_jax.runs import checkpoint, inspect
+from hc_jax.runs import workdir as workdirs
 from hc_jax.train import NonFiniteError, load_run, read_metrics
-from hc_jax.train import start as starting
-from tests.train import tiny
+from tests.train import line, strangers, tiny
 from tests.train.tiny import start
 
-pytestmark = pytest.mark.usefixtures("one_device")
+
+@pytest.fixture(autouse=True)
+def tiny_text():
+  with tiny.tiny_text():
+    yield
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_loss_falls_on_real_text_and_what_is_left_behind_can_be_opened(tmp_path, capsys):
   flags = {"train__num_steps": 60, "train__log_every": 7, "train__eval_every": 25}
   state = start(tmp_path, **flags)
@@ -48,13 +54,14 @@ def test_loss_falls_on_real_text_and_what_is_left_behind_can_be_opened(tmp_path,
   assert list(pathlib.Path(tmp_path, "tensorboard").iterdir())
 
 
-def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(finished, capsys):
-  start(finished, train__num_steps=10, train__checkpoint_every=5)
+def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(finished_line, capsys):
+  line.start(finished_line, num_steps=10, checkpoint_every=5)
   assert "finished already, at step 10" in capsys.readouterr().out
-  start(finished, train__num_steps=12, train__checkpoint_every=5, train__log_every=2)
+  line.start(finished_line, num_steps=12, checkpoint_every=5, log_every=2)
   assert "train.num_steps 10 -> 12" in capsys.readouterr().out
-  assert [row["step"] for row in read_metrics(str(finished))] == [*range(11), 12]
-  assert json.loads((finished / "config.json").read_text())["config"]["train"]["num_steps"] == 12
+  assert [row["step"] for row in read_metrics(str(finished_line))] == [*range(11), 12]
+  saved = json.loads((finished_line / "config.json").read_text())
+  assert (saved["task"], saved["config"]["train"]["num_steps"]) == ("line", 12)
 
 
 def test_a_batch_of_more_tokens_than_there_are_is_refused(tmp_path):
@@ -63,27 +70,48 @@ def test_a_batch_of_more_tokens_than_there_are_is_refused(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_another_config_is_refused_with_the_keys(finished):
-  before = (finished / "config.json").read_bytes()
+def test_another_config_is_refused_with_the_keys(tmp_path):
+  workdirs.save_config(str(tmp_path), tiny.description(tiny.config()))
+  before = (tmp_path / "config.json").read_bytes()
   with pytest.raises(UserError, match=r"model\.d_ff None -> 8; optim\.learning_rate 0\.01 -> 0\.1"):
-    start(finished, optim__learning_rate=0.1, model__d_ff=8, mesh__data=1, data__workers=2)
-  assert (finished / "config.json").read_bytes() == before
+    start(tmp_path, optim__learning_rate=0.1, model__d_ff=8, mesh__data=1, data__workers=2)
+  assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_changed_text_is_refused(finished):
-  with (
-    tiny.tiny_text(fingerprint="edited"),
-    pytest.raises(UserError, match=r"the data has changed"),
-  ):
-    start(finished, train__checkpoint_every=5)
+def test_changed_text_is_refused(tmp_path):
+  strangers.make(tmp_path / "run")
+  with pytest.raises(UserError, match=r"changed .* \(fingerprint 0{32} there, tiny now\)"):
+    start(tmp_path / "run", **strangers.FLAGS)
+
+
+def test_a_run_of_the_version_before_is_read(tmp_path):
+  """Neither config.json nor card named a task or what is best: it was the language model."""
+  run = tmp_path / "run"
+  strangers.make(run)
+  saved = json.loads((run / "config.json").read_text())
+  assert saved.pop("task") == "language_model"
+  (run / "config.json").write_text(json.dumps(saved))
+  strangers.edit_sealed(
+    "card/metadata", lambda card: {k: v for k, v in card.items() if k not in ("task", "best")}
+  )(run)
+  card = json.loads(strangers.at(run, "card/metadata").read_text())
+  assert "task" not in card and card["val/loss"] == 1.0
+  found = load_run(str(run), "best")
+  assert (found.step, found.card["task"]) == (strangers.STEP, "language_model")
+  assert checkpoint.best_step(str(run)) == strangers.STEP
+  assert inspect.report(str(run), log=lambda _: None) == 0
+  said = []
+  description = tiny.description(strangers.config())
+  with workdirs.open_workdir(str(run), description, said.append):  # it may be resumed
+    assert said == []
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
   (tmp_path / "thesis.tex").touch()
   with pytest.raises(UserError, match=r"something else than a run \(thesis.tex\)"):
-    start(tmp_path)
+    line.start(tmp_path)
   with pytest.raises(UserError, match="no local path"):
-    start("gs://bucket/run")
+    line.start("gs://bucket/run")
 
 
 def test_a_bad_start_does_not_claim_the_folder(tmp_path):
@@ -93,50 +121,58 @@ def test_a_bad_start_does_not_claim_the_folder(tmp_path):
   with pytest.raises(UserError, match=r"train\.profile"):
     start(tmp_path / "runs" / "new", train__profile="5")
   assert os.listdir(tmp_path) == []
+  task = line.task(init=lambda key: {})
+  with pytest.raises(UserError, match="it must make 'params'"):
+    line.start(tmp_path / "runs" / "new", task)
+  assert os.listdir(tmp_path) == []
 
 
-def test_two_runs_do_not_share_a_folder(finished):
-  from hc_jax.runs.workdir import open_workdir
-
-  config = tiny.config(train__checkpoint_every=5)
+def test_two_runs_do_not_share_a_folder(finished_line):
   with (
-    open_workdir(str(finished), tiny.description(config)),
+    workdirs.open_workdir(str(finished_line), workdirs.saved_description(str(finished_line))),
     pytest.raises(UserError, match=f"process {os.getpid()}"),
   ):
-    start(finished, train__checkpoint_every=5)
+    line.start(finished_line, checkpoint_every=5)
 
 
-@pytest.fixture
-def poisoned(monkeypatch):
-  """A run that starts with a parameter that is no number."""
-  begin = starting._begin
+def diverging(change):
+  """A task whose loss is changed once ten batches were seen."""
+  right = line.make_loss(0.1)
 
-  def poison(*args):
-    state = begin(*args)
-    norm = state.params["token_embed"]["embedding"]
-    state.params["token_embed"]["embedding"] = norm.at[:, 0].set(np.nan)
-    return state
+  def loss(variables, batch, key):
+    found, late = right(variables, batch, key), variables["seen"]["rows"] >= 10 * line.ROWS
+    return found.replace(total=jnp.where(late, change(found.total), found.total))
 
-  monkeypatch.setattr(starting, "_begin", poison)
+  return line.task(loss=loss)
 
 
-def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished, poisoned):
-  rows = read_metrics(str(finished))
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(finished_line):
+  rows = read_metrics(str(finished_line))
   message = r"train/\w+ is nan at step 11; the last good checkpoint is step 10, .*debug_nans=True"
+  task = diverging(lambda total: total * jnp.nan)
   with pytest.raises(NonFiniteError, match=message):
-    start(finished, train__num_steps=30, train__checkpoint_every=1)
-  assert checkpoint.steps_of(str(finished)) == [5, 10]
-  assert read_metrics(str(finished)) == rows
+    line.start(finished_line, task, num_steps=30, checkpoint_every=1)
+  assert checkpoint.steps_of(str(finished_line)) == [5, 10]
+  assert read_metrics(str(finished_line)) == rows
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda total: total * jnp.inf, "infinity first appears in the loss of the forward pass"),
+    (
+      lambda total: total + 0 * jnp.sqrt(0 * total),
+      "the forward pass is finite; NaN first appears in the gradient of slopes",
+    ),
+  ],
+)
+def test_debug_nans_names_what_was_not_finite(finished_line, change, words):
+  with pytest.raises(NonFiniteError, match=f"at step 11; .* First site: {words}"):
+    line.start(finished_line, diverging(change), num_steps=30, debug_nans=True)
 
 
 @pytest.mark.slow
-def test_debug_nans_names_what_was_not_finite(finished, poisoned):
-  message = r"First site: parameter token_embed/embedding was already NaN before the step"
-  with pytest.raises(NonFiniteError, match=message):
-    start(finished, train__num_steps=30, train__debug_nans=True)
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_profile_holds_the_named_scopes(tmp_path):
   start(tmp_path, train__num_steps=4, train__profile="2:4", train__eval_every=0)
   traces = list(pathlib.Path(tmp_path, "profile").rglob("*.xplane.pb"))

@@ -9,14 +9,14 @@ import time
 import pytest
 
 from hc_jax.runs.checkpoint import steps_of
-from tests.train import tiny
+from tests.train import line
 from tests.train.conftest import one_device_environment
 
 pytestmark = pytest.mark.slow
 
 
 def start(workdir, *flags, env=None, **streams):
-  command = [sys.executable, tiny.__file__, str(workdir), *flags]
+  command = [sys.executable, line.__file__, str(workdir), *flags]
   return subprocess.Popen(
     command, env=one_device_environment() | (env or {}), **{"stderr": subprocess.PIPE} | streams
   )
@@ -61,7 +61,7 @@ def test_a_workdir_with_letters_that_stdout_lacks(tmp_path):
 
 def test_a_pipe_that_nobody_reads_stops_neither_training_nor_a_signal(tmp_path):
   workdir = tmp_path / "run"
-  flags = ["--config.train.num_steps=100000", "--config.train.checkpoint_every=100"]
+  flags = ["--num_steps=100000", "--checkpoint_every=100"]
   child = start(workdir, *flags, stdout=subprocess.PIPE)
   deadline = time.monotonic() + 200
   rows = workdir / "metrics.jsonl"  # a pipe holds 64 KiB, about 600 lines

@@ -55,18 +55,20 @@ def test_processes_that_are_killed_and_stopped_for_real_change_nothing_about_res
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bytes_left", [1_000, 20_000])
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(
-  line_process, tmp_path, bytes_left
-):
-  """The smaller limit is met by the rows of metrics.jsonl or events, the other by a checkpoint."""
-  assert line_process(tmp_path, "--num_steps=5").returncode == 0
-  full = line_process(tmp_path, file_limit=bytes_left)
+@pytest.mark.parametrize("first", ["a row", "a checkpoint"])
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(line_process, tmp_path, first):
+  """The limit is met by the rows of metrics.jsonl or events, or, with few rows, by a checkpoint."""
+  rows = "--log_every=1" if first == "a row" else "--log_every=20"
+  assert line_process(tmp_path, rows, "--num_steps=5").returncode == 0
+  files = [p.stat().st_size for p in (tmp_path / "checkpoints" / "5").rglob("*")]
+  metrics = (tmp_path / "metrics.jsonl").stat().st_size
+  assert 2 * metrics < max(files) or first == "a row"
+  full = line_process(tmp_path, rows, file_limit=metrics if first == "a row" else max(files) - 1)
   assert full.returncode == 4, full.stderr
   assert full.stderr.startswith("error: ") and full.stderr.count("\n") == 1, full.stderr
   assert "could not be written: File too large. Older checkpoints are untouched" in full.stderr
   assert steps_of(tmp_path) == [5]
-  again = line_process(tmp_path)
+  again = line_process(tmp_path, rows)
   assert (again.returncode, again.stderr) == (0, "")
   assert "resumed at step 5" in again.stdout
 
