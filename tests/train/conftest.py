@@ -1,66 +1,31 @@
 """Tiny runs, in this process on one device or in processes of their own, compiled once."""
 
-import dataclasses
 import functools
-import json
 import os
 import resource
 import shutil
 import socket
 import subprocess
 import sys
-from typing import Any
 
 import jax
 import pytest
 
-from hc_jax.ablate.running import arm
-from hc_jax.step.task import Task
-from hc_jax.train import language, loop, program, start
-from tests.train import line, tiny
-
-# What has no part in the compiled steps.
-_APART = {"num_steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep"}
+from hc_jax.train import language, start
+from tests.train import line, strangers, tiny
 
 
-@functools.cache
-def _steps():
-  """The compiled steps of this process, by all that they are made of."""
-  return {}
-
-
-def compile_steps_once(of, state, batch):
-  """`compile_steps`, which traces the model again for every run, once for equal configs."""
-  made_of = of.task.config.to_dict()
-  made_of["train"] = {k: v for k, v in made_of["train"].items() if k not in _APART}
-  key = json.dumps(made_of, sort_keys=True, default=repr), of.mesh, of.together and of.seeds
-  if key not in _steps():
-    _steps()[key] = program.compile_steps(of, state, batch)
-  return _steps()[key]
-
-
-@dataclasses.dataclass(frozen=True)
-class OfConfig(Task):
-  """A language model that knows its config."""
-
-  config: Any = None
-
-
-def language_model(config, *args, **kwargs):
-  task = language.language_model(config, *args, **kwargs)
-  return OfConfig(**vars(task), config=config)
+def give_devices(monkeypatch, devices):
+  """Trains language models on these devices from now on, and not on all there are."""
+  monkeypatch.setattr(start, "make_mesh", functools.partial(language.make_mesh, devices=devices))
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """One device for the run, whose text is the tiny one; equal steps are compiled once."""
-  monkeypatch.setattr(loop, "compile_steps", compile_steps_once)
-  for module in (start, arm):
-    monkeypatch.setattr(module, "language_model", language_model)
-  device = jax.devices()[:1]
-  monkeypatch.setattr(jax, "devices", lambda *_: device)
+  """One device for a language model, whose text is the tiny one."""
+  give_devices(monkeypatch, jax.devices()[:1])
   with tiny.tiny_text():
-    yield device[0]
+    yield
 
 
 def one_device_environment():
@@ -163,13 +128,30 @@ def finished_line(line_template, tmp_path):
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory):
-  """Where a finished run of ten steps is kept, to be copied; made by the first test that asks."""
-  return tmp_path_factory.mktemp("template") / "run"
+  """A trained language model of ten steps, to be copied; made by the first test that asks."""
+  made = tmp_path_factory.mktemp("template") / "run"
+  with pytest.MonkeyPatch.context() as patch, tiny.tiny_text():
+    give_devices(patch, jax.devices()[:1])
+    tiny.start(made, train__num_steps=10, train__checkpoint_every=5)
+  return made
 
 
 @pytest.fixture
-def finished(template, tmp_path):
-  """A run of ten steps with checkpoints 5 and 10, of its own."""
-  if not template.exists():
-    tiny.start(template, train__num_steps=10, train__checkpoint_every=5)
+def trained(template, tmp_path):
+  """A trained language model with checkpoints 5 and 10, of its own."""
   return shutil.copytree(template, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished_template(tmp_path_factory):
+  """What `finished` copies."""
+  made = tmp_path_factory.mktemp("finished") / "run"
+  config = tiny.config(train__num_steps=10, train__checkpoint_every=5)
+  strangers.make(made, config, {5: None, 10: 1.0}, "tiny")
+  return made
+
+
+@pytest.fixture
+def finished(finished_template, tmp_path):
+  """As `trained`, of numbers that no training has made, which takes no compilation."""
+  return shutil.copytree(finished_template, tmp_path / "run")

@@ -25,29 +25,39 @@ def config(**changes):
   return tiny.config(**{**FLAGS, **changes})
 
 
-def make(folder):
-  """A run with one checkpoint, of numbers that no training has made."""
+def make(folder, of=None, steps=None, fingerprint="0" * 32):
+  """A run of numbers that no training has made.
+
+  Args:
+    folder: new.
+    of: its config.
+    steps: val/loss of each checkpoint, None where it was not evaluated.
+    fingerprint: of its text.
+  """
   folder.mkdir()
-  made = config()
+  made, steps = of or config(), steps or {STEP: 1.0}
   model = models.make_model(made.model, vocab_size=257)
   optimizer, _ = make_optimizer(made.optim, made.train.num_steps)
   mesh = sharding.make_mesh("dp", devices=jax.devices()[:1])
   abstract = abstract_state(token_init(model, made.data.length), optimizer, mesh=mesh, preset="dp")
   rng = np.random.default_rng(0)
 
-  def numbers(leaf):
+  def numbers(leaf, step):
     floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-    values = rng.normal(size=leaf.shape) if floats else np.zeros(leaf.shape)
+    values = rng.normal(size=leaf.shape) if floats else np.full(leaf.shape, step)
     return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
 
   description = tiny.description(made)
   workdir.save_config(str(folder), description)
-  data = {"fingerprint": "0" * 32, "tokenizer": "bytes", "vocab_size": 257}
+  data = {"fingerprint": fingerprint, "tokenizer": "bytes", "vocab_size": 257}
   card = checkpoint.make_card(*description, data)
-  with checkpoint.Checkpoints(str(folder), 1) as checkpoints:
-    checkpoints.save(jax.tree.map(numbers, abstract), STEP, card, ("val/loss", 1.0))
-  row = {"step": STEP, "train/loss": 2.5, "val/loss": 1.0}
-  (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+  rows = []
+  with checkpoint.Checkpoints(str(folder), len(steps)) as checkpoints:
+    for step, loss in steps.items():
+      state = jax.tree.map(lambda leaf, step=step: numbers(leaf, step), abstract)
+      checkpoints.save(state, step, card, loss and ("val/loss", loss))
+      rows.append({"step": step, "train/loss": 2.5} | ({"val/loss": loss} if loss else {}))
+  (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def at(run, name=""):

@@ -19,10 +19,10 @@ def quiet(*_):
 
 
 @pytest.mark.slow
-def test_the_numbers_are_the_trainers(one_device, finished):
+def test_the_numbers_are_the_trainers(one_device, trained):
   """Of the same batches, at both steps, whatever number of windows the model takes at a time."""
-  rows = {row["step"]: row for row in train.read_metrics(str(finished))}
-  run = train.load_run(str(finished))
+  rows = {row["step"]: row for row in train.read_metrics(str(trained))}
+  run = train.load_run(str(trained))
   found = train.evaluate_run(run, batches=2, log=quiet)
   row = rows[run.step]
   assert run.step == 10
@@ -43,11 +43,11 @@ def test_the_numbers_are_the_trainers(one_device, finished):
 
 
 @pytest.mark.slow
-def test_every_token_of_a_file_counts(one_device, finished, tmp_path, capsys):
+def test_every_token_of_a_file_counts(one_device, trained, tmp_path, capsys):
   """33 tokens and a document of 8, by windows of 32, against the model applied window by window."""
   texts = ["x = 1\n" * 5 + "ab", "def f():"]
   (tmp_path / "two.jsonl").write_text("\n".join(json.dumps({"t": text}) for text in texts))
-  run = train.load_run(str(finished))
+  run = train.load_run(str(trained))
   bos = run.tokenizer.bos_id
   ids = np.array([i for text in texts for i in (bos, *text.encode())], np.int32)
   nats = []
@@ -60,7 +60,7 @@ def test_every_token_of_a_file_counts(one_device, finished, tmp_path, capsys):
   assert len(nats) == 41
   of_text = [n for n, target in zip(nats, ids[1:], strict=True) if target != bos]
 
-  argv = ["eval", str(finished), f"--files={tmp_path / 'two.jsonl'}", "--field=t"]
+  argv = ["eval", str(trained), f"--files={tmp_path / 'two.jsonl'}", "--field=t"]
   assert cli.main(argv) == 0
   head, loss, perplexity, bits = capsys.readouterr().out.splitlines()
   assert head == f"{tmp_path / 'two.jsonl'}: 41 tokens of 2 documents"

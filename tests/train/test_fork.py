@@ -54,21 +54,21 @@ def test_what_a_fork_takes_and_what_is_new(finished):
 
 
 @pytest.mark.slow
-def test_weights_alone_begin_at_step_0_with_a_new_schedule_and_need_no_source(finished, tmp_path):
+def test_weights_alone_begin_at_step_0_with_a_new_schedule_and_need_no_source(trained, tmp_path):
   changes = {"optim__learning_rate": 1e-3, "train__num_steps": 4, "train__eval_every": 4}
-  at_end = {row["step"]: row for row in read_metrics(str(finished))}[10]
-  whole = fork(tmp_path / "whole", finished, **changes)
+  at_end = {row["step"]: row for row in read_metrics(str(trained))}[10]
+  whole = fork(tmp_path / "whole", trained, **changes)
   assert int(whole.step) == 4 and int(whole.opt_state[1][0].count) == 4
   rows = read_metrics(str(tmp_path / "whole"))
   assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
   assert rows[0]["val/loss"] == at_end["val/loss"]
   assert rows[-1]["train/learning_rate"] == pytest.approx(1e-3)
-  same(load_run(str(tmp_path / "whole"), 0).params, load_run(str(finished), 10).params)
+  same(load_run(str(tmp_path / "whole"), 0).params, load_run(str(trained), 10).params)
 
   halves = tmp_path / "halves"
-  fork(halves, finished, **changes | {"train__num_steps": 2, "train__eval_every": 0})
-  source = str(finished)
-  shutil.rmtree(finished)
+  fork(halves, trained, **changes | {"train__num_steps": 2, "train__eval_every": 0})
+  source = str(trained)
+  shutil.rmtree(trained)
   changes |= {"train__eval_every": 0}
   state = tiny.start(halves, fork=Fork(source), **changes)  # the same command resumes
   same(state, whole)
@@ -92,12 +92,12 @@ def test_weights_alone_begin_at_step_0_with_a_new_schedule_and_need_no_source(fi
 
 
 @pytest.mark.slow
-def test_with_optimizer_state_it_is_the_source_that_continues(finished, tmp_path):
+def test_with_optimizer_state_it_is_the_source_that_continues(trained, tmp_path):
   state = fork(
-    tmp_path / "new", finished, step=5, optimizer=True, train__num_steps=10, train__keep=3
+    tmp_path / "new", trained, step=5, optimizer=True, train__num_steps=10, train__keep=3
   )
-  same(state.params, load_run(str(finished), 10).params)
-  rows = [read_metrics(str(path)) for path in (tmp_path / "new", finished)]
+  same(state.params, load_run(str(trained), 10).params)
+  rows = [read_metrics(str(path)) for path in (tmp_path / "new", trained)]
   loss = [{row["step"]: row["train/loss"] for row in r if row["step"] > 5} for r in rows]
   assert loss[0] == loss[1] and len(loss[0]) == 5
   assert card(tmp_path / "new", 10)["changed"] == [

@@ -21,7 +21,7 @@ def lines_of(workdir, step=None):
   return "\n".join(lines), damaged
 
 
-def test_a_run_as_it_is(one_device, finished):
+def test_a_run_as_it_is(finished):
   text, damaged = lines_of(finished)
   assert damaged == 0 and "DAMAGED" not in text
   by_step = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
@@ -50,7 +50,7 @@ def test_a_run_as_it_is(one_device, finished):
   assert "card of step 5" in lines_of(finished, 5)[0]
 
 
-def test_what_is_damaged_is_named(one_device, finished, capsys):
+def test_what_is_damaged_is_named(finished, capsys):
   file = next((finished / "checkpoints" / "10" / "params" / "d").iterdir())
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
@@ -72,7 +72,7 @@ def test_what_is_damaged_is_named(one_device, finished, capsys):
   assert "rejected/: 7" in lines_of(finished)[0]
 
 
-def test_what_is_not_there(one_device, finished, tmp_path, capsys):
+def test_what_is_not_there(finished, tmp_path, capsys):
   with pytest.raises(hc.UserError, match="no checkpoint 3; there are: 5, 10"):
     inspect.report(str(finished), 3)
   shutil.rmtree(finished / "checkpoints")
@@ -84,7 +84,7 @@ def test_what_is_not_there(one_device, finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_it_needs_no_accelerator(one_device, finished):
+def test_it_needs_no_accelerator(finished):
   """The devices that the environment asks for are not there, and it does not mind."""
   env = os.environ | {"JAX_PLATFORMS": "tpu"}
   command = [sys.executable, "-m", "hc_jax", "inspect", str(finished)]

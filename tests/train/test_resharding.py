@@ -9,6 +9,7 @@ import pytest
 from hc_jax.runs import checkpoint
 from hc_jax.train import read_metrics
 from tests.train import tiny
+from tests.train.conftest import give_devices
 
 DEVICES = jax.devices()
 MESHES = {
@@ -23,7 +24,7 @@ MESHES = {
 @pytest.mark.usefixtures("one_device")
 def test_8_to_2_to_1_and_1_to_8(tmp_path, monkeypatch, capsys):
   def train(name, devices, steps):
-    monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:devices])
+    give_devices(monkeypatch, DEVICES[:devices])
     tiny.start(tmp_path / name, train__num_steps=steps, train__eval_every=0, **MESHES[devices])
     return capsys.readouterr().out
 
