@@ -13,6 +13,7 @@ from tests.train import tiny
 from tests.train.interrupted import assert_same_run, measured, stop_and_kill, tear
 
 
+@pytest.mark.slow  # test_task.py has the same of a model that compiles in no time
 def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(
   one_device, tmp_path, monkeypatch, capsys
 ):
