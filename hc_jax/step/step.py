@@ -129,8 +129,8 @@ def split_batch(batch: Batch, accumulation: int) -> Batch:
   rows = next((leaf.shape[0] for leaf in jax.tree.leaves(batch)), 0)
   if rows % accumulation:
     raise UserError(
-      f"accumulation={accumulation} does not divide the {rows} rows of a batch; choose a divisor, "
-      "or make batches of other rows"
+      f"`accumulation={accumulation}` does not divide the {rows} rows of a batch; choose a "
+      "divisor, or make batches of other rows"
     )
   return jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 

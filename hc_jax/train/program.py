@@ -106,8 +106,8 @@ class Program:
 def _check_length(batches: Any, num_steps: int) -> None:
   if hasattr(batches, "__len__") and len(batches) < num_steps:
     raise UserError(
-      f"num_steps={num_steps} is more than the {len(batches)} batches of Task.train; lower it, or "
-      "make them endless"
+      f"`num_steps={num_steps}` is more than the {len(batches)} batches of Task.train; lower it, "
+      "or make them endless"
     )
 
 

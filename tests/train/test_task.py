@@ -139,7 +139,7 @@ def replaced(**changes):
     ),
     (
       {"train": lambda seed: line.Batches(seed, count=19)},
-      "num_steps=20 is more than the 19 batch",
+      "`num_steps=20` is more than the 19 batch",
     ),
   ],
 )
@@ -150,7 +150,7 @@ def test_a_task_that_cannot_be_trained_is_refused_before_the_first_step(tmp_path
 
 
 def test_parts_that_do_not_divide_the_rows_are_refused(tmp_path):
-  with pytest.raises(UserError, match="accumulation=3 does not divide the 8 rows of a batch"):
+  with pytest.raises(UserError, match="`accumulation=3` does not divide the 8 rows of a batch"):
     line.start(tmp_path, accumulation=3)
 
 
