@@ -40,7 +40,7 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Field:
-  """What a field takes.
+  """Declaration of a field: the values that it takes, and their meaning.
 
   Attributes:
     name: of the field.
@@ -72,7 +72,7 @@ class Field:
 
   @property
   def takes(self) -> str:
-    """What it takes, in words: `a whole number`."""
+    """The kind of its values, in words: `a whole number`."""
     return " or ".join([_WORDS.get(self.kind, self.kind.__name__), *map(repr, self.words)])
 
   def problem(self, value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Which text a run reads, and how it is cut."""
+"""Settings of the text that a run reads."""
 
 import dataclasses
 from typing import Any
