@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from hc_jax import durable, folders
 from hc_jax.errors import UserError
-from hc_jax.runs import manifest, metrics
+from hc_jax.runs import manifest, metrics, tokenizer
 from hc_jax.runs import workdir as workdirs
 from hc_jax.runs.checkpoint import FOLDER, path_of, steps_of
 from hc_jax.runs.errors import StorageError, reason_of
@@ -21,7 +21,7 @@ from hc_jax.runs.remote import Remote, plain
 WAITS = (1.0, 4.0)  # seconds before another try
 _SMALL = {
   workdirs.CONFIG: folders.JSON_BYTES,
-  **{f"tokenizer{suffix}": workdirs.TOKENIZER_BYTES for suffix in workdirs.TOKENIZERS},
+  **{f"tokenizer{suffix}": tokenizer.LARGEST for suffix in tokenizer.SUFFIXES},
   metrics.FILE: metrics.LIMIT,
 }
 _TRACKER_FILES, _TRACKER_BYTES = 64, 1 << 20

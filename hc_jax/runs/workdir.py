@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hc_jax import config as config_lib
-from hc_jax import data, folders
+from hc_jax import folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 from hc_jax.nearest import nearest
 from hc_jax.processes import cluster
-from hc_jax.runs import lock
+from hc_jax.runs import lock, tokenizer
 from hc_jax.runs.errors import storage
 
 CONFIG = "config.json"
@@ -33,8 +33,6 @@ TRACKERS = "trackers"
 FETCHED = "fetched.tmp"  # where what a mirror sent is looked at, before it is the run's
 OWN = (CONFIG, "metrics.jsonl", "checkpoints", "rejected", "tensorboard", "profile")
 OWN += (TRACKERS, FETCHED)
-TOKENIZERS = (".model", ".json")  # suffixes of the files that a run copies
-TOKENIZER_BYTES = 256 << 20
 # What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
 # the schedule is a function of the config at hand (see optim.py); mesh, remat and accumulation
 # round otherwise, and with accumulation dropout draws otherwise.
@@ -117,7 +115,7 @@ def open_workdir(
         f"workdir {path} cannot be written: {error.strerror}; choose another `workdir`"
       ) from error
     with storage(path):
-      folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in TOKENIZERS))
+      folders.check_plain(path, *OWN, *(f"tokenizer{suffix}" for suffix in tokenizer.SUFFIXES))
     fetch(path, description)
     for line in _check_config(path, description):
       log(f"changed since the last start: {line}")
@@ -319,44 +317,3 @@ def save_config(
   saved |= {} if origin is None else {"fork": origin}
   text = json.dumps(saved, indent=2) + "\n"
   write_atomically(os.path.join(workdir, CONFIG), text)
-
-
-def tokenizer_copy(workdir: str, spec: str) -> str:
-  """Returns where a run keeps its tokenizer: the copy's path, or "bytes", which has no file.
-
-  Raises:
-    UserError: `spec` is neither "bytes" nor the name of a tokenizer's file.
-  """
-  if spec == "bytes":
-    return spec
-  if (suffix := os.path.splitext(spec)[1]) not in TOKENIZERS:
-    raise UserError(
-      f"`tokenizer={spec!r}` of {workdir} is neither 'bytes' nor a file *.model or *.json"
-    )
-  return os.path.join(workdir, f"tokenizer{suffix}")
-
-
-def open_tokenizer(workdir: str, spec: str) -> data.Tokenizer:
-  """Opens a run's own copy of its tokenizer; `spec` names only its kind.
-
-  Raises:
-    UserError: there is none, or it is not a plain file of at most `TOKENIZER_BYTES`.
-  """
-  path = tokenizer_copy(workdir, spec)
-  if path != spec and os.path.lexists(path):
-    folders.check_plain(workdir, os.path.basename(path))
-    if os.lstat(path).st_size > TOKENIZER_BYTES:
-      raise UserError(f"{path} has more than {TOKENIZER_BYTES:,} bytes: this is not a tokenizer")
-  return data.load_tokenizer(path)
-
-
-def keep_tokenizer(workdir: str, spec: str) -> None:
-  """Copies the tokenizer's file into the run, once.
-
-  Raises:
-    OSError: it cannot be read or written.
-  """
-  copy = tokenizer_copy(workdir, spec)
-  if copy != spec and not os.path.lexists(copy):
-    with open(os.path.expanduser(spec), "rb") as file:
-      write_atomically(copy, file.read())

@@ -12,7 +12,7 @@ from hc_jax import data, models, sharding
 from hc_jax.config_keys import arguments
 from hc_jax.errors import UserError, in_words, named
 from hc_jax.plan.out_of_memory import needs_of
-from hc_jax.runs import workdir as workdirs
+from hc_jax.runs.tokenizer import keep_tokenizer
 from hc_jax.step.loss import eval_step, parts_of, summary, token_init, token_loss, token_weight
 from hc_jax.step.task import Task, Telemetry
 from hc_jax.train import debug_nans
@@ -93,7 +93,7 @@ def language_model(
       lambda variables, batch: looks(variables["params"], batch), _few(config, mesh, val[0])
     ),
     locate=functools.partial(debug_nans.in_forward, model),
-    keep=functools.partial(workdirs.keep_tokenizer, spec=spec),
+    keep=functools.partial(keep_tokenizer, spec=spec),
     needs=functools.partial(needs_of, config, mesh),
   )
 

@@ -18,7 +18,8 @@ from hc_jax.config_keys import arguments
 from hc_jax.errors import UserError, named
 from hc_jax.runs import checkpoint, restore
 from hc_jax.runs.errors import storage
-from hc_jax.runs.workdir import open_tokenizer, saved_config, saved_description
+from hc_jax.runs.tokenizer import open_tokenizer
+from hc_jax.runs.workdir import saved_config, saved_description
 from hc_jax.sample import continue_text
 from hc_jax.step.task import Task
 

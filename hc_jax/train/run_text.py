@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from hc_jax import data
 from hc_jax.errors import UserError
-from hc_jax.runs.workdir import tokenizer_copy
+from hc_jax.runs.tokenizer import tokenizer_copy
 from hc_jax.train.run import Run
 
 BUILT_IN = "py_stdlib"

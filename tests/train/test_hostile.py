@@ -12,7 +12,7 @@ import signal
 import pytest
 
 from hc_jax import UserError, cli
-from hc_jax.runs import workdir
+from hc_jax.runs import tokenizer, workdir
 from hc_jax.train import read_metrics
 from hc_jax.train import run as runs
 from tests.train import strangers, tiny
@@ -430,7 +430,7 @@ def test_any_value_of_any_type_in_a_config_is_a_config_or_a_reason(run):
     try:
       config = workdir.saved_config(str(run))
       config_lib.check(config)
-      workdir.tokenizer_copy(str(run), config.data.tokenizer)
+      tokenizer.tokenizer_copy(str(run), config.data.tokenizer)
     except UserError as error:
       refused += 1
       assert "\n" not in str(error)
