@@ -31,8 +31,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     The config, locked and checked.
 
   Raises:
-    UserError: for a missing file, an unknown key, a value of the wrong type, or an impossible
-      combination.
+    UserError: as `check`, or for a missing file, an unknown key or a value of the wrong type.
   """
   config = execute(path, "get_config")
   override(config, overrides)
@@ -107,8 +106,10 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for values and combinations that no run could use; costs no compilation."""
-  from hc_jax.models import make_model
+  """Raises UserError for values that keys do not take, and for groups that do not fit each other.
+
+  Whether the fields of a model go together `hc_jax.models.make_model` says, which makes it.
+  """
   from hc_jax.step.optim import make_optimizer
 
   values = config.to_dict()
@@ -132,7 +133,6 @@ def check(config: ConfigDict) -> None:
       "is to predict, and the loss would say nothing. Leave it True; in code, "
       "hc_jax.models.TransformerLM(causal=False) is an encoder"
     )
-  make_model(model, vocab_size=None if model.vocab_size else 1)  # refuses what does not go together
   try:
     make_optimizer(config.optim, train.num_steps)
   except UserError as error:

@@ -49,7 +49,7 @@ TABLE = {
   "params": (_L0 | {"connections"}, _ARRAYS | {"numpy"}),
   "models": (_L1, _ARRAYS | {"numpy"}),
   "sharding": ({"axes", "errors", "fields"}, _ARRAYS | {"numpy"}),
-  "config": (_L1 | {"config_files", "config_keys", "models", "step"}, {"ml_collections"}),
+  "config": (_L1 | {"config_files", "config_keys", "step"}, {"ml_collections"}),
   "configs": (set(), set()),
   "config_files": ({"configs", "errors", "nearest"}, set()),
   "config_keys": (

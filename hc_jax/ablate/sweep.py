@@ -11,6 +11,7 @@ from hc_jax.config_files import execute
 from hc_jax.config_keys import keys
 from hc_jax.errors import UserError
 from hc_jax.fields import check
+from hc_jax.models import make_model
 
 CONNECTION = "model.connection."
 # What an arm may change: how the residual path is made. Data, batches, seeds, branches, optimizer
@@ -99,7 +100,9 @@ class Sweep:
         )
     for group in self.groups():
       try:
-        config_lib.check(self.config(group, self.seeds[0]))
+        config = self.config(group, self.seeds[0])
+        config_lib.check(config)
+        make_model(config.model, vocab_size=None if config.model.vocab_size else 1)
       except UserError as error:
         raise UserError(f"arm {group.arm!r}: {error}") from error
 

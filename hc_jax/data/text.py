@@ -63,7 +63,7 @@ def load_text(
   *,
   files: Sequence[str] = (),
   field: str = "text",
-  tokenizer: str = "bytes",
+  tokenizer: str | Tokenizer = "bytes",
   data_dir: str = "",
   val_fraction: float = 0.02,
   length: int = 0,
@@ -76,7 +76,7 @@ def load_text(
     files: the files or folders of "text_files": plain text or code, .jsonl, .parquet, each also
       as .gz or .zst.
     field: the field of a record (.jsonl, .parquet, TFDS) that holds the text.
-    tokenizer: as for `load_tokenizer`.
+    tokenizer: as for `load_tokenizer`, or what it returns.
     data_dir: where prepared data lies, "" is $HC_JAX_DATA or ~/.cache/hc_jax.
     val_fraction: share of documents that are validation (a TFDS dataset's own one is used as is).
     length: tokens of a window; where validation holds only a few windows, there is a warning.
@@ -87,7 +87,7 @@ def load_text(
   """
   files = (files,) if isinstance(files, str) else tuple(files)
   check_settings(val_fraction=val_fraction)
-  tokeniser = load_tokenizer(tokenizer)
+  tokeniser = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
   folder = store.data_folder(data_dir)
   source = _make_source(name, files, field, folder)
   key = _key(source.card, tokeniser, val_fraction)

@@ -62,6 +62,11 @@ _LAYERS = (
 _OTHERS = ("parent", "name", "connection", "layers", "dtype", "stream_dtype")
 
 
+@functools.lru_cache(maxsize=64)
+def _check_once(cls: type["TransformerLM"], fields: tuple[tuple[str, Any], ...]) -> None:
+  cls(**dict(fields), parent=None)._check()
+
+
 class TransformerLM(nn.Module):
   """A transformer language model whose residual connections are any `Connection`.
 
@@ -155,8 +160,20 @@ class TransformerLM(nn.Module):
       self.num_layers = count_layers(self.layers)
     super().__post_init__()
 
+  @nn.nowrap
   def check(self) -> None:
-    """Raises ValueError, with the remedy, if the fields do not go together; compiles nothing."""
+    """Raises ValueError, with the remedy, if the fields do not go together; compiles nothing.
+
+    Equal models are checked once, however often they are traced.
+    """
+    connections = jax.tree.leaves((self.connection, self.layers))
+    if any(isinstance(each, nn.Module) for each in connections):
+      return self._check()  # in a trace they hold its scope, which must not be kept
+    fields = {k: v for k, v in values_of(self).items() if k not in ("parent", "name")}
+    return _check_once(type(self), tuple(fields.items()))
+
+  @nn.nowrap
+  def _check(self) -> None:
     declared = {name: found for name, found in fields_of(type(self)).items() if name not in _OTHERS}
     if wrong := next(problems(values_of(self), declared), None):
       raise ValueError(wrong)

@@ -57,13 +57,15 @@ def language_model(
     UserError: whatever is wrong with data or model.
   """
   rows, length = config.train.batch_size, config.data.length
-  text = open_text(config.data, log)
+  with named(arguments()):
+    tokenizer = data.load_tokenizer(config.data.tokenizer)
+  model = models.make_model(config.model, tokenizer.vocab_size)  # before what takes its time
+  text = open_text(config.data, log, tokenizer)
   if rows * length > len(text.train):
     raise UserError(
       f"train.batch_size={rows} windows of data.length={length} are {rows * length:,} tokens, and "
       f"{config.data.name} has only {len(text.train):,} to train on; lower train.batch_size"
     )
-  model = models.make_model(config.model, vocab_size=text.tokenizer.vocab_size)
   val = _val_batches(config, text, mesh)
   parts = _loss_parts(config, model, mesh, copies)
   sums = functools.partial(
@@ -98,8 +100,15 @@ def language_model(
   )
 
 
-def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
+def open_text(
+  config: Any, log: Callable[[str], None] = print, tokenizer: data.Tokenizer | None = None
+) -> data.TextData:
   """Returns the text that the group `data` of a config names; prepared first, if still to do.
+
+  Args:
+    config: the group.
+    log: gets lines about the data.
+    tokenizer: the one that the group names, if it is open already.
 
   Raises:
     UserError: whatever is wrong with the text or the tokenizer.
@@ -110,7 +119,7 @@ def open_text(config: Any, log: Callable[[str], None] = print) -> data.TextData:
       config.name,
       files=config.files,
       field=config.field,
-      tokenizer=config.tokenizer,
+      tokenizer=tokenizer or config.tokenizer,
       data_dir=config.dir,
       val_fraction=config.val_fraction,
       length=config.length,
