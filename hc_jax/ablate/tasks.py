@@ -24,6 +24,7 @@ from hc_jax.train.compile_cache import cache
 from hc_jax.train.console import say
 from hc_jax.train.program import Program
 from hc_jax.train.settings import Settings
+from hc_jax.train.start import check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,7 @@ def _check(arms: Mapping[str, Task], seeds: Sequence[int]) -> None:
   if not arms or not seeds or len(set(seeds)) != len(seeds):
     raise UserError("compare_tasks needs at least one arm, and seeds of which none comes twice")
   for name, task in arms.items():
+    check_task(task)
     if not name or os.path.basename(name) != name or name.startswith("."):
       raise UserError(f"the arm {name!r} gives a folder its name; use letters, digits and _ + -")
     if not len(task.val) or task.evaluate is None or task.summarise is None:

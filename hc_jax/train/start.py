@@ -84,7 +84,7 @@ def train(
     "train": dataclasses.asdict(settings),
     "mesh": {"preset": preset, **mesh.shape},
   }
-  _check(task)
+  check_task(task)
   description = workdirs.Description(task.name, config_lib.plain(config))
   recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(lambda _: optimizer)
   return _run(
@@ -96,7 +96,12 @@ def train(
   )
 
 
-def _check(task: Task) -> None:
+def check_task(task: Task) -> None:
+  """Refuses a task without a name, or with half of what an evaluation needs.
+
+  Raises:
+    UserError: naming the field.
+  """
   if not task.name:
     raise UserError(
       "Task.name is empty; give it a word that names the task on its checkpoints, such as "

@@ -131,6 +131,11 @@ def _begin(
     check_progress(card, program.seeds)
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{folder} holds no arm to continue with ({error}); remove it") from error
+  if card["task"] != program.task.name:
+    raise UserError(
+      f"{folder} holds the task {card['task']!r}, and this is {program.task.name!r}; choose "
+      "another folder"
+    )
   check_identity(folder, card["data"], identity, "out")
   log(f"  resumed at step {card['step']:,}")
   return state, card["step"], card["step"], card["diverged"]
