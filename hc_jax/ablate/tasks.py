@@ -118,7 +118,7 @@ def _check(arms: Mapping[str, Task], seeds: Sequence[int]) -> None:
     check_task(task)
     if not name or os.path.basename(name) != name or name.startswith("."):
       raise UserError(f"the arm {name!r} gives a folder its name; use letters, digits and _ + -")
-    if not len(task.val) or task.evaluate is None or task.summarise is None:
+    if not task.evaluates:
       raise UserError(f"the task of arm {name!r} has no val, evaluate and summarise to compare by")
 
 
@@ -131,9 +131,8 @@ def _train(
   seeds: tuple[int, ...],
   log: Callable[[str], None],
 ) -> list[Curves]:
-  recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(lambda _: optimizer)
   mesh = sharding.make_mesh("dp", devices=jax.local_devices()[:1])
-  program = Program(task, recipe, settings, mesh, "dp", seeds, together=True)
+  program = Program(task, Recipe.of(optimizer), settings, mesh, "dp", seeds, together=True)
   config = config_lib.plain({"train": dataclasses.asdict(settings)})
   os.makedirs(out, exist_ok=True)
   folder = folders.make_folder(out, name)

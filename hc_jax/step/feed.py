@@ -1,5 +1,6 @@
 """Batches from the host to the devices."""
 
+import functools
 from typing import Any
 
 import jax
@@ -31,8 +32,7 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
 def _check(batch: Any, mesh: Mesh) -> None:
   leaves = jax.tree_util.tree_leaves_with_path(batch)
   rows = {jax.tree_util.keystr(path): np.shape(leaf)[:1] for path, leaf in leaves}
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
-  local = max(1, shards // len({device.process_index for device in mesh.devices.flat}))
+  local = _local_shards(mesh)
   for name, found in rows.items():
     if not found:
       raise UserError(f"batch{name} is a scalar; every leaf of a batch is an array [rows, ...]")
@@ -46,3 +46,10 @@ def _check(batch: Any, mesh: Mesh) -> None:
         f"the {found[0]} rows of batch{name} do not divide over {local} devices; make batches of a "
         f"multiple of {local} rows"
       )
+
+
+@functools.cache  # asked for every batch, and a mesh may have thousands of devices
+def _local_shards(mesh: Mesh) -> int:
+  """Returns into how many parts the rows of a process are split."""
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  return max(1, shards // len({device.process_index for device in mesh.devices.flat}))

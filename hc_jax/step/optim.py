@@ -118,6 +118,11 @@ class Recipe:
   rate: Callable[[Any, Any], Any] | None = None
   follows_end: bool = True
 
+  @classmethod
+  def of(cls, optimizer: "optax.GradientTransformation | Recipe") -> "Recipe":
+    """Returns a recipe as it is, and an optimizer as a recipe without a schedule."""
+    return optimizer if isinstance(optimizer, cls) else cls(lambda _: optimizer)
+
   def schedule(self, end: Any) -> optax.Schedule | None:
     """Returns the learning rate by step of a run of `end` steps; None without one."""
     return None if self.rate is None else lambda step: self.rate(step, end)

@@ -37,6 +37,11 @@ class TrainState:
   rng: jax.Array
   collections: PyTree = flax.struct.field(default_factory=dict)
 
+  @property
+  def variables(self) -> dict[str, PyTree]:
+    """All variables of the model: "params" and the other collections."""
+    return {"params": self.params, **self.collections}
+
 
 def abstract_state(
   init: Init,

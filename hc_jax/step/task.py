@@ -91,3 +91,8 @@ class Task:
   locate: Callable[[Variables, Batch, jax.Array], str | None] | None = None
   keep: Callable[[str], None] | None = None
   needs: Callable[[], Sequence[str]] | None = None
+
+  @property
+  def evaluates(self) -> bool:
+    """Whether it has all that an evaluation needs: val, evaluate and summarise."""
+    return bool(len(self.val)) and self.evaluate is not None and self.summarise is not None

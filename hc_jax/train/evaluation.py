@@ -139,7 +139,7 @@ def evaluate_task(run: TaskRun) -> dict[str, float]:
     UserError: the task has no validation set.
   """
   task = run.task
-  if not len(task.val) or task.evaluate is None or task.summarise is None:
+  if not task.evaluates:
     raise UserError(f"the task {task.name!r} has no val, evaluate and summarise to evaluate by")
   mesh = sharding.make_mesh("dp", devices=jax.local_devices()[:1])
   with sharding.use_mesh(mesh, "dp"):

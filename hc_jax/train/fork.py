@@ -174,9 +174,9 @@ def first_state(origin: dict[str, Any], program: Program) -> TrainState:
   params = restore.read_params(run, step, target.params)
   collections = restore.read_collections(run, step, target.collections)
   if not origin["optimizer"]:
-    optimizer = program.recipe.optimizer(program.settings.num_steps)
     where = {"mesh": program.mesh, "preset": program.preset}
-    return state_of({"params": params, **collections}, optimizer, seed, target, **where)
+    variables = {"params": params, **collections}
+    return state_of(variables, program.optimizer, seed, target, **where)
   rest = restore.read_rest(run, step, target)
   state = TrainState(params=params, **rest, collections=collections)
   return state.replace(rng=key_data_of(seed, target))

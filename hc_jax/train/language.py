@@ -13,12 +13,12 @@ from hc_jax.config_keys import arguments
 from hc_jax.errors import UserError, in_words, named
 from hc_jax.plan.out_of_memory import needs_of
 from hc_jax.runs.tokenizer import keep_tokenizer
+from hc_jax.runs.workdir import LANGUAGE_MODEL
 from hc_jax.step.loss import eval_step, parts_of, summary, token_init, token_loss, token_weight
 from hc_jax.step.task import Task, Telemetry
 from hc_jax.train import debug_nans
 from hc_jax.train.telemetry import telemetry
 
-NAME = "language_model"
 LOOK_LENGTH = 128  # tokens of a window that telemetry looks at
 
 
@@ -81,7 +81,7 @@ def language_model(
     evaluate=lambda variables, batch: sums(variables["params"], batch),
     summarise=summary,
     val=val,
-    name=NAME,
+    name=LANGUAGE_MODEL,
     identity={
       "fingerprint": text.fingerprint,
       "tokenizer": spec,

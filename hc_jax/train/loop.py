@@ -240,7 +240,7 @@ class Loop:
     }
 
   def _evaluate(self, state: TrainState, step: int) -> list[dict[str, float]]:
-    if not self._program.evaluates:
+    if not self._task.evaluates:
       return [{} for _ in self._records]
     before = self.clock.apart["eval"]
     with self.clock.paused("eval"):

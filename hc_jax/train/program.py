@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from hc_jax import data, sharding
@@ -49,17 +50,21 @@ class Program:
   together: bool = False
 
   @property
-  def evaluates(self) -> bool:
-    """Whether there is anything to evaluate by."""
-    task = self.task
-    return bool(len(task.val)) and task.evaluate is not None and task.summarise is not None
+  def optimizer(self) -> optax.GradientTransformation:
+    """The optimizer of all steps of the run."""
+    return self.recipe.optimizer(self.settings.num_steps)
+
+  @property
+  def compiler_options(self) -> dict[str, Any] | None:
+    """What XLA is told."""
+    device = self.mesh.devices.flat[0]
+    return compiler_options(self.settings.deterministic, device.platform)
 
   @functools.cached_property
   def abstract(self) -> TrainState:
     """Shapes and shardings of the state."""
-    optimizer = self.recipe.optimizer(self.settings.num_steps)
     if not self.together:
-      return abstract_state(self.task.init, optimizer, mesh=self.mesh, preset=self.preset)
+      return abstract_state(self.task.init, self.optimizer, mesh=self.mesh, preset=self.preset)
     where = sharding.replicated(self.mesh)
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -70,14 +75,15 @@ class Program:
     """Returns the state before the first step; of each seed bitwise that of a run alone."""
     if self.together:
       return self._stacked()
-    optimizer = self.recipe.optimizer(self.settings.num_steps)
     where = {"mesh": self.mesh, "preset": self.preset}
-    return create_state(self.task.init, optimizer, self.seeds[0], **where)
+    return create_state(self.task.init, self.optimizer, self.seeds[0], **where)
+
+  @functools.cached_property
+  def _init(self) -> Callable[[jax.Array], TrainState]:
+    return jax.jit(functools.partial(init_state, self.task.init, self.optimizer))
 
   def _stacked(self) -> TrainState:
-    optimizer = self.recipe.optimizer(self.settings.num_steps)
-    make = jax.jit(functools.partial(init_state, self.task.init, optimizer))
-    states = [make(jax.random.key_data(jax.random.key(seed))) for seed in self.seeds]
+    states = [self._init(jax.random.key_data(jax.random.key(seed))) for seed in self.seeds]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
   def batches(self, start: int, workers: int) -> Iterator[Any]:
@@ -133,15 +139,13 @@ def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
     state: before the first step.
     batch: the first batch, on the devices.
   """
-  settings, task, device = program.settings, program.task, program.mesh.devices.flat[0]
-  options = compiler_options(settings.deterministic, device.platform)
-  variables = _variables(state)
+  settings, task, variables = program.settings, program.task, state.variables
 
   def compiled(jitted: Any, *arguments: Any) -> Any:
-    return jitted.lower(*arguments).compile(options)
+    return jitted.lower(*arguments).compile(program.compiler_options)
 
   evaluate = look = None
-  if program.evaluates:
+  if task.evaluates:
     part = to_devices(task.val[0], program.mesh)
     mapped = _mapped(program, task.evaluate)
     sums = jax.eval_shape(mapped, variables, part)
@@ -188,17 +192,15 @@ class Steps:
     return self.compiled.train(state, batch, self._end)
 
   def evaluate(self, state: TrainState) -> list[dict[str, float]]:
-    """Returns what the task's summary says of each run; {} without a validation set."""
+    """Returns what the task's summary says of each run; the task evaluates."""
     program, task = self._program, self._program.task
-    if self.compiled.evaluate is None:
-      return [{} for _ in program.seeds]
-    sums = batch_sums(self.compiled.evaluate, _variables(state), task.val, program.mesh)
+    sums = batch_sums(self.compiled.evaluate, state.variables, task.val, program.mesh)
     by_run = zip(*[program.runs(one) for one in sums], strict=True)
     return [dict(task.summarise(totals(run))) for run in by_run]
 
   def look(self, state: TrainState) -> list[dict[str, float]]:
     """Returns the telemetry of each run; what is not finite is left out."""
-    found = jax.device_get(self.compiled.look(_variables(state), self._few))
+    found = jax.device_get(self.compiled.look(state.variables, self._few))
     runs = self._program.runs(found)
     return [{name: x for name, x in run.items() if math.isfinite(x)} for run in runs]
 
@@ -233,10 +235,6 @@ def jit_step(program: Program) -> Any:
     return jax.jit(jax.vmap(step, in_axes=(0, 0, None)), donate_argnums=donate)
   where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract)
   return jax.jit(step, donate_argnums=donate, out_shardings=(where, None))
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-  return {"params": state.params, **state.collections}
 
 
 def _mapped(program: Program, function: Callable[..., Any]) -> Callable[..., Any]:

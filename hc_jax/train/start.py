@@ -86,7 +86,7 @@ def train(
   }
   check_task(task)
   description = workdirs.Description(task.name, config_lib.plain(config))
-  recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(lambda _: optimizer)
+  recipe = Recipe.of(optimizer)
   return _run(
     description,
     lambda: Program(task, recipe, settings, mesh, preset, (seed,)),

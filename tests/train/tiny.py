@@ -15,7 +15,6 @@ import argparse as _source  # noqa: E402  (a module whose file serves as text)
 import contextlib  # noqa: E402
 import functools  # noqa: E402
 import signal  # noqa: E402
-import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -102,6 +101,7 @@ def main(argv):
   """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends that signal once STEP is logged."""
   import train as command
   from tests import environment
+  from tests.train import line
 
   environment.keep_compiled_code()
   environment.compile_cheaply()
@@ -109,30 +109,8 @@ def main(argv):
   with tiny_text():
     if "TINY_SIGNAL" in os.environ:
       name, step = os.environ["TINY_SIGNAL"].split(":")
-      _signal_at(getattr(signal, name), int(step))
+      line.send_at(getattr(signal, name), int(step))
     return command.main([f"--config={CONFIG}", f"--workdir={argv[0]}", *flags, *argv[1:]])
-
-
-def _signal_at(number, step):
-  from hc_jax.runs import metrics
-
-  for kind in (metrics.Metrics, metrics.NoMetrics):
-    _signal_in(kind, number, step)
-
-
-def _signal_in(kind, number, step):
-  write = kind.write
-
-  def signalling(self, row):
-    write(self, row)
-    if row["step"] == step:
-      due = pathlib.Path(sys.argv[1], "checkpoints", str(step - step % 10), "manifest.json")
-      while number == signal.SIGKILL and step > 10 and not due.exists():
-        time.sleep(0.01)  # saved in the background; a kill before that is another test
-      os.kill(os.getpid(), number)
-      time.sleep(0.2)
-
-  kind.write = signalling
 
 
 if __name__ == "__main__":

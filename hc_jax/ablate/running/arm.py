@@ -47,14 +47,16 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
   else:
     trained = _train_together(program, configs[0], folder, out, log)
     curves, measured = trained.curves, trained.costs
-  seeds = dataclasses.replace(program, seeds=tuple(sweep.seeds), together=True)
+  # One that was trained together has its initial states compiled.
+  seeds = tuple(config.seed for config in configs)
+  paired = program if program.together else dataclasses.replace(program, seeds=seeds, together=True)
   result = Result(
     group=group,
-    seeds=[config.seed for config in configs],
+    seeds=list(seeds),
     curves=curves,
     costs={**model_costs(program, configs[0]), "flops_of": FLOPS_OF, **measured},
-    branch_init=pairing.branch_digests(seeds.first_state().params, len(configs)),
-    first_batch=[pairing.batch_digest(task.train(config.seed)[0]) for config in configs],
+    branch_init=pairing.branch_digests(paired.first_state().params, len(configs)),
+    first_batch=[pairing.batch_digest(task.train(seed)[0]) for seed in seeds],
     fingerprint=task.identity["fingerprint"],
     provenance=provenance.provenance(started, program.mesh.devices.flat[0]),
   )

@@ -10,7 +10,7 @@ from hc_jax import models, sharding
 from hc_jax.params import param_count
 from hc_jax.plan import count_flops
 from hc_jax.step.loss import token_loss
-from hc_jax.train.program import Program, compiler_options, jit_step, memory_bytes
+from hc_jax.train.program import Program, jit_step, memory_bytes
 
 FLOPS_OF = (
   "counted by `hc_jax.plan` in the program of one training step (forward, backward, optimizer) "
@@ -55,6 +55,4 @@ def single_memory(program: Program) -> int | None:
     batch = next(program.batches(0, 0))
     end = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = jit_step(program).lower(program.abstract, batch, end)
-    device = program.mesh.devices.flat[0]
-    options = compiler_options(program.settings.deterministic, device.platform)
-    return memory_bytes(lowered.compile(options))
+    return memory_bytes(lowered.compile(program.compiler_options))
