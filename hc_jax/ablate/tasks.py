@@ -21,7 +21,7 @@ from hc_jax.step.optim import Recipe
 from hc_jax.step.task import Task
 from hc_jax.tables import aligned
 from hc_jax.train.compile_cache import cache
-from hc_jax.train.console import say
+from hc_jax.train.console import gathered, say
 from hc_jax.train.program import Program
 from hc_jax.train.settings import Settings
 from hc_jax.train.start import check_task
@@ -50,6 +50,7 @@ class TaskArm:
     return [curves.final for curves in self.curves]
 
 
+@gathered()
 def compare_tasks(
   arms: Mapping[str, Task],
   optimizer: optax.GradientTransformation | Recipe,

@@ -1,6 +1,7 @@
 """What a run says while it runs: plain lines, aligned, as good in a file as on a terminal.
 
-In a notebook progress is one line that is replaced, and the newest lines are above it.
+In a notebook progress is one line that is replaced, the newest lines are above it, and the loss is
+drawn below.
 """
 
 import sys
@@ -17,11 +18,39 @@ from hc_jax.errors import in_words
 from hc_jax.params import ParamCount
 from hc_jax.processes import cluster
 
+# The one of the cell that runs. Not a context variable: threads of a run say lines too.
+_block: notebook.Block | None = None
+
 
 def say(line: str) -> None:
-  """Prints a line, as `output.write_line` does. Of several processes only the first speaks."""
-  if cluster.is_main():
+  """Prints a line, as `output.write_line` does. Of several processes only the first speaks.
+
+  Inside `gathered`, in a notebook, the line is one of the cell's block.
+  """
+  if not cluster.is_main():
+    return
+  if _block is None:
     output.write_line(line, sys.stdout)
+  else:
+    _block.write(line)
+
+
+@contextmanager
+def gathered() -> Iterator[None]:
+  """Shows all that is said inside in one block of a notebook's cell; elsewhere changes nothing.
+
+  Runs of a sweep, each of which gathers its own lines, share the block of the sweep.
+  """
+  global _block
+  if _block is not None or (found := notebook.block()) is None:
+    yield
+    return
+  _block = found
+  try:
+    yield
+  finally:
+    _block = None
+    found.finish()
 
 
 def duration(seconds: float) -> str:
@@ -83,7 +112,9 @@ class Console:
       words: for arguments that lines name; see `hc_jax.errors.named`.
     """
     self._total, self._unit, self._words = num_steps, unit, words or {}
-    self._block = notebook.block() if cluster.is_main() else None
+    self._block = (_block or notebook.block()) if cluster.is_main() else None
+    if self._block is not None:
+      self._block.restart()
 
   def say(self, line: str, progress: bool = False) -> None:
     """Says a line; one of progress may be replaced by the next."""
@@ -132,9 +163,13 @@ class Console:
       f"grad {row['train/grad_norm']:.3g}{lr}",
       progress=True,
     )
+    if self._block is not None:
+      self._block.loss("train", step, row["train/loss"])
 
   def eval(self, step: int, values: Sequence[dict[str, float]], seconds: float) -> None:
     """Says what an evaluation gave."""
+    if self._block is not None and "val/loss" in values[0]:
+      self._block.loss("val", step, values[0]["val/loss"])
     names = sorted((name.removeprefix("val/") for name in values[0]), key=_place)
     said = []
     for name in names:

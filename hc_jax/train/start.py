@@ -29,7 +29,7 @@ from hc_jax.step.task import Task
 from hc_jax.train import fork as forks
 from hc_jax.train.alike import check_alike
 from hc_jax.train.compile_cache import cache
-from hc_jax.train.console import Console, say
+from hc_jax.train.console import Console, gathered, say
 from hc_jax.train.language import language_model, make_mesh
 from hc_jax.train.loop import Loop, Record
 from hc_jax.train.profile import Profile
@@ -153,6 +153,7 @@ def language_program(config: Any, log: Callable[[str], None] = say) -> Program:
   return Program(task, recipe, settings_of(config), mesh, config.mesh.preset, (config.seed,))
 
 
+@gathered()
 def _run(
   description: workdirs.Description,
   make_program: Callable[[], Program],

@@ -11,9 +11,10 @@ from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 from hc_jax.runs import lock
 from hc_jax.runs.errors import writing
-from hc_jax.train.console import say
+from hc_jax.train.console import gathered, say
 
 
+@gathered()
 def run_sweep(
   sweep: Sweep,
   out: str,
@@ -57,6 +58,7 @@ def run_sweep(
   return finish(out, log)
 
 
+@gathered()
 def finish(out: str, log: Callable[[str], None] = say) -> list[Group]:
   """Writes the report of what lies in `out`; returns the arms that are missing in it.
 
