@@ -1,0 +1,74 @@
+"""Pages name code and tests as `file.py:name`, and quote messages: all of that exists."""
+
+import ast
+import functools
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NAME = re.compile(r"`([\w/]+\.py):([A-Za-z_][\w.]*)`")
+
+
+def names_on(page):
+  return NAME.findall(page.read_text())
+
+
+@functools.cache
+def defined(path):
+  """Returns all names that a file defines at its top, and those of classes as "Class.name"."""
+  found = set()
+
+  def add(body, prefix):
+    for node in body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        found.add(prefix + node.name)
+        if isinstance(node, ast.ClassDef):
+          add(node.body, prefix + node.name + ".")
+      elif isinstance(node, ast.AnnAssign | ast.Assign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        found.update(prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+  add(ast.parse(path.read_text()).body, "")
+  return found
+
+
+def wrong_names(named):
+  """Returns each `(file, name)` that is not there; files are below the root or below hc_jax/."""
+  wrong = []
+  for file, name in named:
+    path = next((p for p in (ROOT / file, ROOT / "hc_jax" / file) if p.exists()), None)
+    if path is None or name not in defined(path):
+      wrong.append(f"{file}:{name}")
+  return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_on_a_page_exists(page):
+  assert not wrong_names(names_on(page))
+
+
+def test_a_name_that_is_gone_is_found():
+  there = ("coefs.py", "Coefs.as_matrix")
+  gone = [("coefs.py", "Coefs.gone"), ("gone.py", "Coefs"), ("tests/test_docs.py", "gone")]
+  assert wrong_names([there, *gone]) == [f"{file}:{name}" for file, name in gone]
+
+
+def test_every_equation_of_the_paper_has_code_and_a_test():
+  text = (ROOT / "docs/notation.md").read_text()
+  parts = re.split(r"^\*\*(?=Eq\.|Algorithm)|^## ", text, flags=re.M)
+  proved = set()
+  for part in parts:
+    head = re.match(r"(Eq\.|Algorithm) ([\d, toand]+)|(Figure 8)", part)
+    if not head:
+      continue
+    files = [file for file, _ in NAME.findall(part)]
+    assert any(f.startswith("tests/") for f in files), f"no test: {head[0]}"
+    assert not all(f.startswith("tests/") for f in files), f"no code: {head[0]}"
+    numbers = [int(n) for n in re.findall(r"\d+", head[2] or "8")]
+    kind = head[1] or "Figure"
+    proved.update((kind, n) for n in range(numbers[0], numbers[-1] + 1))
+  wanted = {("Eq.", n) for n in range(1, 15)} | {("Algorithm", n) for n in (1, 2, 3)}
+  assert proved == wanted | {("Figure", 8)}
