@@ -1,4 +1,4 @@
-"""Looking inside: what connections do in a trained model. Takes any model as an argument.
+"""Analysis of the connections in a trained model; works on any Linen or NNX model.
 
 sites = collect_sites(model, params, tokens)
 report.write_report(sites, "figures")       # needs matplotlib; `from hc_jax.analysis import report`

@@ -1,4 +1,4 @@
-"""What every connection of a model uses, reads and gets back, on real tokens."""
+"""Collection of maps, streams, inputs and outputs of every connection in a forward pass."""
 
 import contextlib
 import dataclasses
@@ -18,34 +18,35 @@ from hc_jax.coefs import Coefs
 from hc_jax.connections import Call, observing
 from hc_jax.functional import functional
 
-# Scanned layers are stacked in one module of this name, unrolled ones end in their number.
+# Scanned layers are stacked in one module named "layers"; unrolled layers end in their number.
 _STACKED, _NUMBERED = "layers", re.compile(r"(.*)_(\d+)$")
-# Names under which values are sown beside a connection's own "coefs".
+# Names under which values are sown, in addition to a connection's own "coefs".
 _SOWN = {
   name: f"analysis_{name}" for name in ("streams", "branch_input", "branch_output", "index", "end")
 }
 
 
 def collect_sites(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
-  """Runs a model and returns what each of its connections did.
+  """Runs a model once and returns the maps and activations of each connection in it.
 
-  Works on any Flax model that holds connections of this package, scanned or unrolled. All streams
-  of all sites are kept at once: `tokens * sites * (n + 2) * d` numbers, so give it a few thousand
-  tokens.
+  Works on any Flax model that holds connections of this package, scanned or unrolled. The streams
+  of all sites are held in memory at once, `tokens * sites * (n + 2) * d` numbers: a few thousand
+  tokens are enough.
 
   Args:
     model: any Linen or NNX module.
-    params: parameters of the model; for NNX None takes its own.
-    *args: what the model is called with, tokens say.
-    **kwargs: likewise.
+    params: parameters of the model; None takes those of an NNX model itself.
+    *args: positional arguments of the model's call, such as tokens.
+    **kwargs: keyword arguments of the model's call.
 
   Returns:
-    Sites by name, in the order of the forward pass: "layer_0/attn_connection", ... For NNX the
-    names are paths, "blocks/0/connection"; a scanned module has "/call_0", "/call_1" after it.
+    A `Site` for each connection, by name, in the order of the forward pass. Names are
+    "layer_0/attn_connection", ... in Linen and paths such as "blocks/0/connection" in NNX. A
+    connection that is called several times has "/call_0", "/call_1", ... after its name.
 
   Raises:
-    TypeError: if it is neither kind of module.
-    ValueError: if the model holds no connection.
+    TypeError: if `model` is neither a Linen nor an NNX module.
+    ValueError: if no connection of this package ran, or (NNX) if the output does not depend on one.
   """
   if not isinstance(model, nn.Module):
     return _recorded(model, params, args, kwargs)
@@ -57,7 +58,22 @@ def collect_sites(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[st
 
 
 def collect_coefs(model: Any, params: Any, *args: Any, **kwargs: Any) -> dict[str, Coefs]:
-  """As `collect_sites`, the maps alone: Coefs by site. Dynamic ones have the axes of the tokens."""
+  """Runs a model once and returns only the maps of its connections, which needs less memory.
+
+  Args:
+    model: any Linen or NNX module.
+    params: parameters of the model; None takes those of an NNX model itself.
+    *args: positional arguments of the model's call, such as tokens.
+    **kwargs: keyword arguments of the model's call.
+
+  Returns:
+    `Coefs` by site, named and ordered as in `collect_sites`. Static maps are matrices, dynamic maps
+    have the token axes in front.
+
+  Raises:
+    TypeError: if `model` is neither a Linen nor an NNX module.
+    ValueError: if no connection of this package ran.
+  """
   if not isinstance(model, nn.Module):
     sites = _recorded(model, params, args, kwargs)
     return {name: site.coefs for name, site in sites.items()}
@@ -78,13 +94,13 @@ def _collect(
   if not sites:
     raise ValueError(
       f"{type(model).__name__} ran without a connection of hc_jax: none sowed its coefficients "
-      "(nn.scan needs variable_axes={'intermediates': 0} to let them through)"
+      "(if the model uses nn.scan, pass it variable_axes={'intermediates': 0})"
     )
   return dict(sites)
 
 
 def _recorded(model: Any, params: Any, args: tuple, kwargs: dict) -> dict[str, Site]:
-  """Runs an NNX model, whose connections have no place to sow into."""
+  """Collects sites by callbacks, because connections in an NNX model cannot sow."""
   made = functional(model)
   found = record_sites(made.apply, made.params if params is None else params, args, kwargs)
   if not found:
@@ -93,7 +109,7 @@ def _recorded(model: Any, params: Any, args: tuple, kwargs: dict) -> dict[str, S
 
 
 def _record(call: Call, run: Callable) -> Any:
-  """Sows what goes through a connection, next to the coefficients that it sows itself."""
+  """Sows streams, branch input and branch output; the connection itself sows its "coefs"."""
   out = run(call.streams)
   if call.kind == "write":
     sow = {"branch_output": call.branch_output}
@@ -108,7 +124,14 @@ def _record(call: Call, run: Callable) -> Any:
 
 
 def token_mean(coefs: Coefs) -> Coefs:
-  """The mean over all tokens: read `[v, n]`, write `[n, v]`, mix `[n, n]`."""
+  """Returns the maps averaged over all token axes, float64; a mix of None becomes the identity.
+
+  Args:
+    coefs: maps read `[..., v, n]`, write `[..., n, m]` and mix `[..., n, n]` or None.
+
+  Returns:
+    `Coefs` with read `[v, n]`, write `[n, m]` and mix `[n, n]`.
+  """
 
   def mean(x: np.ndarray) -> np.ndarray:
     return np.mean(np.asarray(x, np.float64), axis=tuple(range(x.ndim - 2)))
@@ -119,9 +142,10 @@ def token_mean(coefs: Coefs) -> Coefs:
 
 
 def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, Any]]:
-  """Depth first; numbered modules by number, the layers of a stacked one side by side.
+  """Lists sown values by site, depth first, numbered modules in the order of their numbers.
 
-  Stacked layers get numbers from `first` on; those of `segment_0`, `segment_1`, ... count through.
+  A stacked module gives one entry for each layer, numbered from `first`. Numbers continue from
+  `segment_0` to `segment_1` and so on.
   """
   found = []
   for name in sorted(node, key=_order):
@@ -130,7 +154,7 @@ def _sites(node: Any, path: tuple[str, ...], first: int = 0) -> list[tuple[str, 
       calls = _calls(child)
       names = [path if len(calls) == 1 else (*path, f"call_{i}") for i in range(len(calls))]
       values = {"coefs": calls}
-      # A connection that is called but not always written to has fewer outputs: they are left out.
+      # Outputs cannot be assigned to calls if some calls of a connection were not written to.
       values |= {key: _calls(node[key]) for key in _SOWN.values() if key in node}
       values = {key: v for key, v in values.items() if len(v) == len(calls)}
       found += [("/".join(n), {k: v[i] for k, v in values.items()}) for i, n in enumerate(names)]

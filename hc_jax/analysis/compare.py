@@ -1,4 +1,4 @@
-"""Two networks side by side: loss, what was found in them, gains and similarity."""
+"""Comparison of two networks: loss, findings, gains and similarity side by side."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ def compare_parts(
   looks: tuple[Mapping[str, Part], Mapping[str, Part]],
   other_loss: str = "",
 ) -> tuple[list[Part], dict[str, str]]:
-  """The parts of a comparison, and what is left out with the reason.
+  """Returns the parts of a comparison of two networks, and the reasons for missing parts.
 
   Args:
-    names: of the two, not the same.
-    looks: parts of each by name, of `look` and `loss_part`.
-    other_loss: why the losses cannot be compared; the rest is compared all the same.
+    names: two different names, one for each network.
+    looks: parts of each network by name, made by `look` and `loss_part`.
+    other_loss: reason why the losses cannot be compared, or "". It leaves out only the loss.
 
   Returns:
-    Of "compare_loss", "findings", "compare_gains" and "compare_similarity" those that at least one
-    of the two has.
+    A list of the parts "compare_loss", "findings", "compare_gains" and "compare_similarity" that at
+    least one network has, and a dict from the name of each missing part to the reason.
   """
   title = f"{names[0]} and {names[1]}"
   parts, skipped = [], {}
@@ -89,7 +89,7 @@ def _curves(
   first: int = 1,
   log: bool = False,
 ) -> Part:
-  """Columns of one table of both, a panel for each group of them."""
+  """Joins columns of both networks' tables into one, and draws one panel for each group."""
   drawn: dict[str, list[Curve]] = {panel: [] for panel in panels}
   columns, values = [], []
   for which, look in enumerate(looks):
@@ -112,7 +112,7 @@ def _curves(
 
 
 def _findings(names: Sequence[str], looks: Sequence[Mapping[str, Part]]) -> Part:
-  """The findings of both; which layers they speak of, by network."""
+  """Returns the findings of both networks in one table; the layers are listed by network."""
   own = [
     {row[0]: (row[1], row[-2]) for row in look["findings"].table.rows} if "findings" in look else {}
     for look in looks

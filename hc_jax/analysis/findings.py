@@ -1,9 +1,14 @@
-"""What the paper found in its networks, checked on this one and stated as numbers.
+"""Findings: numbers for the patterns that the paper saw in its trained networks.
 
-arXiv 2409.19606, section 4.5, reads four things off the unfolded matrices of a trained network: a
-Λ shape (near layers and the first ones weigh more than those between), an embedding that is
-eliminated from the output, pairs of layers that stand in parallel, and layers that are wasted. It
-gives no thresholds; those here are ours and stand in `DEFINITIONS`, printed beside the numbers.
+arXiv 2409.19606, section 4.5, describes four patterns in the unfolded matrices:
+
+* Λ shape: the nearest and the first layers weigh more than the layers between them.
+* The embedding is eliminated from the output.
+* Some pairs of layers run in parallel.
+* Some layers are wasted.
+
+The paper gives no thresholds. The thresholds here are ours; `DEFINITIONS`, which is printed with
+the numbers, states them.
 """
 
 import dataclasses
@@ -33,11 +38,11 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One number of one network.
+  """One number for one network.
 
   Attributes:
-    value: NaN where it is not defined: too few layers, or no activations to measure.
-    which: the layers it speaks of, counted from 1.
+    value: the number; NaN if there are too few layers, or no activations to measure.
+    which: the layers that were counted, from 1; "" if the finding is not about single layers.
   """
 
   value: float
@@ -45,12 +50,15 @@ class Finding:
 
 
 def from_matrix(matrix: np.ndarray, fractions: int = 1) -> dict[str, Finding]:
-  """What the unfolded matrix alone says.
+  """Computes the findings that need only the unfolded matrix: Λ shape, embedding weight and pairs.
 
   Args:
-    matrix: C(0) of `unfold`, its mean over tokens, `[(K + 1) m, (K + 1) m]`; its last row is the
+    matrix: token mean of C(0) from `unfold`, `[(K + 1) m, (K + 1) m]`; the last m rows are the
       output.
-    fractions: m. A block of m x m counts by its Frobenius norm.
+    fractions: m. Each m x m block is replaced by its Frobenius norm.
+
+  Returns:
+    A `Finding` by name, under names of `DEFINITIONS`.
   """
   m, size = fractions, len(matrix) // fractions
   blocks = matrix.reshape(size, m, size, m)
@@ -66,11 +74,14 @@ def from_matrix(matrix: np.ndarray, fractions: int = 1) -> dict[str, Finding]:
 
 
 def from_tokens(matrices: np.ndarray, sources: Sequence[np.ndarray]) -> dict[str, Finding]:
-  """What the matrices say of the outputs that went through them.
+  """Computes the findings that need activations: embedding size and wasted layers.
 
   Args:
-    matrices: C(0) token by token, `[t, (K + 1) m, (K + 1) m]`.
-    sources: the embedding and the layers' outputs, K + 1 of `[t, d]`.
+    matrices: C(0) of each token, `[t, (K + 1) m, (K + 1) m]`.
+    sources: K + 1 arrays `[t, d]`, the embedding and then the output of each layer.
+
+  Returns:
+    A `Finding` by name, under names of `DEFINITIONS`.
   """
   size = part_sizes(matrices, sources)
   wasted = [k for k in range(1, len(size)) if size[k:, k].max() < WASTED]  # row k: input k + 1
@@ -81,10 +92,17 @@ def from_tokens(matrices: np.ndarray, sources: Sequence[np.ndarray]) -> dict[str
 
 
 def part_sizes(matrices: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
-  """How large each source's part is in each input: `[K + 1, K + 1]`.
+  """Computes the size of each source's part in each input, `rms_t |C_ij T_j| / rms_t |input_i|`.
 
-  `rms_t |C_ij T_j| / rms_t |input_i|`; parts that cancel may exceed one. Arguments are those of
-  `from_tokens`.
+  A part can be larger than one if parts cancel.
+
+  Args:
+    matrices: C(0) of each token, `[t, (K + 1) m, (K + 1) m]`.
+    sources: K + 1 arrays `[t, d]`, the embedding and then the output of each layer.
+
+  Returns:
+    `[K + 1, K + 1]` float64, a row for each input (the last is the output), a column for each
+    source.
   """
   count = len(sources)
   t, rows, _ = matrices.shape
@@ -111,7 +129,7 @@ def _lambda_shape(weights: np.ndarray) -> float:
 
 
 def _parallel_pairs(weights: np.ndarray) -> list[int]:
-  """Layers k, from 1, that stand beside their successor and not before it."""
+  """Returns the layers k, from 1, that later layers read but layer k + 1 hardly reads."""
   size = len(weights)
   used = USED * weights[np.tril_indices(size)].mean()
   found = []

@@ -1,4 +1,4 @@
-"""What `spectra` and `similarity` say of every site of a model, token by token."""
+"""Measures of `spectra` and `similarity` for every site of a model, token by token."""
 
 import dataclasses
 import itertools
@@ -22,14 +22,17 @@ STREAMS = ("effective_read", "effective_write", "effective_energy", "stream_cosi
 
 
 def measure(sites: Sequence[Site]) -> list[dict[str, np.ndarray]]:
-  """All of `GAINS` and `STREAMS` of each site, and what they are made of.
+  """Computes the `GAINS` and `STREAMS` of each site, token by token.
 
-  Composites run from a site to the last one that has as many streams and is reached without a
-  change of their number.
+  A composite is the product of the mixes from a site to the last site before the number of streams
+  changes.
+
+  Args:
+    sites: sites in the order of the forward pass.
 
   Returns:
-    A dict for each site. One number per token `[...]` under the names above (one number in all
-    where maps are static); `[..., n]` under "sigma", "composite_sigma" and "energy".
+    A dict for each site. Names in `GAINS` and `STREAMS` give one number per token, `[...]`, or a
+    single number if the maps are static. "sigma", "composite_sigma" and "energy" give `[..., n]`.
   """
   mixes = [_mix(site.coefs) for site in sites]
   products = []
@@ -42,7 +45,7 @@ def measure(sites: Sequence[Site]) -> list[dict[str, np.ndarray]]:
 
 
 def is_residual(sites: Sequence[Site]) -> bool:
-  """Whether every site is `x + F(x)`: one stream, all weights one."""
+  """Returns whether every site computes `x + F(x)`: one stream, all weights one."""
   return all(
     site.coefs.mix is None
     and site.streams.shape[-2] == 1
@@ -53,14 +56,14 @@ def is_residual(sites: Sequence[Site]) -> bool:
 
 
 def is_dynamic(sites: Sequence[Site]) -> bool:
-  """Whether any map has the axes of the tokens."""
+  """Returns whether any map of any site differs from token to token."""
   return any(
     x.ndim > 2 for s in sites for x in (s.coefs.read, s.coefs.write, s.coefs.mix) if x is not None
   )
 
 
 def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
-  """The same sites with one token axis `[t, ...]`, of tokens spread evenly over the sample."""
+  """Returns the sites with at most `most` tokens, spread evenly, on one token axis `[t, ...]`."""
   lead = sites[0].streams.shape[:-2]
   count = int(np.prod(lead))
   chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int)
@@ -84,16 +87,22 @@ def some_tokens(sites: Sequence[Site], most: int) -> list[Site]:
 
 
 def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], float]:
-  """C(0) of `unfold`, the embedding and outputs that it is about, and how well it holds.
+  """Unfolds the sites into C(0), and checks it by rebuilding the layers' inputs.
 
-  The last is the largest over layers of `|rebuilt - actual| / |actual|`, over the tokens given:
-  rounding where the unfolding holds, about one where it does not (Post-Norm). Of a read by channel
-  the matrix has the mean over channels, and inputs are rebuilt channel by channel: each from the
-  streams, which are sums of the same sources.
+  If a site weights its read by channel, the matrix holds the mean over channels. The check then
+  rebuilds that input from the streams, channel by channel.
+
+  Args:
+    sites: sites in order, with one token axis (from `some_tokens`).
+
+  Returns:
+    `(matrix, sources, error)`: C(0) as `unfold` returns it, the K + 1 sources `[t, d]`, and the
+    largest `|rebuilt - actual| / |actual|` over the layers. The error is about rounding if the
+    unfolding holds, and about one if it does not (Post-Norm).
 
   Raises:
-    ValueError: as `unfold`; or if a site has no output, or streams begin neither as copies of the
-      embedding nor as one of it and zeros.
+    ValueError: if `unfold` refuses the maps, a site has no output, or the streams begin neither as
+      copies of one embedding nor as one embedding and zeros.
   """
   if any(site.branch_output is None for site in sites):
     raise ValueError("a connection was read and not written to, or more often than it was written")
@@ -114,14 +123,18 @@ def unfolding(sites: Sequence[Site]) -> tuple[np.ndarray, list[np.ndarray], floa
 
 
 def beginning(streams: np.ndarray, m: int) -> np.ndarray | None:
-  """Returns how much of each fraction the first streams hold, `[n, m]`; None for copies."""
+  """Returns how much of each fraction the first streams hold, `[n, m]`, or None for copies.
+
+  Raises:
+    ValueError: if the streams are neither copies of one embedding nor one embedding and zeros.
+  """
   n = streams.shape[-2]
   if np.allclose(streams, streams[..., np.arange(n) % m, :], rtol=1e-6, atol=0):
     return None
   if np.all(streams[..., m:, :] == 0):
     return np.eye(n, m)
   raise ValueError(
-    "streams begin neither as copies of one embedding nor as one of it and zeros (model.expand)"
+    "streams begin neither as copies of one embedding nor as one embedding and zeros (model.expand)"
   )
 
 
@@ -131,7 +144,7 @@ def _by_channel(
   held: list[np.ndarray],
   sources: list[np.ndarray],
 ) -> None:
-  """Puts inputs `[..., d]` that are rebuilt from the streams in the place of those by the mean."""
+  """Replaces the rebuilt input of each site that reads by channel, using its own weights."""
   for k, site in enumerate(sites):
     if site.coefs.gates is not None:
       weights = ops.channel_weights(site.streams, site.coefs.gates)[..., 0, :, :]
@@ -140,7 +153,7 @@ def _by_channel(
 
 
 def layer_input(site: Site) -> np.ndarray:
-  """The branch input `[..., d]`; with several views, their mean."""
+  """Returns the branch input `[..., d]` of a site, the mean if it reads several views."""
   h, lead = site.branch_input, site.streams.ndim - 2
   return h if h.ndim == lead + 1 else np.mean(h, axis=-2, dtype=np.float64)
 

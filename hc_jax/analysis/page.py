@@ -1,7 +1,7 @@
-"""One page of a report: all pictures in one file, to hover and to step through, without a network.
+"""The HTML page of a report: all figures in one interactive file that works offline.
 
-What it shows is built from the parts' tables alone, so that its numbers are those of the CSV files.
-Its looks lie in page_files/: HTML, CSS and JavaScript by hand, no library.
+The page is built only from the tables of the parts, so that its numbers equal those of the CSV
+files. page_files/ has its HTML, CSS and JavaScript, which use no library.
 """
 
 import html
@@ -15,17 +15,17 @@ from hc_jax.analysis.parts import Part
 from hc_jax.analysis.tables import Table
 
 MAX_BYTES = 5_000_000
-# Digits of a number, and whether single tokens are shown: the first that fits.
+# (digits of a number, whether single tokens are shown): the first pair that fits into MAX_BYTES.
 FITS = ((6, True), (4, True), (4, False), (3, False))
 
 
 def render(parts: Sequence[Part], title: str, skipped: Mapping[str, str]) -> str:
-  """The page, as HTML.
+  """Returns the page as HTML, with fewer digits if it would exceed `MAX_BYTES`.
 
   Args:
-    parts: of a report; those that the page does not know are left out of it.
-    title: of the page.
-    skipped: what there is no picture of, and why.
+    parts: parts of a report; parts without a view in `VIEWS`, except the findings, are ignored.
+    title: title of the page.
+    skipped: reason for each figure that is missing, by name.
   """
   for digits, tokens in FITS:
     page = _render(parts, title, skipped, digits, tokens)
@@ -35,7 +35,13 @@ def render(parts: Sequence[Part], title: str, skipped: Mapping[str, str]) -> str
 
 
 def views_of(parts: Sequence[Part], digits: int = 6, tokens: bool = True) -> list[View]:
-  """What the page's script draws, in order: plain lists, numbers of that many digits."""
+  """Returns the views that the page's script draws, in order, with numbers rounded to `digits`.
+
+  Args:
+    parts: parts of a report.
+    digits: significant digits to keep.
+    tokens: whether to keep options that show a single token.
+  """
   found = {part.name: part for part in parts}
   views = [VIEWS[name](found[name]) for name in VIEWS if name in found]
   if not tokens:
@@ -61,7 +67,8 @@ def _render(
     "@FINDINGS@": _findings(findings) if findings is not None else "",
     "@SKIPPED@": left_out,
     "@JS@": _file("page.js"),
-    # Last, for a title may say anything; "<" would end the script that holds it.
+    # Last, because a title may contain "@CSS@" or the like; "<" is escaped, because "</script>" in
+    # a title would end the script element.
     "@DATA@": json.dumps(views, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
   }.items():
     page = page.replace(name, text)

@@ -1,4 +1,4 @@
-"""Numbers of a table as a page draws them: a matrix, or curves over the table's first column."""
+"""Options of a view: a table turned into a matrix, or into curves over its first column."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,17 @@ def layers(
   last: str,
   row_fractions: int | None = None,
 ) -> Option:
-  """A matrix whose rows are inputs of layers, and whose columns are the embedding and outputs."""
+  """Returns a matrix option: a row for each layer's input, a column for each source.
+
+  Args:
+    name: name of the option.
+    rows: rows of a table whose last three cells are row, column and value.
+    labels: short name of each site, in order.
+    fractions: m, columns for each source.
+    row_name: description of a row, with "{}" for the layer.
+    last: description of the last row.
+    row_fractions: rows for each layer; `fractions` by default.
+  """
   here = [f"{k} ({label})" for k, label in enumerate(labels, 1)]
   inputs = [*(row_name.format(text) for text in here), last]
   outputs = ["embedding", *(f"output of layer {text}" for text in here)]
@@ -39,7 +49,10 @@ def layers(
 
 
 def slots(names: Sequence[str], count: int, what: str = "") -> list[str]:
-  """Each name `count` times, numbered by `what`; without it only the first keeps its name."""
+  """Repeats each name `count` times, numbered as `what`.
+
+  Without `what`, the first copy keeps the name and the others are empty.
+  """
   if count == 1:
     return list(names)
   return [
@@ -50,14 +63,16 @@ def slots(names: Sequence[str], count: int, what: str = "") -> list[str]:
 def curves(
   name: str, table: Table, names: Mapping[str, str], log: bool = False, label: str = ""
 ) -> Option:
-  """Columns of a table over its first column; a column without a number is left out.
+  """Returns a curves option: columns of a table over its first column.
+
+  Columns without any number are left out.
 
   Args:
-    name: of what is shown.
-    table: its first column has sites, their numbers, or the steps of the optimizer.
-    names: of the curves, by column.
-    log: whether the axis of values is logarithmic.
-    label: of that axis; the name, if it has no other.
+    name: name of the option.
+    table: table whose first column has sites, numbers of sites, or optimizer steps.
+    names: name of each curve, by column.
+    log: whether the value axis is logarithmic.
+    label: label of the value axis; `name` if it is empty.
   """
   at = {column: i for i, column in enumerate(table.columns)}
   found = []
@@ -84,13 +99,13 @@ def curves(
 
 
 def short_names(sites: Sequence[str]) -> list[str]:
-  """The sites' short names, or their full ones where two have the same."""
+  """Returns the short names of the sites, or the full names if two short names are equal."""
   names = [short(site) for site in sites]
   return names if len(set(names)) == len(names) else list(sites)
 
 
 def matrix(cells: Iterable[tuple[int, int, float]]) -> list[list[float | None]]:
-  """Rows as long as they have numbers, None where there is none."""
+  """Returns rows made of `(row, column, value)` cells, with None in gaps; lengths may differ."""
   rows: list[list[float | None]] = []
   for i, j, value in cells:
     while len(rows) <= i:
@@ -101,7 +116,7 @@ def matrix(cells: Iterable[tuple[int, int, float]]) -> list[list[float | None]]:
 
 
 def groups(rows: Iterable[Sequence[Any]]) -> list[tuple[Any, list[Sequence[Any]]]]:
-  """By their first cell, in order."""
+  """Groups rows by their first cell, in the order of first appearance."""
   found: dict[Any, list[Sequence[Any]]] = {}
   for row in rows:
     found.setdefault(row[0], []).append(row)
@@ -113,7 +128,7 @@ def _is_number(value: Any) -> bool:
 
 
 def rounded(x: Any, digits: int) -> Any:
-  """Numbers of so many digits, None where one is not defined."""
+  """Rounds every float in nested dicts and lists to `digits`; NaN and infinity become None."""
   if isinstance(x, dict):
     return {key: rounded(value, digits) for key, value in x.items()}
   if isinstance(x, list):

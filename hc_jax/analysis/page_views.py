@@ -1,7 +1,7 @@
-"""What the page of a report shows: each part's table as the plain lists that its script draws.
+"""Views of the report page: each part's table as plain lists that the page's script draws.
 
-A view is a matrix or curves, with a title, a note, what a cell says when it is pointed at, and the
-options that it switches between.
+A view is a matrix or a set of curves. It has a title, a note, a text for the cell that is pointed
+at, and the options between which the reader switches.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ STREAMS = {
 
 
 def _unfolded(part: Part) -> View:
-  """C(0) of every network; rows and columns are layers."""
+  """Returns the view of C(0), with an option for each network; rows and columns are layers."""
   options = []
   for name, rows in groups(part.table.rows):
     size = 1 + max(row[1] for row in rows)
@@ -38,7 +38,7 @@ def _unfolded(part: Part) -> View:
     "kind": "matrix",
     "id": part.name,
     "title": "Unfolded connections, C(0): what each layer's input is made of",
-    "note": "arXiv 2409.19606, Eq. 27 and Figure 7. Layers are sublayers, counted from 1; the last "
+    "note": "arXiv 2409.19606, Eq. 27 and Figure 7. Layers are sublayers, counted from 1. The last "
     "row is the mean of the streams at the end.",
     "label": "weight (no unit)",
     "scale": "signed",
@@ -59,8 +59,8 @@ def _unfolded_streams(part: Part) -> View:
     "kind": "matrix",
     "id": part.name,
     "title": "What each stream holds, C(1) to C(n)",
-    "note": "Eq. 28 and 29: the streams before each layer in terms of the embedding and the "
-    "layers' outputs, mean over tokens.",
+    "note": "Eq. 28 and 29: each stream, before each layer, as a weighted sum of the embedding and "
+    "the layers' outputs; means over tokens.",
     "label": "weight (no unit)",
     "scale": "signed",
     "say": "{c} in the {r}: {v}",
@@ -125,7 +125,7 @@ def _connections(part: Part) -> View:
     "kind": "matrix",
     "id": part.name,
     "title": "Connections: read, write and mix of each site",
-    "note": "Means over tokens. A mix carries the column's stream into the row's.",
+    "note": "Means over tokens. A mix carries the stream of the column into the stream of the row.",
     "label": "weight (no unit)",
     "scale": "signed",
     "say": "{c} into {r}: {v}",
@@ -139,7 +139,7 @@ def _similarity(part: Part) -> View:
   return _lines(
     part,
     "Similarity of adjacent layer inputs",
-    "Cosine of each site's input with the one before, over tokens (arXiv 2409.19606, Figure 3).",
+    "Cosine of each site's input with that of the site before (arXiv 2409.19606, Figure 3).",
     [curves("cosine", part.table, names)],
   )
 
@@ -161,8 +161,8 @@ def _gains(part: Part) -> View:
   return _lines(
     part,
     "Gains and singular values",
-    "Amax: max |row sum| (forward), max |column sum| (backward), arXiv 2512.24880; norm: the same "
-    "of |P|. Means over tokens.",
+    "Amax: max |row sum| (forward), max |column sum| (backward), arXiv 2512.24880. Norm: the same "
+    "for |P|. Means over tokens.",
     options,
   )
 
@@ -176,7 +176,7 @@ def _streams(part: Part) -> View:
     curves("cosine between streams", part.table, {"stream_cosine": STREAMS["stream_cosine"]}),
     curves("effective streams", part.table, effective),
   ]
-  note = "Of the streams that each site reads; means over tokens. Effective: exp of the entropy."
+  note = "Streams that each site reads, means over tokens. Effective: exp of the entropy."
   return _lines(part, "Use of the streams", note, options)
 
 
@@ -197,23 +197,23 @@ def _telemetry(part: Part) -> View:
   ):
     names = {c: c.removeprefix("hc/") for c in columns if c.startswith(heads)}
     options.append(curves(name, part.table, names, log))
-  note = "What train.telemetry_every logged, always on the same validation tokens."
-  return _lines(part, "While it was trained", note, options)
+  note = "Logged during training (train.telemetry_every), always on the same validation tokens."
+  return _lines(part, "During training", note, options)
 
 
 def _compared(part: Part) -> View:
   what = part.name.removeprefix("compare_")
   title, note, label = {
-    "loss": ("Loss", "Of both runs, against optimizer steps.", LOSS),
-    "gains": ("Composite gains", "Of both networks, means over tokens.", "gain (no unit)"),
+    "loss": ("Loss", "Both runs, against optimizer steps.", LOSS),
+    "gains": ("Composite gains", "Both networks, means over tokens.", "gain (no unit)"),
     "similarity": (
       "Similarity of adjacent layer inputs",
-      "Of both networks: cosine of each site's input with the one before, median over tokens.",
+      "Both networks: cosine of each site's input with the one before, median over tokens.",
       "cosine",
     ),
   }[what]
   named = {c: [c, what] for c in part.table.columns[1:]}
-  if what == "gains":  # two definitions, a picture each
+  if what == "gains":  # two definitions of a gain, one picture each
     named = {c: c.rsplit(", ", 1) for c in named}
   options = []
   for name in dict.fromkeys(name for _, name in named.values()):

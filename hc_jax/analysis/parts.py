@@ -1,4 +1,4 @@
-"""The parts of a report: each a figure, its numbers, and what says why there is none."""
+"""Parts of a report: figures with their numbers, and the reason for each figure left out."""
 
 import dataclasses
 import functools
@@ -13,20 +13,20 @@ from hc_jax.analysis.similarity import adjacent_similarity
 from hc_jax.analysis.tables import Table, matrix_rows
 
 MAX_UNFOLDED, SHOWN_TOKENS = 256, 4  # tokens
-UNFOLDING_HOLDS = 0.1  # relative error of rebuilt inputs; bfloat16 streams have some per cent
+UNFOLDING_HOLDS = 0.1  # relative error of rebuilt inputs; a few per cent with bfloat16 streams
 OF_CONNECTIONS = ("connections", "weights", "gains", "streams", "unfolded")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Numbers, and mostly a figure of them.
+  """A table of numbers and, in most cases, the figure that shows it.
 
   Attributes:
-    name: of the files.
-    draw: makes the figure; None if there is none.
+    name: name of the files, without extension.
+    draw: function that draws the figure; None if the part has only numbers.
     table: the numbers.
-    labels: for figures whose rows and columns are layers, the sites' short names in order.
-    fractions: m, of these.
+    labels: short names of the sites in order, if rows and columns of the figure are layers.
+    fractions: m, the rows and columns for each layer in such a figure.
   """
 
   name: str
@@ -38,15 +38,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Unfolding:
-  """C(0) of some tokens, and what it was checked with.
+  """C(0) of some tokens, with the sites and sources that it was checked against.
 
   Attributes:
-    sites: with one token axis.
-    matrices: `[t, (K + 1) m, (K + 1) m]`; the last row is the mean of the final streams, or their
-      sum where one of them began with the embedding, or those in which the network ends (but for
-      what backout takes off): it compares with one stream.
-    sources: the embedding and the outputs, K + 1 of `[t, d]`.
-    error: of the rebuilt inputs, relative.
+    sites: sites with one token axis.
+    matrices: `[t, (K + 1) m, (K + 1) m]`. The last row is the mean of the final streams, their sum
+      if only one stream began with the embedding, or `Site.end`: comparable to a single stream.
+    sources: K + 1 arrays `[t, d]`, the embedding and the outputs.
+    error: largest relative error of the rebuilt inputs.
     fractions: m.
   """
 
@@ -58,7 +57,15 @@ class Unfolding:
 
 
 def look(sites: Mapping[str, Site], title: str = "") -> tuple[list[Part], dict[str, str]]:
-  """The parts of a report, nothing drawn yet, and what is left out with the reason."""
+  """Computes the parts of a report, without drawing figures.
+
+  Args:
+    sites: sites of one model, from `collect_sites`.
+    title: title above every figure; the number of tokens is added.
+
+  Returns:
+    The parts, and a dict from the name of each missing part to the reason.
+  """
   names, found = list(sites), list(sites.values())
   tokens = int(np.prod(found[0].streams.shape[:-2]))
   over = f"{title}, {tokens:,} tokens"
@@ -95,27 +102,34 @@ def look(sites: Mapping[str, Site], title: str = "") -> tuple[list[Part], dict[s
 
 
 def loss_part(rows: Sequence[Mapping[str, Any]], title: str = "") -> Part:
-  """The loss curve of rows of metrics.jsonl."""
+  """Returns the part "loss" from rows of metrics.jsonl."""
   columns = ("step", "train/loss", "val/loss", "val/bpb")
   table = [[row.get(c) for c in columns] for row in rows if any(c in row for c in columns[1:])]
   return Part("loss", lambda: plots.loss_curve(rows, title), Table(columns, table))
 
 
 def telemetry_part(rows: Sequence[Mapping[str, Any]], title: str = "") -> Part | None:
-  """What `train.telemetry_every` logged in metrics.jsonl; None if it logged nothing."""
+  """Returns the part "telemetry" from rows of metrics.jsonl; None if no row has "hc/" values."""
   rows = [row for row in rows if any(key.startswith("hc/") for key in row)]
   keys = sorted({key for row in rows for key in row if key.startswith("hc/")})
   if not rows:
     return None
   table = Table(("step", *keys), [[row["step"], *(row.get(key) for key in keys)] for row in rows])
-  head = f"{title}\nwhile it was trained, on validation text"
+  head = f"{title}\nduring training, on validation text"
   return Part("telemetry", functools.partial(plots.telemetry, rows, head), table)
 
 
 def ablation_part(
   sites: Mapping[str, Site], kl: np.ndarray, title: str = "", tokens: int = 0
 ) -> Part:
-  """What `ablate_streams` gave, `[K, n]`; `tokens` is over how many."""
+  """Returns the part "stream_ablation".
+
+  Args:
+    sites: sites of one model, from `collect_sites`.
+    kl: `[K, n]` nats per token, from `ablate_streams`.
+    title: title above the figure.
+    tokens: number of tokens, for the title; 0 leaves it out.
+  """
   names = list(sites)
   rows = [(names[k], stream, value) for k, stream, value in matrix_rows(kl)]
   table = Table(("site", "stream", "kl"), rows)
@@ -191,12 +205,12 @@ def _streams(names: list[str], measured: list[dict], title: str) -> Part:
 
 
 def _unfold(sites: list[Site]) -> Unfolding:
-  """C(0) of some tokens; raises ValueError where it does not hold."""
+  """Computes C(0) of some tokens; raises ValueError if the rebuilt inputs are off."""
   few = measures.some_tokens(sites, MAX_UNFOLDED)
   matrices, sources, error = measures.unfolding(few)
   if not error < UNFOLDING_HOLDS:
     raise ValueError(
-      f"layer inputs rebuilt from the matrices are off by {error:.2g} (relative): something lies "
+      f"layer inputs rebuilt from the matrices are off by {error:.2g} (relative): something acts "
       "between the sites, such as a norm on the streams (model.norm_position='post')"
     )
   n, m = few[-1].coefs.write.shape[-2:]
@@ -208,7 +222,7 @@ def _unfold(sites: list[Site]) -> Unfolding:
 
 
 def _findings(found: Unfolding, similarity: Table | None) -> Part:
-  """What the paper found, beside the same of networks that are known."""
+  """Returns the part "findings": numbers of this network next to those of known networks."""
   nothing = findings.Finding(float("nan"))
   own = findings.from_matrix(found.matrices.mean(0), found.fractions)
   own |= findings.from_tokens(found.matrices, found.sources)
@@ -227,7 +241,7 @@ def _findings(found: Unfolding, similarity: Table | None) -> Part:
 
 
 def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> Part:
-  """C(0) beside the baselines, its mean and single tokens."""
+  """Returns the part "unfolded": C(0), its mean and single tokens, next to the baselines."""
   tokens, m = found.matrices, found.fractions
   count = len(tokens) if dynamic else 1
   matrices = {"this network" + f"\nmean over {count} tokens" * dynamic: tokens.mean(0)}
@@ -248,7 +262,7 @@ def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> 
 
 
 def _unfolded_streams(names: list[str], found: Unfolding, dynamic: bool, title: str) -> Part:
-  """C(1..n); raises ValueError where the number of streams changes."""
+  """Returns the part "unfolded_streams"; raises ValueError if the number of streams changes."""
   m = found.fractions
   start = measures.beginning(found.sites[0].streams, m)
   streams = unfold.unfold_streams([site.coefs for site in found.sites], start).mean(0)
@@ -260,6 +274,6 @@ def _unfolded_streams(names: list[str], found: Unfolding, dynamic: bool, title: 
 
 
 def _mean(x: np.ndarray) -> float:
-  """Over tokens, of what is defined."""
+  """Returns the mean over tokens, ignoring values that are not finite."""
   x = np.asarray(x)
   return float(x[np.isfinite(x)].mean()) if np.isfinite(x).any() else float("nan")

@@ -1,4 +1,4 @@
-"""What every connection did, written down as the compiled program runs: for models of any kind."""
+"""Recording of connections by callbacks from the compiled program; works for any kind of model."""
 
 import collections
 import dataclasses
@@ -13,10 +13,13 @@ from hc_jax.connections import Call, observing, tap
 
 
 def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dict[str, Site]:
-  """Returns what the connections of `apply({"params": params}, *args, **kwargs)` did.
+  """Runs `apply({"params": params}, *args, **kwargs)` and returns its connections as sites.
 
-  Sites are named by their paths. One that runs several times, as in a scanned module of NNX, is
-  `path/call_0`, `path/call_1` and so on.
+  Sites are named by their paths. A site that runs several times, as in a scanned NNX module, is
+  named `path/call_0`, `path/call_1` and so on.
+
+  Raises:
+    ValueError: if the output does not depend on a connection, so that it is compiled away.
   """
   calls: list[tuple[str, Call, Any]] = []
   traced: dict[str, None] = {}  # in order
@@ -41,8 +44,8 @@ def record_sites(apply: Callable, params: Any, args: tuple, kwargs: dict) -> dic
   seen = {name for name, *_ in calls}
   if unused := [name for name in traced if name not in seen]:
     raise ValueError(
-      f"{', '.join(unused)}: the output does not depend on what it reads and writes, so that the "
-      "compiled program leaves it out; use its streams, or take it out of the model"
+      f"{', '.join(unused)}: the output does not depend on its streams, so that the compiled "
+      "program leaves it out; use its streams, or take it out of the model"
     )
   reads = collections.defaultdict(list)
   order = []

@@ -1,4 +1,4 @@
-"""All that is looked at in a model: figures, their numbers, one page, and what the numbers mean."""
+"""The report on a model: figures, their numbers as CSV, one HTML page, and printed tables."""
 
 import os
 import textwrap
@@ -20,7 +20,7 @@ PAPER = "arXiv 2409.19606 found in its networks"
 
 
 def describe(sites: Mapping[str, Site]) -> str:
-  """`n = 4, dynamic`: what the maps themselves say of a network's connections."""
+  """Returns a short description of a network's maps, such as `n = 4, dynamic`."""
   found = list(sites.values())
   counts = sorted({site.streams.shape[-2] for site in found})
   parts = sorted({site.coefs.write.shape[-1] for site in found})
@@ -41,20 +41,22 @@ def write_report(
   more: Sequence[Part] = (),
   left_out: Mapping[str, str] | None = None,
 ) -> list[str]:
-  """Draws and tabulates everything that can be said of what `collect_sites` gave.
+  """Writes all figures and tables about the sites of one model into a folder.
+
+  Each figure is written in every format, with its numbers as CSV. The findings are written as
+  `findings.md` too, and everything together as one page, `analysis.html`.
 
   Args:
-    sites: of any model.
-    out: a folder; each figure lies there in every format and its numbers as CSV, the findings also
-      as `findings.md`, and all of it as one page, `analysis.html`.
-    title: above every figure.
-    log: gets the tables, the definitions, a line for each file, and why something is left out.
-    formats: of "png", "pdf" and "svg".
-    more: parts that need more than the sites: `loss_part`, `telemetry_part`, `ablation_part`.
-    left_out: which of these there are not, and why.
+    sites: sites of any model, from `collect_sites`.
+    out: folder; it is made if it does not exist.
+    title: title above every figure.
+    log: function that receives the printed tables, definitions, paths and reasons.
+    formats: formats of the figures, a subset of "png", "pdf" and "svg".
+    more: further parts, from `loss_part`, `telemetry_part` or `ablation_part`.
+    left_out: reason for each further part that is missing, by name.
 
   Returns:
-    Paths of the files.
+    Paths of the files written.
   """
   parts, skipped = look(sites, title)
   parts = [*more, *parts]
@@ -71,7 +73,7 @@ def write_parts(
   formats: Sequence[str] = plots.FORMATS,
   skipped: Mapping[str, str] | None = None,
 ) -> list[str]:
-  """Writes parts and the page of them into a folder; returns the paths."""
+  """Writes the files of all parts and their page into a folder; returns the paths."""
   Path(out).mkdir(parents=True, exist_ok=True)
   written = []
   for part in parts:
@@ -82,7 +84,7 @@ def write_parts(
       log(f"wrote {written[-1]}")
   written.append(str(Path(out) / PAGE))
   write_atomically(written[-1], page.render(parts, title, skipped or {}))
-  log(f"wrote {written[-1]}: all of it on one page, to hover and to step through")
+  log(f"wrote {written[-1]}: everything on one interactive page")
   for name, reason in (skipped or {}).items():
     log(f"no {name}: {reason}")
   return written
@@ -105,7 +107,7 @@ def write_part(
 
 
 def _markdown(table: Table, title: str) -> str:
-  """The findings with their definitions, as a page of Markdown."""
+  """Returns the findings and their definitions as Markdown."""
   *numbers, _, _ = table.columns
   lines = [
     f"# Findings{f': {title}' if title else ''}",
@@ -124,7 +126,7 @@ def _markdown(table: Table, title: str) -> str:
 def _print_tables(
   sites: Mapping[str, Site], tables: Mapping[str, Table], log: Callable[[str], None]
 ) -> None:
-  """The numbers of each site, means over tokens, what was found, and the definitions."""
+  """Prints the numbers of each site (means over tokens), the findings, and the definitions."""
   similar = [None, *(row[3] for row in tables["similarity"].rows)] if "similarity" in tables else []
   if "gains" in tables:
     _print_sites([plots.short(name) for name in sites], tables, similar, log)
@@ -136,7 +138,7 @@ def _print_tables(
 
 
 def print_findings(table: Table, log: Callable[[str], None] = print) -> None:
-  """The numbers, side by side, and their definitions."""
+  """Prints the findings of all networks of a table side by side, and the definitions."""
   *columns, _ = table.columns
   log(f"\nWhat {PAPER}, as numbers:")
   log(Table(columns, [row[:-1] for row in table.rows]).text())
@@ -169,7 +171,7 @@ def _print_sites(
 
 
 def _definition(name: str, text: str) -> str:
-  """Beside the name, in lines that a terminal holds."""
+  """Returns a definition next to its name, wrapped at 100 columns."""
   return textwrap.fill(
     text, 100, initial_indent=f"  {name:<20}", subsequent_indent=" " * 22, break_on_hyphens=False
   )

@@ -1,7 +1,7 @@
-"""How alike the inputs of adjacent layers are: arXiv 2409.19606, Figure 3.
+"""Similarity of the inputs of adjacent layers: arXiv 2409.19606, Figure 3.
 
-In a Pre-Norm network the state grows while each layer adds about the same, so that deep layers all
-see nearly the same input (representation collapse); similarity near one shows it.
+In a Pre-Norm network the state grows, but each layer adds about the same amount. Deep layers then
+all see nearly the same input (representation collapse), and their similarity is near one.
 """
 
 import itertools
@@ -13,7 +13,7 @@ PERCENTILES = (5.0, 50.0, 95.0)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """`a . b / (|a| |b|)` over the last axis, float64 `[...]`; NaN where either is zero."""
+  """Computes `a . b / (|a| |b|)` over the last axis, float64 `[...]`; NaN where either is zero."""
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   dots = np.sum(a * b, axis=-1)
@@ -21,15 +21,15 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def adjacent_similarity(branch_inputs: Sequence[np.ndarray]) -> np.ndarray:
-  """Cosine of each layer's input with that of the layer before it, over tokens.
+  """Computes the cosine of each layer's input with the input of the layer before it.
 
   Args:
-    branch_inputs: of the sublayers in order, `[tokens..., d]` each, before the branch's norm; with
-      several views, give one or their mean.
+    branch_inputs: branch inputs of the K sublayers in order, `[tokens..., d]` each, before the
+      branch's norm. For a site with several views, pass one view or their mean.
 
   Returns:
-    `[K - 1, 3]` float64: 5th percentile, median and 95th, over all tokens. Row k compares inputs k
-    and k + 1, counted from 0.
+    `[K - 1, 3]` float64: 5th percentile, median and 95th percentile over all tokens. Row k compares
+    the inputs of sublayers k and k + 1, counted from 0.
   """
   rows = []
   for before, after in itertools.pairwise(branch_inputs):

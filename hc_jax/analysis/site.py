@@ -1,4 +1,4 @@
-"""One connection in one forward pass."""
+"""Site: the record of one connection in one forward pass."""
 
 import dataclasses
 
@@ -10,15 +10,16 @@ from hc_jax.connections import Call
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-  """What one connection did in one forward pass.
+  """The record of one connection in one forward pass; `[...]` are the token axes.
 
   Attributes:
-    coefs: its maps, float32; dynamic ones have the axes of the tokens.
-    streams: `[..., n, w]`, those that it read.
-    branch_input: `[..., d]` (`[..., views, d]` with several views), before the branch's norm.
-    branch_output: `[..., d]`, as it was written; None if nothing was.
-    index: which sublayer of the network the connection was told that it is; None if unknown.
-    end: `[m, n]`, the streams in which a network of such connections ends; None for all of them.
+    coefs: maps of the connection, float32; dynamic maps have the token axes in front.
+    streams: `[..., n, w]`, the streams that the connection read.
+    branch_input: `[..., d]`, or `[..., views, d]` with several views, before the branch's norm.
+    branch_output: `[..., d]`, the output that was written; None if none was written.
+    index: number of the sublayer, from 0, that the model passed to the connection; None if unknown.
+    end: `[m, n]`, weights of the streams in which a network of such connections ends; None if the
+      network ends in all streams.
   """
 
   coefs: Coefs
@@ -30,10 +31,10 @@ class Site:
 
 
 def end_of(call: Call) -> np.ndarray | None:
-  """Returns `Site.end` of a call: the stream that the end is made of, but for what it learns.
+  """Returns `Site.end` of a call, without weights that the end itself learns.
 
-  That is stream 0 for `hc_jax.X0Lambdas`, with backout or without, and the last one where the end
-  is one more weighted sum (`reduce="exit"`).
+  The end is stream 0 for `hc_jax.X0Lambdas`, with or without backout. It is the last stream if the
+  end is one more weighted sum (`reduce="exit"`).
   """
   kind, n = call.connection.reduce_kind, call.streams.shape[-2]
   if kind == "exit":

@@ -1,18 +1,18 @@
-"""Gains, singular values and the use of streams, as pure functions; definitions in `DEFINITIONS`.
+"""Gains, singular values and the use of streams, as pure functions of NumPy arrays.
 
-A mix `[..., n, n]` carries stream j (column) INTO stream i (row). All results are float64 and keep
-the leading axes, which are those of the tokens.
+`DEFINITIONS` has the definitions that are printed. A mix `[..., n, n]` carries stream j (column)
+INTO stream i (row). All results are float64 and keep the leading axes, the token axes.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# Printed beside the numbers: two of these carry one name in two papers, and differ.
+# Printed with the numbers, because two papers use one name for two different definitions.
 DEFINITIONS = {
   "amax_fwd, amax_bwd": "max_i |sum_j P_ij|, max_j |sum_i P_ij|: |row|, |column sum| (2512.24880)",
   "norm_fwd, norm_bwd": "max_i sum_j |P_ij|, max_j sum_i |P_ij|: the inf- and the 1-norm",
-  "comp_...": "the same of P = mix_K ... mix_k, from this site to the last one",
+  "comp_...": "the same for P = mix_K ... mix_k, from this site to the last one",
   "sigma_max, _min": "largest and smallest singular value of the site's mix",
   "|mix-I|": "Frobenius norm of mix minus identity",
   "effective_...": "exp of the entropy of shares: of |read|, |write|, ||stream||^2 (1 to n)",
@@ -22,36 +22,52 @@ DEFINITIONS = {
 
 
 def amax_gain(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Forward and backward Amax gain: `max_i |sum_j P_ij|` and `max_j |sum_i P_ij|`, `[...]` each.
+  """Computes the Amax gains: `max_i |sum_j P_ij|` (forward) and `max_j |sum_i P_ij|` (backward).
 
-  The definition of mHC (arXiv 2512.24880, section 3): signs cancel. One for doubly stochastic
-  matrices; zero for `[[1, -1], [-1, 1]]`, of which `norm_gain` is two.
+  This is the definition of mHC (arXiv 2512.24880, section 3), in which signs cancel. It is one for
+  doubly stochastic matrices. It is zero for `[[1, -1], [-1, 1]]`, while `norm_gain` gives two.
+
+  Args:
+    matrix: `[..., n, n]`.
+
+  Returns:
+    `(forward, backward)`, float64 `[...]` each.
   """
   p = np.asarray(matrix, np.float64)
   return np.abs(p.sum(-1)).max(-1), np.abs(p.sum(-2)).max(-1)
 
 
 def norm_gain(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Forward and backward norm: `max_i sum_j |P_ij|` and `max_j sum_i |P_ij|`, `[...]` each.
+  """Computes the norm gains: `max_i sum_j |P_ij|` (forward) and `max_j sum_i |P_ij|` (backward).
 
-  The operator norms of P for the largest entry, forward, and of its transpose, backward: what a
-  signal and a gradient can grow by. At least `amax_gain`, and equal to it where P has one sign.
+  They are the operator norms, for the largest entry, of P and of its transpose: bounds on the
+  growth of a signal and of a gradient. They are at least `amax_gain`, and equal if all entries of P
+  have one sign.
+
+  Args:
+    matrix: `[..., n, n]`.
+
+  Returns:
+    `(forward, backward)`, float64 `[...]` each.
   """
   return amax_gain(np.abs(np.asarray(matrix, np.float64)))
 
 
 def composites(mixes: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """`mix_K ... mix_k` for k = 1 .. K: from each site to the end (2512.24880, section 3).
+  """Computes the product of mixes from each site to the last (arXiv 2512.24880, section 3).
 
   Args:
-    mixes: `[..., n, n]` of the sites in order.
+    mixes: K mixes `[..., n, n]`, in the order of the sites.
+
+  Returns:
+    K products `[..., n, n]` float64; entry k is `mixes[K - 1] @ ... @ mixes[k]`.
 
   Raises:
-    ValueError: if the number of streams changes.
+    ValueError: if the mixes differ in n.
   """
   counts = sorted({mix.shape[-1] for mix in mixes})
   if len(counts) > 1:
-    raise ValueError(f"sites have {counts} streams; take the composite of each segment by itself")
+    raise ValueError(f"sites have {counts} streams; take the composite of each segment separately")
   found = []
   for mix in reversed(mixes):
     mix = np.asarray(mix, np.float64)
@@ -60,20 +76,24 @@ def composites(mixes: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def singular_values(matrix: np.ndarray) -> np.ndarray:
-  """The largest first, `[..., n]`."""
+  """Returns the singular values `[..., n]` of `[..., n, n]`, the largest first."""
   return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
 
 
 def identity_distance(matrix: np.ndarray) -> np.ndarray:
-  """Frobenius norm of `P - I`, `[...]`; `sqrt(n - 1)` for the mean over streams, J / n."""
+  """Computes the Frobenius norm of `P - I`, `[...]`, for P of `[..., n, n]`.
+
+  It is `sqrt(n - 1)` for the matrix that averages the streams (all entries 1 / n).
+  """
   p = np.asarray(matrix, np.float64)
   return np.linalg.norm(p - np.eye(p.shape[-1]), axis=(-2, -1))
 
 
 def effective_streams(weights: np.ndarray, axis: int = -1) -> np.ndarray:
-  """`exp(H(p))` with `p = |weights| / sum |weights|`: n if all are equal, 1 if one has all.
+  """Computes the effective number of streams, `exp(H(p))` with `p = |weights| / sum |weights|`.
 
-  NaN where all weights are zero.
+  H is the entropy over `axis`. The result is n if all weights are equal in size, 1 if one weight
+  has all, and NaN where all weights are zero. It has the shape of `weights` without `axis`.
   """
   size = np.abs(np.asarray(weights, np.float64))
   total = size.sum(axis, keepdims=True)
@@ -83,16 +103,19 @@ def effective_streams(weights: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def energy_shares(streams: np.ndarray) -> np.ndarray:
-  """`||x_i||^2 / sum_j ||x_j||^2` of streams `[..., n, w]`: `[..., n]`; NaN if all are zero."""
+  """Computes the energy shares `||x_i||^2 / sum_j ||x_j||^2`, `[..., n]`, of `[..., n, w]`.
+
+  Shares are NaN where all streams are zero.
+  """
   energy = np.square(np.asarray(streams, np.float64)).sum(-1)
   total = energy.sum(-1, keepdims=True)
   return np.divide(energy, total, out=np.full(energy.shape, np.nan), where=total > 0)
 
 
 def stream_cosine(streams: np.ndarray) -> np.ndarray:
-  """Mean cosine over pairs of different streams, of `[..., n, w]`: `[...]`.
+  """Computes the mean cosine over pairs of different streams, `[...]`, of `[..., n, w]`.
 
-  One right after streams begin as copies. NaN for one stream, and where a stream is zero.
+  It is one if all streams are copies, and NaN if n is 1 or a stream is zero.
   """
   x = np.asarray(streams, np.float64)
   n = x.shape[-2]

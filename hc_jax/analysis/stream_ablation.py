@@ -1,4 +1,4 @@
-"""Stream ablation: what the output loses when one stream is zeroed before one layer."""
+"""Stream ablation: change of the output when one stream is zeroed before one layer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,39 +11,39 @@ from hc_jax.analysis.collect import Site
 from hc_jax.connections import Call, observing
 from hc_jax.functional import functional
 
-NOWHERE = -1  # a site that no network has: the clean run, by the same program
+NOWHERE = -1  # no site has this index, so that the same compiled program gives the clean run
 
 
 def ablate_streams(
   model: Any, params: Any, sites: Mapping[str, Site], *args: Any, **kwargs: Any
 ) -> np.ndarray:
-  """KL(clean || ablated) of the output distribution, for every site and stream.
+  """Computes KL(clean || ablated) of the output distribution, for every site and stream.
 
-  Cell (l, s): the streams that site l takes have stream s set to zero, so that neither its read nor
-  its mix sees it. Everything after runs as it does: branches, dynamic maps (also those of site l)
-  and writes, so that what site l and later ones write to stream s is there again. The number is
-  `mean over tokens of sum_v p_v (log p_v - log q_v)`, p the softmax of the clean output, q of the
-  ablated one; nats per token. It is zero where nothing reads stream s before it is overwritten.
-  With one stream (the residual) zeroing it erases the embedding and all layers before l: the
-  network starts at layer l from nothing.
+  Cell (l, s) sets stream s to zero in the input of site l: neither its read nor its mix sees the
+  stream. Everything after that runs normally, also the dynamic maps of site l and all writes to
+  stream s. The number is `mean over tokens of sum_v p_v (log p_v - log q_v)` in nats per token,
+  where p is the softmax of the clean output and q that of the ablated output. It is zero if nothing
+  reads stream s before it is overwritten. With one stream (the residual), zeroing erases the
+  embedding and all layers before l.
 
-  arXiv 2603.14833 zeroes streams likewise and keeps the maps of the clean run; here they are live.
+  arXiv 2603.14833 zeroes streams too, but keeps the clean run's maps; here they are recomputed.
 
-  One program is compiled and run `1 + K n` times; give it a few hundred tokens.
+  One program is compiled and run `1 + K n` times, so pass a few hundred tokens.
 
   Args:
-    model: any Linen or NNX module with connections of this package that gives logits `[..., V]`.
-    params: parameters of the model; for NNX None takes its own.
-    sites: of `collect_sites` of the same model; their names, indices and numbers of streams count.
-    *args: what the model is called with, tokens say.
-    **kwargs: likewise.
+    model: any Linen or NNX module with connections of this package that returns logits `[..., V]`.
+    params: parameters of the model; None takes those of an NNX model itself.
+    sites: the K sites of this model from `collect_sites`; their indices and stream counts are used.
+    *args: positional arguments of the model's call, such as tokens.
+    **kwargs: keyword arguments of the model's call.
 
   Returns:
-    `[K, n]` float64 in the order of `sites`; NaN where a site has fewer streams than n.
+    `[K, n]` float64 in the order of `sites`, n the largest number of streams; NaN where a site has
+    fewer streams.
 
   Raises:
-    TypeError: if it is neither kind of module.
-    ValueError: if two sites were called with one index, and cannot be told apart.
+    TypeError: if `model` is neither a Linen nor an NNX module.
+    ValueError: if a site has no index, or two sites were called with the same index.
   """
   model = functional(model)
   params = model.params if params is None else params
@@ -73,18 +73,18 @@ def ablate_streams(
 
 @jax.jit
 def _divergence(clean: jax.Array, ablated: jax.Array) -> jax.Array:
-  """The mean over tokens of KL(clean || ablated), of log probabilities `[..., V]`."""
+  """Computes the mean over tokens of KL(clean || ablated) from log probabilities `[..., V]`."""
   return jnp.mean(jnp.sum(jnp.exp(clean) * (clean - ablated), axis=-1))
 
 
 def _index(name: str, site: Site) -> int:
   if site.index is None:
-    raise ValueError(f"{name} has no index; take the sites of collect_sites")
+    raise ValueError(f"{name} has no index; pass the sites that collect_sites returned")
   return site.index
 
 
 def _zeroing(index: Any, stream: Any) -> Callable:
-  """Returns an observer that zeroes one stream that one site takes, in its read and its write."""
+  """Returns an observer that zeroes one stream of one site, for both its read and its write."""
 
   def zero(call: Call, run: Callable) -> Any:
     here = jnp.arange(call.streams.shape[-2]) == stream

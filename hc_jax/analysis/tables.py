@@ -1,4 +1,4 @@
-"""Numbers by name: written as CSV, printed as text."""
+"""Tables of numbers, written as CSV and printed as text."""
 
 import csv
 import dataclasses
@@ -15,13 +15,13 @@ from hc_jax.tables import aligned
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Columns and rows; a number that is not defined is NaN, and empty in the CSV."""
+  """A table: names of columns, and rows of cells. NaN and None become empty cells in the CSV."""
 
   columns: Sequence[str]
   rows: Sequence[Sequence[Any]]
 
   def write_csv(self, path: str | os.PathLike) -> None:
-    """Writes a file in which numbers have nine digits, enough for any float32."""
+    """Writes a CSV file, with nine digits a number, enough to restore any float32."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(self.columns)
@@ -30,17 +30,17 @@ class Table:
 
   @staticmethod
   def number(value: Any) -> str:
-    """Four digits, to be read; nothing where it is not defined."""
+    """Returns a number with four digits; "" if it is None or not finite."""
     return _cell(value, "{:.4g}")
 
   def text(self) -> str:
-    """Aligned columns of four digits."""
+    """Returns the table as text in aligned columns, with four digits a number."""
     cells = [list(self.columns)] + [[self.number(v) or "-" for v in row] for row in self.rows]
     return "\n".join(aligned(cells, right=range(1, len(self.columns))))
 
 
 def matrix_rows(values: np.ndarray, *head: Any) -> list[tuple]:
-  """Rows `(*head, i, j, value)` of a matrix, without what is NaN."""
+  """Returns rows `(*head, i, j, value)` for the finite entries of a matrix."""
   return [(*head, int(i), int(j), values[i, j]) for i, j in np.argwhere(np.isfinite(values))]
 
 

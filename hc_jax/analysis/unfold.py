@@ -1,8 +1,8 @@
-"""What each layer's input is made of: hyper-connections unfolded into one matrix.
+"""Hyper-connections unfolded into one matrix of dense connections between layers.
 
-arXiv 2409.19606, Eq. 20 and 27-29: every stream, and so the input of every layer, is a sum of the
-embedding and of the outputs of the layers before it. The factors depend on the connections alone,
-so that they are exact for static connections, and for dynamic ones token by token.
+arXiv 2409.19606, Eq. 20 and 27-29: every stream, and therefore the input of every layer, is a
+weighted sum of the embedding and the outputs of earlier layers. The weights follow from the maps
+alone. They are exact for static connections, and exact for each token for dynamic connections.
 """
 
 from collections.abc import Sequence
@@ -17,49 +17,49 @@ POST_NORM_GAIN = 0.5**0.5
 def unfold(
   sites: Sequence[Coefs], start: np.ndarray | None = None, end: np.ndarray | None = None
 ) -> np.ndarray:
-  """C(0) (Eq. 27): the inputs of all layers, in terms of the embedding and the layers' outputs.
+  """Computes C(0) (Eq. 27): each layer's input as weights of the embedding and earlier outputs.
 
   With T_0 the embedding and T_j the output of sublayer j, the input of sublayer k is
-  `sum_{j < k} C[k - 1, j] T_j`. The last row is the sum of the final streams, also
-  where the network itself weights them (`reduce="head"` or "depth").
+  `sum_{j < k} C[k - 1, j] T_j`. The last row is the sum of the final streams, even if the network
+  itself weights them (`reduce="head"` or "depth").
 
   Args:
-    sites: maps of sublayers 1 .. K, in order. With token axes (of which all must have the same,
-      or none), so is the result. Where the number of streams changes from one site to the next,
-      they become one by the mean and are copied, as `hc_jax.models` does.
-    start: `[n, m]`, how much of fraction f of the embedding stream i holds; by default copies
-      (`hc_jax.expand`).
-    end: `[m, n]`, what of the final streams the last row is; by default the read that the last site
-      made for it, or their sum where it made none.
+    sites: maps of sublayers 1 .. K, in order. Maps may have token axes, the same for all that have
+      any; the result then has them too. If the number of streams changes between two sites, the
+      streams are averaged and copied, as `hc_jax.models` does.
+    start: `[n, m]`, weight of fraction f of the embedding in stream i at the beginning; copies
+      (`hc_jax.expand`) by default.
+    end: `[m, n]`, weights of the final streams in the last row. By default the read that the last
+      site computed for the end, or the sum of the streams if it computed none.
 
   Returns:
     `[..., K + 1, K + 1]` float64, lower triangular. With m fractions (slots of the branch input)
-    `[..., (K + 1) m, (K + 1) m]`: row `k m + s` is slot s of an input, column `j m + f` fraction f
-    of a source.
+    `[..., (K + 1) m, (K + 1) m]`: row `k m + s` is slot s of an input, column `j m + f` is fraction
+    f of a source.
 
   Raises:
-    ValueError: if there is no site, a site reads several views (it has no one input), or the
-      number of fractions changes.
+    ValueError: if `sites` is empty, a site reads several views (and so has no single input), or
+      the number of fractions changes.
   """
   rows, _ = _unfold(sites, start, end)
   return np.concatenate(rows, axis=-2)
 
 
 def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> np.ndarray:
-  """C(1) .. C(n) (Eq. 28, 29): the streams before each layer, in terms of the same sources.
+  """Computes C(1) .. C(n) (Eq. 28, 29): each stream as weights of the embedding and the outputs.
 
-  `C[i, k - 1, j]` is how much of T_j stream i holds when sublayer k reads; the last row is after
-  the last sublayer.
+  `C[i, k - 1, j]` is the weight of T_j in stream i when sublayer k reads it. The last row is the
+  stream after the last sublayer.
 
   Args:
-    sites: as for `unfold`, all with n streams.
-    start: as for `unfold`.
+    sites: maps of sublayers 1 .. K in order, all with n streams.
+    start: `[n, m]`, weights of the embedding in the streams at the beginning; copies by default.
 
   Returns:
     `[..., n, K + 1, (K + 1) m]` float64.
 
   Raises:
-    ValueError: as `unfold`; or if the number of streams changes.
+    ValueError: if `unfold` refuses the sites, or the number of streams changes.
   """
   counts = sorted({site.read.shape[-1] for site in sites})
   if len(counts) > 1:
@@ -70,30 +70,31 @@ def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> n
 
 
 def streams_before(sites: Sequence[Coefs], start: np.ndarray | None = None) -> list[np.ndarray]:
-  """Returns how much of each source the streams hold before each site and after the last.
+  """Computes the weight of each source in the streams, before each site and after the last.
 
   Args:
-    sites: as for `unfold`; the number of streams may change.
-    start: as for `unfold`.
+    sites: maps of sublayers 1 .. K in order; the number of streams may change.
+    start: `[n, m]`, weights of the embedding in the streams at the beginning; copies by default.
 
   Returns:
-    `[..., n, (K + 1) m]` float64 for each.
+    K + 1 arrays `[..., n, (K + 1) m]` float64, with the n of each site.
 
   Raises:
-    ValueError: as `unfold`.
+    ValueError: if `unfold` refuses the sites.
   """
   return _unfold(sites, start, None)[1]
 
 
 def rebuild(matrix: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
-  """Layer inputs from the matrix: `sum_j matrix[..., k, j] T_j`.
+  """Computes the layers' inputs from the matrix and the sources: `sum_j matrix[..., k, j] T_j`.
 
   Args:
-    matrix: what `unfold` gave, `[..., (K + 1) m, (K + 1) m]`.
-    sources: T_0 .. T_K, each `[..., d]`.
+    matrix: `[..., (K + 1) m, (K + 1) m]`, from `unfold`.
+    sources: K + 1 arrays `[..., d]`, the embedding and the output of each sublayer.
 
   Returns:
-    `[K + 1, ..., d]` float64: inputs of sublayers 1 .. K, and the sum of the final streams.
+    `[K + 1, ..., d]` float64: the inputs of the K sublayers, then the last row of the matrix
+    applied to the sources (the sum of the final streams, unless `unfold` was given an `end`).
   """
   parts = np.stack([np.asarray(t, np.float64) for t in sources], axis=-2)
   m = matrix.shape[-1] // len(sources)
@@ -103,16 +104,16 @@ def rebuild(matrix: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def baselines(num_layers: int) -> dict[str, np.ndarray]:
-  """The matrices of known arrangements (Figure 7), `[K + 1, K + 1]` each, for K sublayers.
+  """Returns the matrices C(0) of known networks with K sublayers, `[K + 1, K + 1]` each (Figure 7).
 
-  Sublayers are attention, feed-forward, attention, ... Each is `unfold` of fixed connections:
+  Sublayers alternate between attention A and feed-forward F. The networks are:
 
   * "Pre-Norm": `x + F(x)`, Eq. 15.
-  * "Post-Norm": `N(x + F(x))` with N a factor 1/sqrt(2), which is Eq. 37 for a state and an output
-    that are uncorrelated and of equal norm; trained networks differ.
-  * "PTB": parallel transformer blocks, `x + A(x) + F(x)` (Eq. 18, with gain one: the paper's own
-    arrangement multiplies the residual by n in every block).
-  * "two-hop": `x + F(x + A(x))`; attention is read by its feed-forward and never enters the
+  * "Post-Norm": `N(x + F(x))`, where N divides by sqrt(2). That is Eq. 37 if state and output are
+    uncorrelated and of equal norm; in trained networks they are not quite.
+  * "PTB": parallel transformer blocks, `x + A(x) + F(x)`. This is Eq. 18 with gain one; the paper's
+    own arrangement multiplies the residual by n in every block.
+  * "two-hop": `x + F(x + A(x))`. The feed-forward reads the attention, which never enters the
     residual.
   """
   g = POST_NORM_GAIN
@@ -130,13 +131,13 @@ def baselines(num_layers: int) -> dict[str, np.ndarray]:
 
 
 def _outcome(num_layers: int, name: str) -> np.ndarray:
-  """What a pair of streams stands for; within a pair, PTB's first stream alone is the state."""
+  """Returns `end` for a pair of streams; after half a block of PTB, only stream 0 is the state."""
   halfway = num_layers % 2 == 1
   return np.array([[1.0, 0.0 if halfway or name == "two-hop" else 1.0]])
 
 
 def _of(text: str, gain: float = 1.0) -> Coefs:
-  """Maps from the rows of the paper's `[[0, B], [A_m, A_r]]`, written "0BB/mrr/mrr"."""
+  """Returns maps from the rows of the paper's `[[0, B], [A_m, A_r]]`, written "0BB/mrr/mrr"."""
   rows = np.array([[float(c) for c in row] for row in text.split("/")])
   return Coefs(read=rows[1:, :1].T, write=gain * rows[:1, 1:].T, mix=gain * rows[1:, 1:].T)
 
@@ -144,7 +145,7 @@ def _of(text: str, gain: float = 1.0) -> Coefs:
 def _unfold(
   sites: Sequence[Coefs], start: np.ndarray | None, end: np.ndarray | None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-  """Inputs and streams before each site and after the last, in terms of all sources."""
+  """Returns inputs and streams, before each site and after the last, as weights of all sources."""
   if not sites:
     raise ValueError("unfold needs the maps of at least one site")
   n, m = sites[0].write.shape[-2:]
@@ -152,7 +153,7 @@ def _unfold(
     if site.read.shape[-2] != site.write.shape[-1]:
       raise ValueError(
         f"site {k} reads {site.read.shape[-2]} slots and writes {site.write.shape[-1]}: with "
-        "several views a branch has no one input; unfold a network without attention_views"
+        "several views a branch has no single input; unfold a network without attention_views"
       )
     if site.write.shape[-1] != m:
       raise ValueError(
@@ -161,7 +162,7 @@ def _unfold(
       )
   leads = [np.shape(x)[:-2] for s in sites for x in (s.read, s.write, s.mix) if x is not None]
   lead = np.broadcast_shapes(*leads)
-  # held[..., i, j m + f]: how much of fraction f of T_j stream i holds.
+  # held[..., i, j m + f] is the weight of fraction f of T_j in stream i.
   held = np.zeros((*lead, n, (len(sites) + 1) * m))
   held[..., :m] = _copies(n, m) if start is None else start
   inputs, streams = [], []
@@ -180,11 +181,11 @@ def _unfold(
 
 
 def _copies(n: int, m: int) -> np.ndarray:
-  """`hc_jax.expand`, `[n, m]`: stream i holds fraction i mod m."""
+  """Returns `hc_jax.expand` as a matrix `[n, m]`: stream i holds fraction i mod m."""
   return (np.arange(n)[:, None] % m == np.arange(m)).astype(np.float64)
 
 
 def _means(n: int, m: int) -> np.ndarray:
-  """The mean over the copies of each fraction, `[m, n]`; n / m times it is `hc_jax.reduce`."""
+  """Returns the mean over the copies of each fraction, `[m, n]`: `hc_jax.reduce` times m / n."""
   copies = _copies(n, m)
   return (copies / copies.sum(0)).T

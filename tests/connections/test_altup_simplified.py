@@ -58,7 +58,7 @@ def test_a_report_says_what_each_stream_holds():
 def test_other_beginnings_have_no_matrix():
   model = tiny.model(connection=hc.SimplifiedAltUp, expand="embedding", num_layers=1)
   sites = list(collect_sites(model, tiny.params(model), tiny.TOKENS).values())
-  with pytest.raises(ValueError, match="neither as copies of one embedding nor as one of it and z"):
+  with pytest.raises(ValueError, match="neither as copies of one embedding nor as one embed"):
     unfolding(sites)
 
 

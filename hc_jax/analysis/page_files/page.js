@@ -17,21 +17,22 @@
   let printing = false;
   const dark = () => theme.matches && !printing;
   const LABEL = "12px system-ui, sans-serif", ruler = document.createElement("canvas").getContext("2d");
-  // Pixels that a label takes.
+  // Width of a label in pixels.
   const long = (text) => ((ruler.font = LABEL), ruler.measureText(text).width);
   const longest = (texts) => texts.reduce((most, text) => Math.max(most, long(text)), 0);
 
-  // Ends of the colour scales, purple and orange (told apart by everyone), or one dark (light) end.
+  // Ends of the colour scales: purple and orange, which the colour-blind tell apart; or one end,
+  // which is dark on a light page and light on a dark page.
   const ramp = () => (dark()
     ? { none: [30, 30, 36], low: [178, 171, 225], high: [253, 174, 84], one: [255, 226, 110] }
     : { none: [247, 247, 247], low: [84, 39, 136], high: [179, 88, 6], one: [0, 42, 92] });
   const blend = (a, b, t) => a.map((x, i) => Math.round(x + (b[i] - x) * t));
-  // Whether black is easier to read on a colour than white (relative luminance, WCAG).
+  // True if black is easier to read on a colour than white (relative luminance, WCAG).
   const bright = (c) => c.reduce((sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i]
     * (x <= 10 ? x / 3295 : ((x / 255 + 0.055) / 1.055) ** 2.4), 0) > 0.179;
   const rgb = (c) => `rgb(${c.join(",")})`;
 
-  // The ends of a view's scale, the same for all that it can show: [lowest, highest].
+  // The ends [lowest, highest] of a view's scale, the same for all its options.
   const bounds = (view) => {
     const all = view.options.flatMap((o) => o.values.flat()).filter(known);
     const top = all.reduce((most, v) => Math.max(most, Math.abs(v)), 1e-9);
@@ -59,15 +60,15 @@
     const [select, plot, legend, output] = ["select", ".plot", ".legend", "output"].map(
       (what) => section.querySelector(what));
     plot.setAttribute("aria-label", `${view.title}. Arrow keys move, the text below reads the value.`);
-    // An A4 or letter page has some 700 pixels between its margins.
+    // An A4 or letter page has about 700 pixels between its margins.
     const width = () => (printing ? 680 : Math.max(280, section.clientWidth - 4));
     return { select, plot, legend, output, width };
   };
 
-  // All that is drawn again when colours or widths change.
+  // Functions that draw again when colours or widths change.
   const drawn = [];
 
-  // What mouse and keys share: moves (by rows, by columns) and switches between options.
+  // Keys move (by rows, by columns) and switch between options.
   const steer = (view, parts, move, redraw) => {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
       Home: [0, -1e9], End: [0, 1e9] };
@@ -92,7 +93,7 @@
     const at = { row: 0, column: 0, on: false };
     let shown, cell, tall, left;
     parts.plot.append(canvas);
-    // Columns as far as a row has any: above the diagonal there is nothing to point at.
+    // Rows end at the diagonal: there is nothing to point at above it.
     const ends = (row) => Math.max(1, (shown.values[row] || []).length);
     const draw = () => {
       shown = view.options[Number(parts.select.value)];
@@ -183,7 +184,7 @@
     if (log) {
       const every = Math.max(1, Math.ceil((high - low) / 6)), found = [];
       for (let p = Math.ceil(low - 1e-9); p <= high + 1e-9; p += every) found.push(p);
-      // Within a power or two of ten: round numbers, at their places on the logarithmic axis.
+      // An axis of a power or two of ten gets round numbers, because powers alone would be too few.
       const round = () => ticks(10 ** low, 10 ** high, false).filter((v) => v > 0).map(Math.log10);
       return found.length > 2 ? found : round();
     }
@@ -287,7 +288,7 @@
     if (innerWidth !== wide) requestAnimationFrame(again);
     wide = innerWidth;
   });
-  // On paper: light, as wide as the paper, sharp, with the definitions unfolded.
+  // Print in light colours, as wide as the paper, sharp, with the definitions open.
   const folded = [...document.querySelectorAll("details:not([open])")];
   for (const [what, on] of [["beforeprint", true], ["afterprint", false]]) {
     addEventListener(what, () => {

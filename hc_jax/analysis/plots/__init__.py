@@ -1,4 +1,4 @@
-"""Pictures: one function per figure, each returns the figure; `save` writes it."""
+"""Figures: each function returns one matplotlib figure, and `save` writes it."""
 
 from hc_jax.analysis.plots.ablation import stream_ablation as stream_ablation
 from hc_jax.analysis.plots.arms import ArmCurves as ArmCurves

@@ -1,4 +1,4 @@
-"""What the output loses without one stream before one layer."""
+"""Figure of the stream ablation."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ MAX_NUMBERS = 24  # sites whose numbers can still be read
 
 
 def stream_ablation(names: Sequence[str], kl: np.ndarray, title: str = "") -> Figure:
-  """KL to the clean output, a row for each stream and a column for each site.
+  """Draws the KL to the clean output, a row for each stream and a column for each site.
 
   Args:
-    names: of the K sites.
-    kl: `[K, n]` nats per token, of `ablate_streams`.
-    title: above the figure.
+    names: names of the K sites.
+    kl: `[K, n]` nats per token, from `ablate_streams`; NaN cells stay empty.
+    title: title above the figure.
   """
   sites, streams = kl.shape
   width = max(6.0, 1.6 + 0.5 * min(sites, MAX_NUMBERS))
@@ -40,7 +40,7 @@ def stream_ablation(names: Sequence[str], kl: np.ndarray, title: str = "") -> Fi
   bar = fig.colorbar(image, ax=ax, pad=0.02)
   bar.set_label("KL (nats per token)")
   bar.ax.yaxis.set_major_formatter("{x:g}")
-  few = norm.vmax < 20 * norm.vmin  # powers of ten alone would leave one mark, or none
+  few = norm.vmax < 20 * norm.vmin  # powers of ten alone would give one mark, or none
   bar.ax.yaxis.set_minor_formatter("{x:.2g}" if few else "")
   bar.ax.tick_params(which="minor", labelsize=7)
   return fig

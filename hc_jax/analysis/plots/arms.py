@@ -1,4 +1,4 @@
-"""Arms of an ablation: loss against what it cost, differences to the baseline, smoothed curves."""
+"""Figures of the arms of an ablation: loss against cost, differences, smoothed curves."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ AXES = {
   "seconds": "seconds of training",
 }
 LOSS = "validation loss (nats per token)"
-DASHES = ("-", "--", "-.", ":")  # of curves whose markers say something else
+DASHES = ("-", "--", "-.", ":")  # for curves that use markers for something else
 
 
 @dataclasses.dataclass(frozen=True)
 class ArmCurves:
-  """One arm over its seeds.
+  """The loss curves of one arm.
 
   Attributes:
-    name: in the legend.
-    x: of `AXES`, `[T]` each, where known.
-    loss: `[S, T]`.
+    name: name in the legend.
+    x: positions `[T]` by key of `AXES`; keys that are not known are absent.
+    loss: validation loss `[S, T]` of S seeds, nats per token.
   """
 
   name: str
@@ -36,12 +36,12 @@ class ArmCurves:
 
 
 def loss_against_cost(arms: Sequence[ArmCurves], title: str = "", seconds: str = "") -> Figure:
-  """Validation loss against steps, tokens, FLOPs and wall-clock: mean over seeds, band ± sd.
+  """Draws validation loss against steps, tokens, FLOPs and seconds: mean over seeds, band ± sd.
 
   Args:
-    arms: in the order of the legend.
-    title: above the figure.
-    seconds: what the seconds are of, below them.
+    arms: arms in the order of the legend; an axis that some arm lacks is not drawn.
+    title: title above the figure.
+    seconds: note below the axis of seconds, such as the machine.
   """
   known = [key for key in AXES if all(key in arm.x for arm in arms)]
   fig, axes = subplots(2, 2, figsize=(11, 8), sharey=True)
@@ -68,13 +68,13 @@ def loss_against_cost(arms: Sequence[ArmCurves], title: str = "", seconds: str =
 def loss_difference(
   arms: Sequence[ArmCurves], baseline: ArmCurves, title: str = "", skip: float = 0.05
 ) -> Figure:
-  """Loss minus the baseline's of the same seed, over time: mean, and band from least to most.
+  """Draws loss minus the baseline's loss for the same seed: mean, and band from least to most.
 
   Args:
-    arms: without the baseline; seeds in its order.
-    baseline: what is subtracted.
-    title: above the figure.
-    skip: share of the tokens at the start that is left out, where differences are large.
+    arms: arms except the baseline, with the same seeds in the same order.
+    baseline: arm that is subtracted.
+    title: title above the figure.
+    skip: share of the tokens left out at the start, where differences are large.
   """
   fig, ax = subplots(figsize=(8, 4.6))
   tokens = baseline.x["tokens"]
@@ -101,7 +101,15 @@ def final_differences(
   baseline: str,
   title: str = "",
 ) -> Figure:
-  """Each arm's final difference to the baseline: a dot a seed, the mean and its 95 % interval."""
+  """Draws each arm's final difference to the baseline: a dot a seed, mean and 95 % interval.
+
+  Args:
+    names: names of the arms except the baseline.
+    by_seed: differences of each arm, nats per token, one number a seed.
+    intervals: 95 % interval of each arm's mean; None draws neither mean nor interval.
+    baseline: name of the baseline.
+    title: title above the figure.
+  """
   fig, ax = subplots(figsize=(8, 1.6 + 0.5 * len(names)))
   for i, (values, interval) in enumerate(zip(by_seed, intervals, strict=True)):
     color = stream_style(i + 1, len(names) + 1)["color"]
@@ -129,14 +137,14 @@ def smoothed_losses(
   reached: Sequence[float | None],
   title: str = "",
 ) -> Figure:
-  """Smoothed training loss, and where each arm reaches the final loss of the first, the baseline.
+  """Draws smoothed training losses, and marks where each arm reaches the baseline's final loss.
 
   Args:
-    names: the baseline first.
-    tokens: `[T]`.
-    losses: `[T]` for each name.
-    reached: tokens at which it is reached, by name; None where it is not.
-    title: above the figure.
+    names: names of the arms, the baseline first.
+    tokens: training tokens `[T]`.
+    losses: smoothed loss `[T]` of each arm, nats per token.
+    reached: tokens at which each arm reaches the baseline's final loss; None if it never does.
+    title: title above the figure.
   """
   fig, ax = subplots(figsize=(8, 4.6))
   target = losses[0][-1]
@@ -167,13 +175,13 @@ def learning_rates(
   losses: Sequence[Sequence[np.ndarray]],
   title: str = "",
 ) -> Figure:
-  """Final validation loss against the learning rate: mean over seeds, bars ± sd.
+  """Draws final validation loss against the learning rate: mean over seeds, bars ± sd.
 
   Args:
-    names: of the arms.
-    rates: rising, by arm.
-    losses: for each rate of an arm `[S]`.
-    title: above the figure.
+    names: names of the arms.
+    rates: learning rates of each arm, in rising order.
+    losses: losses `[S]` of the S seeds, for each rate of each arm.
+    title: title above the figure.
   """
   fig, ax = subplots(figsize=(8, 4.6))
   for i, (name, x, values) in enumerate(zip(names, rates, losses, strict=True)):
@@ -191,7 +199,7 @@ def learning_rates(
 
 
 def _late(arms: Sequence[ArmCurves]) -> tuple[float, float]:
-  """Limits that show the curves from a tenth of the steps on."""
+  """Returns y limits that fit the curves after the first tenth of the steps."""
   means = [arm.loss.mean(axis=0) for arm in arms]
   starts = [np.searchsorted(arm.x["steps"], 0.1 * arm.x["steps"][-1]) for arm in arms]
   top = max(mean[start] for mean, start in zip(means, starts, strict=True))
@@ -201,7 +209,7 @@ def _late(arms: Sequence[ArmCurves]) -> tuple[float, float]:
 
 
 def _short_numbers() -> EngFormatter:
-  """`1.5M` in place of 1500000."""
+  """Returns a formatter that writes 1500000 as `1.5M`."""
   return EngFormatter(sep="")
 
 

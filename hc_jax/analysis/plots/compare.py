@@ -1,4 +1,4 @@
-"""Curves of two networks on the same axes."""
+"""Figures that compare two networks on the same axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from hc_jax.analysis.plots.depth import FLOOR, log_scale
 from hc_jax.analysis.plots.style import COLORS, subplots
 
-_LINES = (("o-", "s--"), ("^-", "D--"))  # of the first network, of the second
+_LINES = (("o-", "s--"), ("^-", "D--"))  # lines of the first and of the second network
 
 
 def compared(
@@ -17,13 +17,13 @@ def compared(
   title: str = "",
   log: bool = False,
 ) -> Figure:
-  """A panel for each quantity; colour and markers by network, solid and dashed for its curves.
+  """Draws a panel for each quantity, with a colour and markers for each network.
 
   Args:
-    panels: by the label of the y axis: curves `(label, which network, x, y)`.
-    xlabel: of all panels.
-    title: above the figure.
-    log: whether y is logarithmic.
+    panels: curves `(label, network, x, y)` by the label of the y axis; network is 0 or 1.
+    xlabel: label of the x axis of all panels.
+    title: title above the figure.
+    log: whether the y axes are logarithmic.
   """
   size = (7.5 if len(panels) == 1 else 5.5 * len(panels), 4.4)
   fig, axes = subplots(1, len(panels), figsize=size, squeeze=False)

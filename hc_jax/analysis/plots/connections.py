@@ -1,4 +1,4 @@
-"""What each site reads, writes and mixes: its maps, and how they vary over tokens."""
+"""Figures of the maps of each site (read, write, mix) and their spread over tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,13 +23,13 @@ MAPS = {"read": "stream into branch", "write": "branch into stream", "mix": "str
 
 
 def connection_weights(sites: Mapping[str, Coefs], title: str = "") -> Figure:
-  """What each site reads, writes and mixes.
+  """Draws the read, write and mix of each site; the mix minus the identity.
 
   Args:
-    sites: token means by site, in the order of the forward pass; the first 64 are drawn. A site
-      has a row for each slot of its read and each fraction of its write; sites may differ in their
-      number of streams.
-    title: above the figure.
+    sites: token means of the maps by site (`token_mean`), in the order of the forward pass. The
+      first 64 sites are drawn, with a row for each slot of a read and each fraction of a write.
+      Sites may differ in their number of streams.
+    title: title above the figure.
   """
   names = list(sites)[:MAX_SITES]
   coefs = [sites[name] for name in names]
@@ -67,14 +67,14 @@ def connection_weights(sites: Mapping[str, Coefs], title: str = "") -> Figure:
 
 
 def weight_distributions(sites: Mapping[str, Coefs], title: str = "") -> Figure:
-  """How the weights of each site spread over tokens (2409.19606, Figure 12).
+  """Draws the spread of each site's weights over tokens (arXiv 2409.19606, Figure 12).
 
-  A marker is the median of one weight, its line reaches from the 5th to the 95th percentile. The
-  mix has its diagonal by stream, and all else in one.
+  A marker is the median of one weight; its line runs from the 5th to the 95th percentile. For the
+  mix, each diagonal entry has a marker, and all other entries share one.
 
   Args:
-    sites: with token axes, by site, in the order of the forward pass.
-    title: above the figure.
+    sites: maps with token axes by site (`collect_coefs`), in the order of the forward pass.
+    title: title above the figure.
   """
   labels = [short(name) for name in sites]
   fig, axes = subplots(3, 1, figsize=(11, 9), sharex=True)
@@ -103,7 +103,7 @@ def weight_distributions(sites: Mapping[str, Coefs], title: str = "") -> Figure:
 
 
 def _series(coefs: Coefs, name: str) -> dict[int, np.ndarray]:
-  """All values of one map by stream (slots pooled); those off the diagonal under n."""
+  """Returns all values of one map by stream, slots pooled; key n has the mix off its diagonal."""
   n = coefs.read.shape[-1]
   if name == "read":
     return {i: coefs.read[..., i].ravel() for i in range(n)}
@@ -117,7 +117,7 @@ def _series(coefs: Coefs, name: str) -> dict[int, np.ndarray]:
 
 
 def _rows(parts: Sequence[np.ndarray], labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-  """Matrices `[rows, n]` of all sites one above the other, NaN where a site has no such stream."""
+  """Stacks matrices `[rows, n]` of all sites, NaN for missing streams; returns row labels too."""
   width = max(part.shape[-1] for part in parts)
   padded = [
     np.pad(part, ((0, 0), (0, width - part.shape[-1])), constant_values=np.nan) for part in parts

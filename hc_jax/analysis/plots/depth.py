@@ -1,4 +1,4 @@
-"""Numbers against depth: similarity of inputs, gains, and the use of streams."""
+"""Figures with depth on the x axis: similarity of inputs, gains, and the use of streams."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hc_jax.analysis.plots.style import COLORS, GREY, short, site_ticks, stream_style, subplots
 
-FLOOR = 1e-9  # of logarithmic axes: float32 maps know nothing below
+FLOOR = 1e-9  # smaller values on logarithmic axes are raised to this; they are float32 rounding
 SITE = "site: block and branch"
 _GAINS = {  # measure: label, colour, line
   "amax_fwd": ("Amax forward: max |row sum|", COLORS[0], "o-"),
@@ -19,12 +19,12 @@ _GAINS = {  # measure: label, colour, line
 
 
 def similarity(names: Sequence[str], percentiles: np.ndarray, title: str = "") -> Figure:
-  """Cosine of each site's input with the one before (2409.19606, Figure 3).
+  """Draws the cosine of each site's input with the one before (arXiv 2409.19606, Figure 3).
 
   Args:
-    names: of all K sites.
-    percentiles: `[K - 1, 3]`, of `adjacent_similarity`.
-    title: above the figure.
+    names: names of all K sites.
+    percentiles: `[K - 1, 3]`, from `adjacent_similarity`.
+    title: title above the figure.
   """
   fig, ax = subplots(figsize=(8, 4.4))
   low, middle, high = percentiles.T
@@ -42,7 +42,13 @@ def similarity(names: Sequence[str], percentiles: np.ndarray, title: str = "") -
 def gains(
   names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
 ) -> Figure:
-  """Gains under both definitions and singular values, per site and composite; means over tokens."""
+  """Draws gains (both definitions) and singular values, of each site and of composites.
+
+  Args:
+    names: names of the sites.
+    measures: measures of each site, from `measures.measure`; token means are drawn.
+    title: title above the figure.
+  """
   fig, axes = subplots(2, 2, figsize=(12, 8), sharex=True)
   fig.suptitle(title)
   x, labels = np.arange(len(names)), [short(name) for name in names]
@@ -80,7 +86,13 @@ def gains(
 def streams(
   names: Sequence[str], measures: Sequence[Mapping[str, np.ndarray]], title: str = ""
 ) -> Figure:
-  """Energy of each stream, cosine between them and effective streams; means over tokens."""
+  """Draws the energy of each stream, the cosine between streams, and effective streams.
+
+  Args:
+    names: names of the sites.
+    measures: measures of each site, from `measures.measure`; token means are drawn.
+    title: title above the figure.
+  """
   fig, axes = subplots(3, 1, figsize=(9, 9.5), sharex=True)
   fig.suptitle(title)
   x = np.arange(len(names))
@@ -106,7 +118,7 @@ def streams(
 
 
 def _plot_each(ax, values: Sequence[np.ndarray], label: Callable[[int], str]) -> None:
-  """A line for the i-th value of every site; `values` has those of each site, which may differ."""
+  """Draws one line for the i-th value of every site; sites may have different numbers of values."""
   most = max(map(len, values))
   for i in range(most):
     known = [k for k, v in enumerate(values) if len(v) > i]
@@ -115,12 +127,12 @@ def _plot_each(ax, values: Sequence[np.ndarray], label: Callable[[int], str]) ->
 
 
 def _token_mean(values: np.ndarray) -> np.ndarray:
-  """`[..., n]` -> `[n]`, of what is defined."""
+  """Returns the mean over tokens, `[..., n]` to `[n]`, ignoring NaN."""
   return np.array([np.nanmean(values[..., i]) for i in range(values.shape[-1])])
 
 
 def log_scale(ax: Axes) -> None:
-  """Logarithmic, with plain numbers; those between the powers of ten only on a short axis."""
+  """Makes the y axis logarithmic, with plain numbers; minor ticks get some only on short axes."""
   ax.set_yscale("log")
   low, high = ax.get_ylim()
   ax.yaxis.set_major_formatter("{x:g}")
@@ -128,7 +140,7 @@ def log_scale(ax: Axes) -> None:
 
 
 def _band(ax, x: np.ndarray, values: Sequence[np.ndarray]) -> None:
-  """Median and 5th to 95th percentile over tokens, where they are defined; nowhere, perhaps."""
+  """Draws median and 5th to 95th percentile over tokens, at sites that have any finite value."""
   known = [k for k, v in enumerate(values) if np.isfinite(v).any()]
   found = [np.nanpercentile(values[k], (5, 50, 95)) for k in known]
   low, middle, high = np.reshape(found, (-1, 3)).T

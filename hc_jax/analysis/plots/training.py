@@ -1,4 +1,4 @@
-"""What metrics.jsonl holds, against steps."""
+"""Figures of metrics.jsonl against optimizer steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hc_jax.analysis.plots.depth import FLOOR, log_scale
 from hc_jax.analysis.plots.style import COLORS, stream_style, subplots
 
-# Panels of `telemetry`: title, label of y, whether logarithmic, and the curves by key.
+# Curves of `telemetry` by key of metrics.jsonl: label, colour, line.
 GAINS = {
   "hc/amax_fwd": ("Amax forward", COLORS[0], "o-"),
   "hc/amax_bwd": ("Amax backward", COLORS[1], "s-"),
@@ -23,11 +23,12 @@ MAPS = {
 
 
 def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-  """Training and validation loss against steps.
+  """Draws training and validation loss against steps.
 
   Args:
-    rows: of metrics.jsonl, with `step`, `train/loss` in nats per token and perhaps `val/bpb`.
-    title: above the figure.
+    rows: rows of metrics.jsonl, with `step` and some of `train/loss` and `val/loss` (nats per
+      token) and `val/bpb` (bits per byte).
+    title: title above the figure.
   """
   fig, ax = subplots(figsize=(7, 4.2))
   train = [(r["step"], r["train/loss"]) for r in rows if "train/loss" in r]
@@ -48,12 +49,12 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 
 
 def telemetry(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-  """What connections did while they were trained: gains of the composite, energies, mixing.
+  """Draws the connections during training: gains of the composite, energies, mixing.
 
   Args:
-    rows: of metrics.jsonl, with `step` and some of `hc/*` (docs/analysis.md); a panel without a
-      number stays away.
-    title: above the figure.
+    rows: rows of metrics.jsonl, with `step` and some `hc/*` keys (docs/analysis.md). A panel
+      without any number is not drawn.
+    title: title above the figure.
   """
   last = {key: value for row in rows for key, value in row.items()}
   shares = sorted((k for k in last if k.startswith("hc/energy_share_")), key=lambda k: (len(k), k))

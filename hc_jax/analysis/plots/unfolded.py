@@ -1,4 +1,4 @@
-"""The unfolded connection matrices: 2409.19606, Figures 7, 13 and 14."""
+"""Figures of the unfolded connection matrices: arXiv 2409.19606, Figures 7, 13 and 14."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,22 +18,27 @@ def unfolded_matrices(
   title: str = "",
   fractions: int = 1,
 ) -> Figure:
-  """C(0) of a network and of others, on one colour scale.
+  """Draws C(0) of a network and of known networks on one colour scale.
 
   Args:
-    matrices: `[rows, columns]` by panel title, in order, five panels a row; above the diagonal
-      nothing is drawn.
-    spread: standard deviation over tokens, `[rows, columns]`, as a last panel with a scale of its
-      own.
-    title: above the figure.
-    fractions: m, of the network's own matrices (other panels have one).
+    matrices: square matrices by panel title, the network's own first. Five panels make a row; the
+      part above the diagonal stays empty.
+    spread: standard deviation over tokens, drawn as a last panel with its own scale, or None.
+    title: title above the figure.
+    fractions: m, rows and columns for each layer in the network's own matrices (others have one).
   """
   panels = len(matrices) + (spread is not None)
   return _panels(matrices, spread, title, fractions, columns=min(panels, 5), ylabel=ROWS)
 
 
 def stream_matrices(streams: np.ndarray, title: str = "", fractions: int = 1) -> Figure:
-  """C(1) .. C(n), `[n, K + 1, columns]`: what each stream holds before each sublayer."""
+  """Draws C(1) .. C(n): the weights of all sources in each stream before each sublayer.
+
+  Args:
+    streams: `[n, K + 1, (K + 1) m]`, from `unfold_streams`, without token axes.
+    title: title above the figure.
+    fractions: m, columns for each source.
+  """
   matrices = {f"C({i + 1}): stream {i}": matrix for i, matrix in enumerate(streams)}
   label = "held before sublayer (last: at the end)"
   return _panels(matrices, None, title, fractions, columns=min(len(matrices), 4), ylabel=label)
@@ -79,7 +84,7 @@ def _panels(
 
 
 def _lower(matrix: np.ndarray, fractions: int) -> np.ndarray:
-  """NaN above the (block) diagonal: a layer sees nothing of later ones."""
+  """Returns the matrix with NaN above the (block) diagonal: layers do not see later layers."""
   rows, columns = matrix.shape
   i, j = np.indices(matrix.shape)
   return np.where(j // fractions <= i // (rows * fractions // columns), matrix, np.nan)
@@ -96,7 +101,7 @@ def _label(ax: Any, matrix: np.ndarray, name: str, fractions: int) -> None:
 
 
 def _ticks(set_ticks: Any, size: int, fractions: int, first: int = 0) -> None:
-  """Sublayers by number, about ten of them; each has `fractions` rows or columns."""
+  """Labels about ten sublayers by number; each has `fractions` rows or columns."""
   count = size // fractions
   shown: Sequence[int] = range(0, count, max(1, -(-count // 10)))
   labels = [str(k + first) for k in shown]
