@@ -3,12 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-HELP = "Counts the parameters of a config and lists what decays."
+HELP = "Counts the parameters of a config and lists what decays, or draws the model."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "config", help="a file, or a name of `hc-jax configs`; overrides --config.a.b=value may follow"
+  )
+  parser.add_argument(
+    "--diagram", action="store_true", help="draw the model, with the parameters of each part"
   )
 
 
@@ -30,6 +33,9 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     with named(arguments()):
       vocab_size = data.load_tokenizer(config.data.tokenizer).vocab_size
   model = models.make_model(config.model, vocab_size)
+  if args.diagram:
+    print("\n".join(models.diagram_lines(model)))
+    return
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   tree = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
   print("\n".join(param_lines(tree)))

@@ -4,6 +4,7 @@ from hc_jax.models.attention import Attention as Attention
 from hc_jax.models.blocks import Block as Block
 from hc_jax.models.blocks import ParallelBlock as ParallelBlock
 from hc_jax.models.blocks import WholeBlock as WholeBlock
+from hc_jax.models.diagram import diagram_lines as diagram_lines
 from hc_jax.models.layer import TransformerLayer as TransformerLayer
 from hc_jax.models.layers import FeedForward as FeedForward
 from hc_jax.models.layers import Norm as Norm
