@@ -1,4 +1,4 @@
-"""Every variant has a config that builds its model, and a row of the README that is true."""
+"""Every variant has a config that builds its model, and true rows in docs/family.md and README."""
 
 import ast
 import math
@@ -46,21 +46,32 @@ def test_every_variant_has_a_config():
   assert names == set(NAMES), "configs/variants/ and CONNECTIONS are out of step"
 
 
-def rows():
-  """Of the README's table: name, fields, class, streams, formula of the count, start."""
-  found = []
-  for line in (ROOT / "README.md").read_text().splitlines():
+def cells_of(page, count):
+  """Yields the name and the cells of each row of a page's table of classes, `count` cells wide."""
+  for line in (ROOT / page).read_text().splitlines():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     match = re.match(r"`(\w+)`", cells[0])
-    if len(cells) == 6 and match and cells[1].startswith("`hc."):
-      given = re.findall(r"`(\w+)=(\w+)`", cells[0])
-      fields = {name: ast.literal_eval(value) for name, value in given}
-      found.append((match[1], fields, cells[1].strip("`"), cells[4].strip("`"), cells[5]))
+    if len(cells) == count and match and cells[1].startswith("`hc."):
+      yield match[1], cells
+
+
+def rows():
+  """Returns name, fields, class, formula of the count and start of each row of docs/family.md."""
+  found = []
+  for name, cells in cells_of("docs/family.md", 6):
+    given = re.findall(r"`(\w+)=(\w+)`", cells[0])
+    fields = {name: ast.literal_eval(value) for name, value in given}
+    found.append((name, fields, cells[1].strip("`"), cells[4].strip("`"), cells[5]))
   return found
 
 
-def test_the_readme_has_a_row_for_every_variant():
-  assert {name for name, *_ in rows()} == set(NAMES), "give it a row in the README's table"
+def test_the_family_has_a_row_for_every_variant():
+  assert {name for name, *_ in rows()} == set(NAMES), "give it a row in docs/family.md"
+
+
+def test_the_table_of_the_readme_is_a_short_one_of_the_family():
+  short = {(name, cells[1].strip("`"), cells[3]) for name, cells in cells_of("README.md", 4)}
+  assert short == {(name, cls, start) for name, _, cls, _, start in rows()}
 
 
 def evaluate(formula, n, m, d):
@@ -76,7 +87,7 @@ def test_formulas_are_read_as_written():
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: "-".join([row[0], *map(str, row[1])]))
-def test_a_row_of_the_readme_is_what_the_variant_says(row):
+def test_a_row_of_the_family_is_what_the_variant_says(row):
   name, fields, cls, formula, start = row
   assert cls == f"hc.{CONNECTIONS[name].__name__}" and getattr(hc, cls[3:]) is CONNECTIONS[name]
   sizes = [{}, {"num_streams": 2}] if name in ("hc", "altup", "mhc", "mhc_lite", "kromhc") else [{}]

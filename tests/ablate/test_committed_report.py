@@ -1,4 +1,4 @@
-"""The numbers of docs/ablation, and what README quotes of them, computed from its results.jsonl."""
+"""The numbers of docs/ablation, and those that pages quote, computed from its results.jsonl."""
 
 import json
 import pathlib
@@ -48,14 +48,33 @@ def test_the_report_is_that_of_its_results(rows):
     assert len(runs[0]["train"]["loss"]) == runs[0]["train"]["step"][-1] == 400
 
 
-def test_readme_quotes_the_report(rows):
-  text = " ".join((ROOT / "README.md").read_text().split())
-  pattern = (
-    r"has ([\d.]+) nats per token less with DHC×4 \(95 % interval ([\d.]+) to ([\d.]+)\), in"
-  )
-  pattern += r" steps of ([\d.]+) times the processor time"
-  quoted = re.search(pattern, text)
+def words(page):
+  return " ".join((ROOT / page).read_text().split())
+
+
+def processor_time(rows, arm):
+  """Returns the processor time of a step over that of the residual network, two digits."""
+  cpu = [np.mean([row["step_cpu_seconds"] for row in rows[name]]) for name in (arm, "residual")]
+  return f"{cpu[0] / cpu[1]:.2f}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ablations.md"])
+def test_pages_quote_the_difference_of_the_report(rows, page):
+  pattern = r"([\d.]+) nats per token less[\w ]* with DHC×4 \(95 % interval ([\d.]+) to ([\d.]+)\)"
   found = difference(rows, "dhc4")
-  cpu = [np.mean([row["step_cpu_seconds"] for row in rows[arm]]) for arm in ("dhc4", "residual")]
-  want = (f"{-found.mean:.3f}", f"{-found.high:.3f}", f"{-found.low:.3f}", f"{cpu[0] / cpu[1]:.2f}")
-  assert quoted.groups() == want
+  want = (f"{-found.mean:.3f}", f"{-found.high:.3f}", f"{-found.low:.3f}")
+  assert re.search(pattern, words(page)).groups() == want
+
+
+def test_pages_quote_the_cost_and_the_other_arms_of_the_report(rows):
+  quoted = re.search(r"in steps of ([\d.]+) times the processor time", words("docs/ablations.md"))
+  assert quoted[1] == processor_time(rows, "dhc4")
+  shc4, dhc2, dhc4 = (
+    (f"{-difference(rows, arm).mean:.3f}", processor_time(rows, arm))
+    for arm in ("shc4", "dhc2", "dhc4")
+  )
+  family = words("docs/family.md")
+  assert f"({dhc2[0]} and {shc4[0]} nats per token against {dhc4[0]}," in family
+  assert f"{dhc2[1]} and {shc4[1]} times the residual network's" in family
+  others = f"{shc4[0]} and {dhc2[0]}, in steps of {shc4[1]} and {dhc2[1]} times"
+  assert others in words("docs/ablations.md")
