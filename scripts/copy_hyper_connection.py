@@ -244,7 +244,12 @@ PIECES = {
     (
       hc_jax.HyperConnection,
       ("(PerStreamConnection)", "(nn.Module)"),
-      ("|norm| + ", ""),
+      (
+        "Calls and `write` are those of `Connection`. Parameters: `n(n+2)` static;\n  `|norm| + ",
+        "Parameters: `n(n+2)` static; `",
+      ),
+      (", with |norm| the parameters of the norm", ""),
+      ("\n  Raises:\n    ValueError: by `check`<...>.\n", ""),
       (
         "    dynamic_scale_init: i",
         "    norm_eps: added to the norm's variance.\n    dynamic_scale_init: i",
@@ -258,12 +263,9 @@ PIECES = {
       ("  def", "  @nn.compact\n  def"),
       ("    read: jax.Array | None = None,\n", ""),
       ("      read: `next_read`<...>stream 0.\n", ""),
-      ("`[..., n, w]`", "`[..., n, d]`"),
-      ("which sublayer of the network this is, a whole number", "number of the sublayer"),
-      ("0: attention of block l is\n        2l", "0: attention of block l is 2l"),
-      (", its feed-forward 2l + 1. Initial", ", its\n        feed-forward 2l + 1. Initial"),
-      ("The branch input<...>coefficients,", "The branch input `[..., d]` and the float32 maps,"),
-      (", or are not of floating<...>whole number.\n", ".\n"),
+      ("`[..., n, w]`, of a floating-point dtype", "`[..., n, d]`"),
+      ("The branch input `<...>maps,", "The branch input `[..., d]` and the float32 maps,"),
+      (" or not of floating<...>whole number.\n", ".\n"),
       ('    self.check()<...>branch_input"), coefs\n', ""),
     )
   ],

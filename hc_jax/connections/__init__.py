@@ -1,4 +1,4 @@
-"""Connections: the contract, one file per variant or family, and the table of them all."""
+"""Connections: the contract, one file per variant or family, and the table of all variants."""
 
 import functools
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ from hc_jax.connections.wrap import wrap as wrap
 from hc_jax.connections.x0_lambdas import X0Lambdas as X0Lambdas
 from hc_jax.errors import UserError
 
-# Every variant, by the name that configs use; `register` adds a user's own.
+# Every variant, by the name that configs use; `register` adds the variants of users.
 CONNECTIONS: dict[str, type[Connection]] = {
   "residual": Residual,
   "hc": HyperConnection,
@@ -78,11 +78,16 @@ def register(name: str, cls: type[Connection]) -> None:
         def coefs(self, streams, index): ...
       hc_jax.register("mine", Mine)              # then --import=the.module on any command
 
-  The same class may register again, as when a cell of a notebook runs twice.
+  A class with the same module and name may register again, as when a notebook cell runs twice.
+
+  Args:
+    name: the name that configs use, `model.connection.name`.
+    cls: a subclass of `Connection` that defines `coefs`, or `declare`, `generate` and `finish`.
 
   Raises:
-    TypeError: if it is not a class of `Connection` that defines `coefs`, or `declare` and the rest.
-    ValueError: if the name is taken, or a field has another type than the same field elsewhere.
+    TypeError: if `cls` is not such a class.
+    ValueError: if another class has the name, or if a field has another type than the field of
+      that name in a registered variant.
   """
   if not (isinstance(cls, type) and issubclass(cls, Connection)):
     raise TypeError(
@@ -112,7 +117,7 @@ def register(name: str, cls: type[Connection]) -> None:
 
 
 def connection_class(name: str) -> type[Connection]:
-  """The class of that name.
+  """Returns the class registered under a name.
 
   Raises:
     UserError: if the name is unknown.
@@ -126,18 +131,22 @@ def connection_class(name: str) -> type[Connection]:
 
 
 def make_connection(name: str, fields: Mapping[str, Any] | None = None) -> functools.partial:
-  """The connection of that name, as a partial of its class.
+  """Returns the connection of that name, as a `functools.partial` of its class.
 
   Args:
     name: a key of `CONNECTIONS`.
-    fields: fields of the class; those that are None are left at the class's default.
+    fields: values of the class's fields, by name. None leaves a field at its default.
+
+  Returns:
+    A partial that makes one site's connection: `make_connection("hc")(name="site_0")`.
 
   Raises:
-    UserError: if the name is unknown, the class lacks a field that is set, or refuses its value.
+    UserError: if the name is unknown, the class does not have one of the fields, or it refuses
+      their values.
   """
   cls = connection_class(name)
   given = {key: value for key, value in (fields or {}).items() if value is not None}
-  if given.get("implementation") == "autodiff":  # the word of runs that are older
+  if given.get("implementation") == "autodiff":  # as configs of older runs have it
     given = {**given, "implementation": "auto", "derivatives": "autodiff"}
   known = connection_fields(cls)
   for key in given:

@@ -1,4 +1,4 @@
-"""Alternating updates, as the hyper-connection that they are."""
+"""Alternating updates (AltUp), written as a hyper-connection."""
 
 from collections.abc import Mapping
 
@@ -15,14 +15,18 @@ from hc_jax.connections.facts import Facts
 
 
 class AltUp(Connection):
-  """AltUp (arXiv 2301.13310): predict all blocks, compute one, correct all; K = num_streams.
+  """AltUp (arXiv 2301.13310, Algorithm 1): predict all blocks, compute one, correct all.
 
-  `x' = P x`, then block j gets `y = x_j + F(x_j)`, and every block i the correction
-  `x'_i + g_i (y - x'_j)`, where j = index mod K alternates. That is a static hyper-connection with
-  `read = e_j`, `mix = (I - g e_j^T) P + g e_j^T` and `write = g`, since a branch here has no
-  residual of its own. P starts as the identity and g as ones: the Pre-Norm residual network.
+  The K = num_streams blocks of the paper are the streams. A site predicts `x' = P x`. The branch
+  runs on block j alone, j = index mod K: `y = x_j + F(x_j)`. Every block i is then corrected to
+  `x'_i + g_i (y - x'_j)`. Because a branch of this package has no residual of its own, that is the
+  static hyper-connection with `read = e_j`, `mix = (I - g e_j^T) P + g e_j^T` and `write = g`.
+  P starts as the identity and g as ones, which is the Pre-Norm residual network.
 
-  Parameters: `K^2 + K`.
+  Calls and `write` are those of `Connection`. Parameters: `K^2 + K`.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   num_streams: int = 2
@@ -48,7 +52,7 @@ class AltUp(Connection):
   def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
     j = jnp.asarray(index) % self.num_streams
     chosen = jax.nn.one_hot(j, self.num_streams, dtype=jnp.float32)[None]
-    # Row j of the prediction as it is: no contraction that could be rounded.
+    # Row j is sliced, because a product with the one-hot vector could be rounded.
     row = jax.lax.dynamic_index_in_dim(params["static_predict"], j, axis=0)
     small = {**params, "chosen": chosen, "row": row}
     return ops.Generator(None, None, None, small, self.finisher())

@@ -1,4 +1,4 @@
-"""Simplified AltUp: outputs go to the streams in turn, and every site reads a sum of all."""
+"""Simplified AltUp: branch outputs go to the streams in turn, and every site reads a sum of all."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -19,14 +19,19 @@ class SimplifiedAltUp(Connection):
 
       u = sum_i h[i] X[i];   X'[i] = X[i] + (F(u) if i = index mod n else 0)
 
-  Each site has n static numbers h, reads with them and writes into one stream alone; nothing is
-  mixed. The report (arXiv 2608.30320, section 2.2) could not be read. The equations follow a
-  summary, which says neither how h starts nor how the streams begin. Here h starts as ones and the
-  embedding goes into stream 0 (`Expand(kind="first")`). The streams are then parts of one sum, and
-  the network starts as the Pre-Norm residual network. From copies no h would start so: n streams
-  hold the embedding, and one holds each output.
+  Each site has n static numbers h. It reads with them and writes into one stream alone; streams
+  are not mixed. h starts as ones, and the embedding goes into stream 0 (`Expand(kind="first")`).
+  The streams are then parts of one sum, and the network starts as the Pre-Norm residual network.
+  With copies of the embedding it could not: n streams would hold the embedding, but only one
+  stream holds each output.
 
-  Parameters: n.
+  The report (arXiv 2608.30320, section 2.2) could not be read. The equations follow a summary of
+  it, which gives neither the initial h nor the first streams.
+
+  Calls and `write` are those of `Connection`. Parameters: n; with V views `V n`.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   expand_kind: ClassVar[str] = "first"

@@ -1,4 +1,4 @@
-"""Attention residuals: each branch reads a softmax over the outputs of all branches before."""
+"""Attention residuals: each branch reads a softmax-weighted sum of all earlier branch outputs."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -21,29 +21,33 @@ class AttentionResiduals(Connection):
 
       u = sum_j softmax(s)_j v_j      s_j = <scale * query, rmsnorm(v_j)>
 
-  The sources v are the streams: slot 0 holds the embedding, and slot b + 1 the sum of the outputs
-  of the sites b B to b B + B - 1. With `block_sites` B = 1 each output has a slot of its own, the
-  full form. A site sees the slots that are filled, which its index says, the sum of its own block
-  so far included. It writes into one slot and mixes nothing. The streams end in one more such
-  softmax over all slots (`reduce="depth"`), with parameters of its own.
+  The sources v are the streams, called slots here: slot 0 holds the embedding, and slot b + 1 the
+  sum of the outputs of the sites b B to b B + B - 1. With `block_sites` B = 1 (the full form) each
+  output has a slot of its own. A site sees the filled slots, including the sum of its own block so
+  far. It writes into one slot and mixes nothing. The network ends in one more such softmax over all
+  slots (`reduce="depth"`), with parameters of its own.
 
-  The query starts at zero, so that each site reads the uniform mean of the filled slots. The slots
-  sum to the state of the residual network, so that the mean is that state over their number, which
-  a branch's norm takes out except for its eps.
+  The query starts at zero, so that each site reads the mean of the filled slots. Their sum is the
+  state of the residual network. The mean is that state divided by the number of slots, and a
+  branch's norm removes this factor, except for the effect of its eps.
 
   Public code counts blocks in layers of two sites (Kimi K3: 12 layers, B = 24) or in sites. The
   paper could not be read whole: the equations follow public code and a specification of K3.
 
   Streams begin as `hc_jax.Expand(n, kind="first")` and end as `hc_jax.Reduce(kind="depth")`. Models
-  of this package have both where `expand` and `reduce` are unset.
+  of this package use both where `expand` and `reduce` are unset.
 
-  Parameters: `2d`, and `2d` once more at the end.
+  Calls and `write` are those of `Connection`. Parameters: `2d`, and `2d` once more at the end.
 
   Attributes:
-    num_streams: n = ceil(num_sites / B) + 1 slots; it follows the depth where it is unset.
-    block_sites: B, the sites that share a slot.
+    num_streams: n = ceil(num_sites / B) + 1 slots; computed from the depth where it is unset.
+    block_sites: B, the number of sites that share a slot.
     norm_eps: added to the mean square.
-    num_sites: sites of the whole network; a model of this package fills it in.
+    num_sites: number of sites of the whole network; a model of this package fills it in.
+
+  Raises:
+    ValueError: if `num_sites` is not known, the index is not below it, `num_streams` does not fit
+      it, or `fractions` is not 1.
   """
 
   expand_kind: ClassVar[str] = "first"
@@ -68,7 +72,7 @@ class AttentionResiduals(Connection):
 
   @nn.nowrap
   def _slots_needed(self) -> int:
-    """Returns one for each block of sites, and one for the embedding."""
+    """Returns the number of slots: one for each block of sites, and one for the embedding."""
     return -(-self.num_sites // self.block_sites) + 1
 
   @nn.nowrap
@@ -94,8 +98,8 @@ class AttentionResiduals(Connection):
     return Facts(
       source="arXiv 2603.15031",
       residual_at_init=0.1,
-      note="each site reads the mean of the filled slots, the residual state over their number; "
-      "the eps of norms makes a difference of it (logits 7 % apart at 12 layers, eps 1e-5)",
+      note="each site reads the mean of the filled slots, the residual state divided by their "
+      "number; eps in norms makes logits differ by that factor (7 % at 12 layers, eps 1e-5)",
     )
 
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
@@ -114,14 +118,14 @@ class AttentionResiduals(Connection):
 
   @nn.nowrap
   def places(self, index: int | jax.Array) -> dict[str, jax.Array]:
-    """Returns the slots that site `index` sees, bool `[slots]`, and the one that it writes."""
+    """Returns the slots that site `index` sees (`sources`, bool `[slots]`) and writes (`slot`)."""
     index = jnp.asarray(index, jnp.int32)
     slots = jnp.arange(self.num_streams // self.fractions, dtype=jnp.int32)
     return {"sources": slots <= self.last_source(index), "slot": index // self.block_sites + 1}
 
   @nn.nowrap
   def last_source(self, index: jax.Array) -> jax.Array:
-    """Returns the last slot that site `index` sees, of the block that holds the site before."""
+    """Returns the last slot that site `index` sees: the slot that the site before wrote into."""
     return (index + self.block_sites - 1) // self.block_sites
 
   def silent(self, index: int) -> frozenset[str]:
@@ -134,7 +138,7 @@ class AttentionResiduals(Connection):
 
   @nn.nowrap
   def choose(self, logits: jax.Array, sources: jax.Array) -> jax.Array:
-    """Returns the softmax over those of the slots that are sources, `[..., slots, k]`."""
+    """Returns the softmax of `[..., slots, k]` over the slots that are sources."""
     chosen = ops.lift(sources[:, None], logits.ndim)
     return jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-2)
 
@@ -144,17 +148,19 @@ class DeltaAttentionResiduals(AttentionResiduals):
 
       u = h + gate * sum_j softmax(s)_j v_j      h = sum of all slots
 
-  Slots, scores and writes are those of `AttentionResiduals`. A site reads the state h, to which it
-  adds a softmax over the slots that are finished: each of them is a change of the state, or the
-  embedding. The first site reads the embedding as it is. Other sites of the first block have the
-  embedding alone to choose from, so that of their parameters only the gate learns. The gate is one
-  number and starts at zero, which is the residual network. The streams end in their sum, h.
+  Slots, scores and writes are those of `AttentionResiduals`. A site reads the state h plus a
+  weighted sum of the finished slots: the embedding and the changes that each finished block made.
+  The first site reads the embedding unchanged. The other sites of the first block can choose only
+  the embedding, so that only their gate learns. The gate is one number per site and starts at zero,
+  which is the residual network. The network ends in h, the sum of all slots.
 
-  The paper could not be read, and its equations follow the authors' code, with the gate that it
-  calls learnable_alpha; without a gate it adds the softmax as it is. That code starts the query at
-  random, and in the block form shows a finished block to the second site after it.
+  The paper could not be read. The equations follow the authors' code with its option
+  learnable_alpha, the gate; without that option the code adds the softmax without a factor. The
+  code also starts the query at random, and in the block form shows a finished block only to the
+  second site after the block.
 
-  Parameters: `2d + 1`, and none at the end.
+  Calls, `write` and errors are those of `AttentionResiduals`. Parameters: `2d + 1`, none at the
+  end.
   """
 
   reduce_kind: ClassVar[str] = "sum"
@@ -178,7 +184,7 @@ class DeltaAttentionResiduals(AttentionResiduals):
     return made.replace(small=small)
 
   def silent(self, index: int) -> frozenset[str]:
-    if 0 < index < self.block_sites:  # the embedding alone is finished
+    if 0 < index < self.block_sites:  # only the embedding's slot is finished
       return frozenset({"depth_query", "norm_scale"})
     return super().silent(index)
 

@@ -1,4 +1,4 @@
-"""The contract that every variant keeps, and everything that variants have in common."""
+"""The contract of every variant, and the code that all variants share."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from hc_jax.connections.facts import Facts
 from hc_jax.connections.place import check_place
 from hc_jax.fields import field, fields_of, problems, values_of
 
-# Methods of a variant that are functions of its fields and arguments alone.
+# Methods of a variant that depend on its fields and arguments alone.
 PURE = {"declare", "generate", "finish", "check", "facts", "num_params", "frozen", "parts"}
 PURE |= {"silent", "num_logits", "num_mix_logits", "mix_of", "mix_of_zeros", "mix_bias", "read_of"}
 PURE |= {"exit", "frozen_scales", "distance_at_init", "declare_scales", "scales_of"}
@@ -31,36 +31,40 @@ class Connection(nn.Module):
       h, c = connection(streams, index)              # [..., n, w] -> [..., d]
       streams = connection.write(streams, branch(h), c)
 
-  A variant is a subclass in one of two forms. The free form is one method, `coefs(streams, index)`,
-  which may do anything. The declared form is three pure methods, from which counts, weight decay,
-  kernels and other frameworks follow: `declare` says each parameter once, `generate` makes a
-  `hc_jax.ops.Generator` of their values, and `finish` makes maps of its few numbers. `facts` says
-  what the variant claims. A variant owns parameters and nothing else, works on any leading axes,
-  and is the same in training and in decoding.
+  A variant is a subclass in one of two forms. The free form defines one method,
+  `coefs(streams, index)`, which may do anything. The declared form defines three pure methods:
+  `declare` lists the parameters, `generate` turns their values into a `hc_jax.ops.Generator`, and
+  `finish` computes the maps from the generator's few numbers per token. Parameter counts, weight
+  decay, kernels and other frameworks follow from these three. `facts` lists the variant's claims.
+  A variant owns parameters and no other state, works on any leading axes, and computes the same in
+  training and in decoding.
 
   Attributes:
     num_streams: n, the paper's expansion rate.
     fractions: m, the number of parts into which the width is cut; d = m * w.
-    num_views: how many inputs the branch reads, each with weights of its own (queries, keys and
-      values, say). With more than one the branch input is `[..., num_views, m * w]`.
+    num_views: number of inputs that the branch reads, each with read weights of its own (queries,
+      keys and values, say). With more than one the branch input is `[..., num_views, m * w]`.
     implementation: backend of the operations, "auto" or "xla".
-    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX; they are equal to
+    derivatives: "custom" uses derivatives written by hand, "autodiff" JAX's own; both agree to
       rounding, and forward-mode differentiation needs "autodiff".
     partitioned: whether parameters carry the logical names of their axes
-      (`flax.linen.LogicallyPartitioned`). None is yes inside a model of this package, and no
+      (`flax.linen.LogicallyPartitioned`). None means yes inside a model of this package, and no
       elsewhere.
+
+  Raises:
+    ValueError: by `check`, which every call runs, if a field has a value that it does not take.
   """
 
-  # Whether each site is read by what the site before it made, `Coefs.next_read`.
+  # Whether each site reads with the weights that the site before it made, `Coefs.next_read`.
   carries_read: ClassVar[bool] = False
-  # Whether the branch input is normed, so that a block has no norm before its branch.
+  # Whether the branch input is already normed, so that a block needs no norm before its branch.
   norms_input: ClassVar[bool] = False
-  # How the streams of a network begin and end, where a model leaves it open.
+  # Kinds of `Expand` and `Reduce` that a model uses where its own fields are unset.
   expand_kind: ClassVar[str] = "copy"
   reduce_kind: ClassVar[str] = "sum"
-  # Whether its streams are slots that sites fill one after the other: they begin empty.
+  # Whether the streams are slots that begin empty and that sites fill one after the other.
   keeps_history: ClassVar[bool] = False
-  # Whether its branch is a whole block, which returns a state and not a change of one.
+  # Whether the branch is a whole block, which returns the next state and not a change to add.
   branch_is_block: ClassVar[bool] = False
   # Fields of `PLACE` without which a site cannot be used.
   needs: ClassVar[tuple[str, ...]] = ()
@@ -73,29 +77,29 @@ class Connection(nn.Module):
   partitioned: bool | None = None
 
   def __init_subclass__(cls, **kwargs: Any) -> None:
-    # A method that needs no scope works on unbound modules too, also while Flax tabulates.
+    # Without nowrap these methods would fail on unbound modules while Flax tabulates a model.
     for name in PURE & vars(cls).keys():
       nn.nowrap(vars(cls)[name])
     super().__init_subclass__(**kwargs)
 
   @property
   def slots(self) -> int:
-    """Rows of `read`: one for each fraction of each view."""
+    """Number of rows of `read`: one for each fraction of each view."""
     return self.num_views * self.fractions
 
   @property
   def has_roles(self) -> bool:
-    """Whether its streams are not alike: they begin empty, or end in one of them."""
+    """Whether streams have different roles: they begin empty, or the network ends in one."""
     return self.expand_kind == "first" or self.reduce_kind in ("first", "backout")
 
   @property
   def sites_differ(self) -> bool:
-    """Whether parameters have other shapes at other sites, so that no scan can stack them."""
+    """Whether parameters have different shapes at different sites, so that a scan cannot stack."""
     return False
 
   @property
   def is_declared(self) -> bool:
-    """Whether the variant has the declared form; a class that overrides `coefs` is free."""
+    """Whether the variant has the declared form; a class that overrides `coefs` has the free."""
     return type(self).coefs is Connection.coefs
 
   @nn.nowrap
@@ -103,8 +107,11 @@ class Connection(nn.Module):
     """Returns the parameters of a site by name, in the order in which they are initialised.
 
     Args:
-      width: w, that of one stream.
+      width: w, the width of one stream.
       index: number of the site in the network, from 0; may be traced. Initial values depend on it.
+
+    Raises:
+      NotImplementedError: if the class defines neither `declare` nor `coefs`.
     """
     raise NotImplementedError(
       f"{type(self).__name__} must define coefs(streams, index), or declare, generate and finish"
@@ -112,50 +119,51 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
-    """Returns the weights of a site, made of the values of its parameters.
+    """Returns the weights of a site, computed from the values of its parameters.
 
     Args:
-      params: values of what `declare` declares.
+      params: values of the parameters that `declare` lists, float32 by name.
       index: number of the site, as in `declare`.
     """
     raise NotImplementedError(f"{type(self).__name__} must define generate(params, index)")
 
   @nn.nowrap
   def finish(self, logits: jax.Array | None, small: Any) -> Coefs:
-    """Returns the maps of a token, made of the projection's results and the small parameters.
+    """Returns the maps of each token, from the projected streams and the small parameters.
 
     Args:
-      logits: results of the projection, `[..., n, k]` or `[..., k]`; None without a projection.
-      small: what `generate` put into the generator.
+      logits: projected streams, float32 `[..., n, k]` or `[..., k]`; None without a projection.
+      small: `Generator.small`, as `generate` filled it.
     """
     raise NotImplementedError(f"{type(self).__name__} must define finish(logits, small)")
 
   @nn.nowrap
   def finisher(self) -> "Finish":
-    """Returns `finish` as a value: hashable, equal for equal fields, free of Flax's scope."""
+    """Returns `finish` as a hashable callable, equal for equal fields and without a Flax scope."""
     return Finish(self.clone(parent=None, name=None))
 
   @nn.compact
   def generator(self, width: int, index: int | jax.Array) -> ops.Generator:
-    """Binds the declared parameters, and returns the weights of the site."""
+    """Binds the declared parameters to this module and returns the weights of the site."""
     params = bind(self, self.declare(width, index), bool(self.partitioned))
     return self.generate(params, index)
 
   def coefs(self, streams: jax.Array, index: int | jax.Array) -> Coefs:
-    """Computes the maps of this site; `@nn.compact` in a subclass of the free form.
+    """Computes the maps of this site. A subclass of the free form overrides it (`@nn.compact`).
 
     Args:
       streams: `[..., n, w]`.
-      index: which sublayer of the network this is, from 0; traced under `nn.scan`.
+      index: number of the site in the network, from 0; traced under `nn.scan`.
 
     Returns:
-      `read` `[..., slots, n]`, `write` `[..., n, fractions]`, `mix` `[..., n, n]` or None.
+      Maps with `read` `[..., slots, n]`, `write` `[..., n, fractions]` and `mix` `[..., n, n]`;
+      mix None is the identity.
     """
     return ops.coefs(streams, self.generator(streams.shape[-1], index), **self._options())
 
   @nn.nowrap
   def check(self) -> None:
-    """Raises ValueError, with the remedy, for values that fields do not take, alone or together."""
+    """Raises ValueError, with the remedy, if fields have values that they do not take."""
     ops.check_options(self.implementation, self.derivatives)
     if wrong := next(problems(values_of(self), fields_of(type(self))), None):
       raise ValueError(wrong)
@@ -167,16 +175,16 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def facts(self, d_model: int) -> Facts:
-    """Returns what this connection claims in a model of that width; nothing by default."""
+    """Returns the claims of this connection in a model of that width; none by default."""
     del d_model
     return Facts()
 
   @nn.nowrap
   def exit(self) -> "Connection":
-    """Returns what reads the streams at the end of a network, in its declared form.
+    """Returns the declared connection whose read ends a network, for `Reduce`'s "gated", "exit".
 
     Raises:
-      ValueError: if the variant has no read of its own for the end.
+      ValueError: if the variant has no such read.
     """
     raise ValueError(
       f"{type(self).__name__} has no read of its own for the end of a network; leave reduce unset"
@@ -188,7 +196,7 @@ class Connection(nn.Module):
 
     Args:
       d_model: width of the branch input.
-      index: number of the site, where sites differ.
+      index: number of the site; it matters only where sites differ.
     """
     if not self.is_declared:
       return None
@@ -197,7 +205,7 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def frozen(self) -> frozenset[str]:
-    """Returns the names of parameters that on purpose get no gradient."""
+    """Returns the names of the parameters that are frozen on purpose: they get no gradient."""
     if type(self).declare is Connection.declare:
       return frozenset()
     return frozenset(name for name, param in self.declare(1, 1).items() if not param.trains)
@@ -210,13 +218,16 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def parts(self, params: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    """Returns this site's parameters, or their gradients, by the map they make.
+    """Returns this site's parameters, or their gradients, grouped by the map that they make.
+
+    Args:
+      params: arrays by the name of the parameter.
 
     Returns:
-      "read", "mix" and "write", and "all" for what serves several maps. In the free form the name
-      of a parameter decides: "read_scale" and "static_read" make the read.
+      Parts by name under "read", "mix" and "write", and under "all" those that serve several maps.
+      In the free form the parameter's name decides: "read_scale" and "static_read" go to "read".
     """
-    # Site 1, because the first one may lack parameters that all others have.
+    # Site 1, because site 0 may lack parameters that all others have.
     declared = {} if type(self).declare is Connection.declare else self.declare(1, 1)
     found = {name: {} for name in MAPS}
     for name, leaf in params.items():
@@ -234,23 +245,24 @@ class Connection(nn.Module):
     read: jax.Array | None = None,
     dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
-    """Reads the branch input.
+    """Computes the branch input and the maps of this site.
 
     Args:
-      streams: `[..., n, w]`.
-      index: which sublayer of the network this is, a whole number from 0: attention of block l is
-        2l, its feed-forward 2l + 1. Initial values depend on it. May be traced.
+      streams: `[..., n, w]`, of a floating-point dtype.
+      index: number of the site in the network, a whole number from 0: attention of block l is 2l,
+        its feed-forward 2l + 1. Initial values depend on it. May be traced.
       read: `next_read` of the site before, for variants that carry it; None at the first site,
         which reads stream 0.
-      dtype: of the branch input; the streams' own by default.
+      dtype: dtype of the branch input; the streams' own by default.
 
     Returns:
       The branch input `[..., m * w]` (`[..., num_views, m * w]` with several views) and the float32
-      coefficients, which go into `write`.
+      maps, which `write` needs.
 
     Raises:
-      ValueError: if the streams do not have `num_streams` streams, or are not of floating point, or
-        by `check`; if a read is given and the variant carries none.
+      ValueError: if the streams are not `num_streams` in number or not of floating point; if
+        `check` refuses a field; if the variant needs to know its network and does not; if a read is
+        given to a variant that carries none, or has another shape.
       TypeError: if the index is not a whole number.
     """
     self.check()
@@ -282,11 +294,19 @@ class Connection(nn.Module):
     return checkpoint_name(branch_input, "branch_input"), coefs
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
-    """Writes the branch output `[..., m * w]` and mixes: the next streams, in the streams' dtype.
+    """Computes the next streams: `mix @ X + write @ branch_output`.
+
+    Args:
+      streams: the streams that were read, `[..., n, w]`.
+      branch_output: `[..., m * w]`, of a floating-point dtype.
+      coefs: the maps that the read returned.
+
+    Returns:
+      `[..., n, w]` in the streams' dtype.
 
     Raises:
-      ValueError: if the branch output has another shape than the branch input (one view of it), or
-        is not of floating point; if coefs are of other streams, in number or in leading axes.
+      ValueError: if the branch output does not have the shape of (one view of) the branch input, or
+        is not of floating point; if the maps do not fit the streams' number or leading axes.
     """
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")
@@ -294,14 +314,23 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def plain_coefs(self) -> Coefs:
-    """Returns maps of one stream: `x' = x + F(x)`, and `x' = F(x)` for a branch that is a block."""
+    """Returns the maps of one stream: `x' = x + F(x)`, or `x' = F(x)` if the branch is a block."""
     ones = jnp.ones((self.num_views, 1), jnp.float32)
     mix = jnp.zeros((1, 1), jnp.float32) if self.branch_is_block else None
     return Coefs(read=ones, write=ones[:1], mix=mix)
 
   @nn.nowrap
   def carry(self, coefs: Coefs, streams: jax.Array, read: jax.Array | None) -> Coefs:
-    """Puts the read of the site before in the place of the one made here, which is handed on."""
+    """Returns maps with the carried read, where the variant carries it.
+
+    Args:
+      coefs: maps that this site made; its own read becomes `next_read`.
+      streams: `[..., n, w]`.
+      read: `next_read` of the site before; None at the first site, which reads stream 0.
+
+    Raises:
+      ValueError: if a read is given to a variant that carries none, or has another shape.
+    """
     if not self.carries_read:
       if read is not None:
         raise ValueError(
@@ -321,7 +350,7 @@ class Connection(nn.Module):
 
   @nn.nowrap
   def _expand(self) -> str:
-    """Returns the call that makes its streams, for messages."""
+    """Returns the call that makes this connection's streams, as text for messages."""
     counts = f"{self.num_streams}{f', {self.fractions}' if self.fractions > 1 else ''}"
     if self.expand_kind == "copy":
       return f"hc_jax.expand(x, {counts})"
@@ -334,7 +363,7 @@ class Connection(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-  """The arithmetic of a variant on a few numbers a token: `finish(logits, small) -> Coefs`.
+  """Method `finish` of a variant as a hashable value: `finish(logits, small) -> Coefs`.
 
   Attributes:
     connection: the variant, unbound.
@@ -348,15 +377,15 @@ class Finish:
 
 
 def _as_coefs(x: jax.Array) -> jax.Array:
-  """Returns a map in float32, named for rematerialisation; a slot's number as it is."""
+  """Returns a map in float32, named for rematerialisation; a slot's number stays an integer."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return x
   return checkpoint_name(x.astype(jnp.float32), "coefs")
 
 
 def _named(coefs: Coefs) -> Coefs:
-  """Returns all maps in float32 and named; of gates what is made per token, and no parameter."""
-  # A connection of a user's own may have maps of its own.
+  """Returns all maps in float32 and named; in gates only the part that is made per token."""
+  # A user's own connection may return a class of maps without this field.
   if (gates := getattr(coefs, "gates", None)) is None:
     return jax.tree.map(_as_coefs, coefs)
   gates = gates.replace(hidden=_as_coefs(gates.hidden))
@@ -376,7 +405,7 @@ def first_read(num_streams: int, slots: int = 1) -> jax.Array:
 
 
 def check_one_fraction(connection: Connection) -> None:
-  """Raises ValueError, with the remedy, if the connection's width is cut."""
+  """Raises ValueError, with the remedy, if the connection has more than one fraction."""
   if connection.fractions != 1:
     raise ValueError(
       f"{type(connection).__name__} has one fraction, not fractions={connection.fractions}; leave "

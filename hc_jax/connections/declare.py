@@ -1,4 +1,4 @@
-"""What a connection says of each of its parameters, once."""
+"""Declarations of a connection's parameters."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,19 +14,19 @@ MAPS = ("read", "mix", "write", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Param:
-  """One parameter of a site.
+  """Declaration of one parameter of a site.
 
-  Counts, weight decay, frozen parameters, the axes of sharding and every framework's own way of
-  holding parameters follow from these few fields.
+  Counts, weight decay, frozen parameters, sharding and the parameters of every framework follow
+  from these fields.
 
   Attributes:
     shape: shape at one site.
-    init: `init(key, shape, dtype) -> array`, the initial value.
-    maps: "read", "mix" or "write", the map that it makes; "all" where it serves several. Where
-      columns serve different maps, pairs of a map and a number of columns, in order.
-    axes: logical names of its axes; None is an axis that is never sharded.
+    init: initializer, `init(key, shape, dtype) -> array`.
+    maps: the map that the parameter makes, "read", "mix" or "write", or "all" if it serves several.
+      Where columns serve different maps, pairs of a map and its number of columns, in order.
+    axes: logical names of the axes; None for an axis that is never sharded.
     decays: whether weight decay applies.
-    trains: whether it gets a gradient.
+    trains: whether the parameter gets a gradient.
   """
 
   shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Param:
     return (None,) * len(self.shape) if self.axes is None else self.axes
 
   def parts(self, leaf: jax.Array) -> dict[str, jax.Array]:
-    """Returns the columns of the parameter, or of its gradient, by the map that they make."""
+    """Returns the columns of the parameter or its gradient, by the map that they make."""
     if isinstance(self.maps, str):
       return {self.maps: leaf}
     found, end = {}, 0
@@ -53,17 +53,17 @@ class Param:
 
 
 def value(array: jax.Array) -> Callable:
-  """Returns an initializer that gives `array`, whatever the key."""
+  """Returns an initializer that gives `array` for every key."""
   return lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(array, dtype), shape)
 
 
 def bind(module: nn.Module, declared: Mapping[str, Param], partitioned: bool) -> dict:
-  """Makes the declared parameters those of a Linen module, float32, in their order.
+  """Creates the declared parameters in a Linen module, float32, in order, and returns them.
 
   Args:
-    module: within its compact method.
-    declared: parameters by name.
-    partitioned: whether they carry the logical names of their axes
+    module: a module whose compact method is running.
+    declared: declarations by name.
+    partitioned: whether parameters carry the logical names of their axes
       (`flax.linen.LogicallyPartitioned`).
   """
   found = {}

@@ -1,4 +1,4 @@
-"""The two ends of a hyper-connected network: how streams begin, and how they become one again."""
+"""The two ends of a hyper-connected network: one state becomes streams, and streams one state."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -15,37 +15,39 @@ from hc_jax.connections.factory import ConnectionLike, connection_factory
 
 EXPAND = ("copy", "scaling", "embedding", "first")
 REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated", "exit")
-# Kinds of ends of connections that take no other, and that no other connection takes.
+# Kinds that belong to certain connections: each of those takes no other kind, and no other
+# connection takes theirs.
 OWN = {"read", "first", "backout", "depth", "gated", "exit"}
-# Kinds whose result is normed: it goes to the output layer without a final norm.
+# Kinds whose result is already normed, so that a model leaves out its final norm.
 NORMED = ("gated",)
 
 
 class Expand(nn.Module):
-  """Makes streams of an embedding: copies of it, which a parameter may tell apart, or one stream.
+  """Module that turns an embedding `[..., m * w]` into streams `[..., n, w]`.
 
-  Streams that are equal, under maps that treat them alike, stay equal for ever: they get the same
-  gradients. Some connections break that symmetry themselves (HC reads one stream after the other);
-  these two kinds do it at the entrance, for any connection, and learn how far to go:
+  * "copy": every stream is a copy, as in `hc_jax.expand`.
+  * "scaling": `X[j] = scale[j] * x`, the learned stream scaling of arXiv 2606.03483.
+  * "embedding": `X[j] = x + bias[j]`, like position embeddings.
+  * "first": the embedding goes into stream 0 (its m fractions into the first m streams), and the
+    others are zero. Connections whose streams are slots begin so.
 
-  * "scaling": `X[j] = scale[j] * x`, the learned stream scaling of arXiv 2606.03483;
-  * "embedding": `X[j] = x + bias[j]`, as position embeddings tell positions apart.
-
-  Both have `n * w` parameters, without weight decay. Scales start at one and biases at zero, each
-  plus normal noise of standard deviation `init_std`, since only unequal streams come apart: with
-  `init_std=0` the network starts exactly as with copies, and the connections must do it.
-  (The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09 at n = 4, w = 768.)
-
-  "first" puts the embedding into stream 0 (its m fractions into the first m) and leaves the others
-  zero, as connections do whose streams are slots that sites fill.
+  Equal streams get equal gradients and stay equal forever if the maps treat them alike. Some
+  connections make them differ (HC reads one stream after the other). "scaling" and "embedding" do
+  it for any connection, with `n * w` parameters and no weight decay. Scales start at one and biases
+  at zero, plus normal noise of standard deviation `init_std`. With `init_std=0` the network starts
+  exactly as with copies. (The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09
+  at n = 4, w = 768.)
 
   Attributes:
-    num_streams: n.
-    fractions: m, as in `hc_jax.expand`.
-    kind: one of the four; "copy" is `hc_jax.expand` and, like "first", has no parameters.
+    num_streams: n, the number of streams.
+    fractions: m, the number of parts into which the width is cut, as in `hc_jax.expand`.
+    kind: "copy", "scaling", "embedding" or "first". "copy" and "first" have no parameters.
     init_std: standard deviation of the initial noise.
     partitioned: whether parameters carry the logical names of their axes
       (`flax.linen.LogicallyPartitioned`).
+
+  Raises:
+    ValueError: when called, if the kind is unknown, m does not divide the width, or n < m.
   """
 
   num_streams: int
@@ -54,11 +56,13 @@ class Expand(nn.Module):
   init_std: float = 0.02
   partitioned: bool = False
 
-  NAMES: ClassVar = ("scale", "bias")  # of parameters, of all kinds together
+  NAMES: ClassVar = ("scale", "bias")  # names of the parameters of all kinds
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """`[..., m * w]` -> `[..., n, w]` in x's dtype; computed in float32, rounded once.
+    """Returns the streams `[..., n, w]` of `x` `[..., m * w]`, in x's dtype.
+
+    Computes in float32 and rounds once.
 
     Raises:
       ValueError: if the kind is unknown, m does not divide the width, or n < m.
@@ -83,41 +87,42 @@ class Expand(nn.Module):
 
 
 class Reduce(nn.Module):
-  """Makes one state of the streams, before the final norm.
+  """Module that turns streams `[..., n, w]` into one state `[..., m * w]`, before the final norm.
 
-  * "sum" and "mean" have no parameters; they differ by the factor n/m, which a final norm takes
-    out.
+  * "sum" and "mean" have no parameters. They differ by the factor n/m, which a final norm removes.
   * "head" is DeepSeek-V4's: `sum_j weight[j] X[j]` with, per token, `weight = sigmoid(scale *
-    (rmsnorm(X) @ kernel) + bias) + 1e-6`, where the norm runs over all n w numbers of a token. With
-    sum or mean behind doubly stochastic maps the last mix has no effect and no gradient; with a
-    head it has. Parameters: `n w n + n + 1`. The kernel starts as fan-in normal (V4's initial
-    values are not published), bias at zero, scale at 0.01: all weights near one half. Equal streams
-    come out as a multiple of one of them, whatever the weights, so that behind a norm the network
-    starts as with a sum.
-
-  * "read" takes the read that the last site made, as variants do that carry their read.
-  * "first" takes stream 0, the state of `X0Lambdas`.
-  * "backout" is `X[0] - scale * X[2]`, the state but for a part of one that `X0Lambdas` kept. The
-    scale is learned, one number, and starts at 0.2.
-  * "depth" is one more read of `AttentionResiduals`, of all slots: `sum_j softmax(s)_j X[j]` with
+    (rmsnorm(X) @ kernel) + bias) + 1e-6`, where the norm runs over all n w numbers of a token.
+    After doubly stochastic maps, the last mix has no effect and no gradient with a sum or mean; a
+    head gives it both. Parameters: `n w n + n + 1`. The kernel starts as fan-in normal (V4's
+    initial values are not published), bias at zero, scale at 0.01: all weights are near one half.
+    Of equal streams a head makes a multiple of one, so that before a norm the network starts as
+    with a sum.
+  * "read" uses the read that the last site made, for variants that carry their read.
+  * "first" returns stream 0, the state of `X0Lambdas`.
+  * "backout" is `X[0] - scale * X[2]`: it subtracts a part of the state that `X0Lambdas` kept. The
+    scale is one learned number, and starts at 0.2.
+  * "depth" is one more read of `AttentionResiduals`, over all slots: `sum_j softmax(s)_j X[j]` with
     `s_j = <scale * depth_query, rmsnorm(X[j])>`. Parameters: `2w`; the query starts at zero, which
-    is the mean, and the scale at one. With m fractions each has a softmax of its own over the slots
-    of m streams, whose norm is over the whole slot: `2mw`.
+    gives the mean, and the scale at one. With m fractions a slot is m streams, its norm is over the
+    whole slot, and each fraction has a softmax of its own: `2mw`.
   * "gated" is one more read of `GatedResidual`, without a write. It norms the streams, so that no
-    final norm comes after it. Parameters: `nd + 2ndr`.
-  * "exit" is one more read of a connection that has one, `Connection.exit`, without a write: the
-    weighted sum at the end of `hc_jax.connections.contrib.DenseFormer`, with its parameters.
+    final norm follows. Parameters: `nd + 2ndr`.
+  * "exit" is one more read of a connection that defines `Connection.exit`, without a write, such as
+    the weighted sum at the end of `hc_jax.connections.contrib.DenseFormer`.
 
-  Within `hc_jax.plain_residual` neither end has parameters, and there is one stream.
-  Where the width is cut into fractions, copies of a fraction are added, and these laid side by
-  side, for every kind.
+  Where the width is cut into fractions, every kind adds the copies of each fraction and joins the
+  fractions into the width. Within `hc_jax.plain_residual` there is one stream and no parameter.
 
   Attributes:
-    fractions: m, as in `hc_jax.reduce`.
-    kind: one of the nine.
-    norm_eps: added to the mean square of the norm of "head" and "depth".
-    partitioned: as in `Expand`.
-    connection: that of the last site, for the kinds "gated" and "exit".
+    fractions: m, the number of parts into which the width is cut, as in `hc_jax.reduce`.
+    kind: one of the nine kinds above.
+    norm_eps: added to the mean square in the norms of "head" and "depth".
+    partitioned: whether parameters carry the logical names of their axes
+      (`flax.linen.LogicallyPartitioned`).
+    connection: connection of the last site, for the kinds "gated" and "exit".
+
+  Raises:
+    ValueError: when called, if the kind is unknown or needs something that is not there.
   """
 
   fractions: int = 1
@@ -126,14 +131,14 @@ class Reduce(nn.Module):
   partitioned: bool = False
   connection: ConnectionLike | None = None
 
-  # Of parameters, of all kinds together.
+  # Names of the parameters of all kinds.
   NAMES: ClassVar = ("kernel", "bias", "scale", "depth_query")
   NAMES += ("down_kernel", "up_kernel", "norm_gamma", "static_read")
   NAMES += ("hidden_kernel", "weights_kernel", "read_scale")
 
   @nn.compact
   def __call__(self, streams: jax.Array, read: jax.Array | None = None) -> jax.Array:
-    """Makes one state of the streams.
+    """Computes one state from the streams.
 
     Args:
       streams: `[..., n, w]`.
@@ -143,8 +148,8 @@ class Reduce(nn.Module):
       float32 `[..., m * w]`.
 
     Raises:
-      ValueError: if the kind is unknown, n < m, "read" comes without a read, "backout" without a
-        third stream, or "gated" or "exit" without a connection that has one.
+      ValueError: if the kind is unknown or n < m; if "read" is given no read, "backout" fewer than
+        3 m streams, or "gated" or "exit" no connection that has such an end.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
@@ -170,11 +175,11 @@ class Reduce(nn.Module):
     return out * (self.fractions / streams.shape[-2]) if self.kind == "mean" else out
 
   def _backout(self, streams: jax.Array) -> jax.Array:
-    """Computes `X[0] - scale * X[2]`, with m streams for each where the width is cut."""
+    """Computes `X[0] - scale * X[2]`, where each X is m streams if the width is cut."""
     m, n = self.fractions, streams.shape[-2]
     if n < 3 * m:
       raise ValueError(
-        f'reduce="backout" takes a part of stream 2 off, but there are {n} streams; give 3, or '
+        f'reduce="backout" subtracts a part of stream 2, but there are {n} streams; give 3, or '
         'choose "first"'
       )
     scale = Param((1,), nn.initializers.constant(0.2))
@@ -183,11 +188,11 @@ class Reduce(nn.Module):
     return state - scale.reshape((1,) * state.ndim) * kept
 
   def _exit(self, streams: jax.Array) -> jax.Array:
-    """Reads the streams as one more site does, float32 `[..., d]`."""
+    """Computes the read of one more site, float32 `[..., d]`."""
     if self.connection is None:
       raise ValueError(
-        f'reduce="{self.kind}" is one more read of a connection; give it that of the last site, '
-        f'Reduce(kind="{self.kind}", connection=connection)'
+        f'reduce="{self.kind}" is one more read of a connection; give it the connection of the '
+        f'last site, Reduce(kind="{self.kind}", connection=connection)'
       )
     end = connection_factory(self.connection)(parent=None).exit()
     end.check()
@@ -196,14 +201,14 @@ class Reduce(nn.Module):
         f'reduce="{self.kind}": the connection has num_streams={end.num_streams}, but there are '
         f"{streams.shape[-2]} streams {streams.shape}; give the connection of the last site"
       )
-    index = getattr(end, "num_sites", None) or 0  # that of a site after the last one
+    index = getattr(end, "num_sites", None) or 0  # the number of a site after the last one
     params = bind(self, end.declare(streams.shape[-1], index), self.partitioned)
     options = {"implementation": end.implementation, "derivatives": end.derivatives}
     coefs = ops.coefs(streams, end.generate(params, index), **options)
     return ops.read(streams, coefs, jnp.float32, **options)
 
   def _weights(self, streams: jax.Array) -> jax.Array:
-    """Computes a weight for every stream, float32 `[..., n]`."""
+    """Computes the weight of every stream for "head", float32 `[..., n]`."""
     n, w = streams.shape[-2:]
     lead = (1,) * (streams.ndim - 2)
     normal = nn.initializers.normal((n * w) ** -0.5)
@@ -220,7 +225,10 @@ class Reduce(nn.Module):
     return nn.sigmoid(logits) + 1e-6
 
   def _depth_weights(self, streams: jax.Array) -> jax.Array:
-    """Computes a weight for every stream, float32 `[..., n, 1]`; those of a fraction sum to one."""
+    """Computes the weight of every stream for "depth", float32 `[..., n, 1]`.
+
+    The weights of one fraction sum to one.
+    """
     m, w = self.fractions, streams.shape[-1]
     shape, names = ((w,), ("embed",)) if m == 1 else ((m, w), (None, "embed"))
     declared = {
@@ -243,13 +251,13 @@ class Reduce(nn.Module):
 
 
 def own_fractions(query: jax.Array) -> jax.Array:
-  """Returns a kernel for groups of m streams whose columns see one stream each.
+  """Returns a kernel for groups of m streams, in which every column uses one stream.
 
   Args:
     query: `[v, m, w]`.
 
   Returns:
-    `[m, w, v m]`; column `i m + h` is `query[i, h]` on stream h.
+    `[m, w, v m]`; column `i m + h` holds `query[i, h]` for stream h, and zeros for the others.
   """
   views, m, w = query.shape
   own = jnp.eye(m, dtype=query.dtype)[:, None, None, :]
@@ -259,13 +267,13 @@ def own_fractions(query: jax.Array) -> jax.Array:
 def chosen(
   first: Connection, last: Connection, expand: str | None, reduce: str | None
 ) -> tuple[str, str]:
-  """Returns how the streams of a model begin and end.
+  """Returns the kinds of `Expand` and `Reduce` of a model.
 
   Args:
     first: connection of the first site.
     last: connection of the last site.
-    expand: what the model says, or None for what the connection needs.
-    reduce: likewise.
+    expand: kind that the model is given, or None for the kind of the first connection.
+    reduce: kind that the model is given, or None for the kind of the last connection.
 
   Raises:
     ValueError: if a kind is unknown, or the connection needs another one.
@@ -276,8 +284,8 @@ def chosen(
   name = type(last).__name__
   if last.carries_read and kinds[1] != "read":
     raise ValueError(
-      f"reduce={reduce!r}: the last site of {name} makes a read for the end, which nothing would "
-      "use; leave reduce unset"
+      f"reduce={reduce!r} would not use the read that the last site of {name} makes for the end; "
+      "leave reduce unset"
     )
   if kinds[1] == "read" and not last.carries_read:
     raise ValueError(
@@ -303,6 +311,6 @@ def chosen(
 
 
 def check_kind(field: str, kind: str, kinds: Sequence[str]) -> None:
-  """Raises ValueError unless the kind is one of those there are."""
+  """Raises ValueError unless the kind is one of the kinds that exist."""
   if kind not in kinds:
     raise ValueError(f"{field}={kind!r} is unknown; choose one of {', '.join(kinds)}")

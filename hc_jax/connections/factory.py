@@ -1,4 +1,4 @@
-"""Whatever a user gives as a model's connection, as a factory of the connections of its sites."""
+"""Turns the connection that a user gives to a model into a factory of its sites' connections."""
 
 import dataclasses
 import functools
@@ -8,31 +8,29 @@ from typing import Any, Union
 from hc_jax.connections.base import Connection
 from hc_jax.fields import Field, fields_of
 
-# What a model takes for its `connection`: a class, a functools.partial of one, or an instance whose
-# fields are copied to every site (its parameters never are).
+# A model's `connection` may be a class, a functools.partial of one, or an instance. Every site gets
+# a copy of the instance's fields, and parameters of its own.
 ConnectionLike = Union[Callable[..., "Connection"], "Connection"]
 
 # Fields that a model fills in with its own value where the connection leaves them None.
 INHERITED = ("norm", "norm_params", "norm_eps", "partitioned")
-# Fields that are the network's to say: a model and its blocks fill them in where a class has them.
-# num_sites: sites of the whole network. sites_per_block, site_in_block: of a block, and which.
+# Fields that depend on the network: a model and its blocks fill them in where a class has them.
+# num_sites: number of sites of the whole network. sites_per_block: number of sites of a block.
+# site_in_block: number of the site in its block, from 0.
 PLACE = ("num_sites", "sites_per_block", "site_in_block")
 INHERITED += PLACE
 
 
 def connection_factory(connection: ConnectionLike, **inherited: Any) -> functools.partial:
-  """Whatever a user gives as a model's connection, as a partial of its class.
+  """Returns a `functools.partial` that makes one site's connection: `factory(name=...)`.
 
   Args:
-    connection: a class, a partial of one, or an instance (its fields are taken, it is not shared).
+    connection: a class, a partial of one, or an instance, of which only the fields are used.
     **inherited: the model's own values, for fields of `INHERITED` that the connection has and
       leaves None.
 
-  Returns:
-    A partial that makes one site's connection: `factory(name=...)`.
-
   Raises:
-    TypeError: if it is none of the three.
+    TypeError: if the connection is none of the three.
   """
   if isinstance(connection, Connection):
     cls = type(connection)
@@ -43,8 +41,9 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
     cls, given = connection, {}
   if not (isinstance(cls, type) and issubclass(cls, Connection)):
     raise TypeError(
-      f"connection={connection!r} is no connection; give a class such as hc_jax.HyperConnection, "
-      "functools.partial(hc_jax.HyperConnection, num_streams=2), or an instance"
+      f"connection={connection!r} is not a connection; give a class such as "
+      "hc_jax.HyperConnection, functools.partial(hc_jax.HyperConnection, num_streams=2), or an "
+      "instance"
     )
   fields = _all_fields(cls)
   for name, value in inherited.items():
@@ -54,8 +53,8 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
 
 
 def connection_fields(cls: type[Connection]) -> dict[str, Field]:
-  """Returns the fields of a connection class that a config has, and what they take."""
-  others = ("parent", "name", "partitioned", *PLACE)  # Flax's, and what the model decides
+  """Returns the fields of a connection class that configs have, by name."""
+  others = ("parent", "name", "partitioned", *PLACE)  # fields of Flax, and those the model sets
   return {name: found for name, found in fields_of(cls).items() if name not in others}
 
 

@@ -1,4 +1,4 @@
-"""Connect, expand and reduce of one network, so that n and the fractions are said once."""
+"""Connect, expand and reduce of one network, so that n and the fractions are given once."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from hc_jax.connections.wrap import Wrapped, wrap
 def stream_functions(
   num_streams: int, *, fractions: int = 1, disable: bool = False, **fields: Any
 ) -> tuple[Callable[..., Wrapped], Callable[..., jax.Array], Callable[..., jax.Array]]:
-  """Returns `connect`, `expand` and `reduce` for hyper-connections with that many streams.
+  """Returns `connect`, `expand` and `reduce` for hyper-connections with n streams.
 
       connect, expand, reduce = hc_jax.stream_functions(4)
       streams = expand(x)                                # [..., d] -> [..., 4, d]
@@ -24,18 +24,20 @@ def stream_functions(
       out = reduce(streams)                              # [..., d]
 
   `connect(branch, axis=-1, dtype=None, name=None)` is `hc_jax.wrap` with the connection filled in.
-  With m fractions the width is cut into m parts and every part has n streams: n * m streams of
-  width d / m (4 and 4: sixteen). Users of the PyTorch package hyper-connections know the three from
-  its `get_init_and_expand_reduce_stream_functions`.
+  `expand` and `reduce` are `hc_jax.expand` and `hc_jax.reduce` with their counts filled in. The
+  PyTorch package hyper-connections has `get_init_and_expand_reduce_stream_functions` for this.
 
   Args:
-    num_streams: n, of each fraction.
-    fractions: m, divides the width.
-    disable: the plain residual network, with the same names for the branches' parameters.
-    **fields: more fields of the connection, `dynamic=False` say.
+    num_streams: n, the number of streams of each fraction.
+    fractions: m, a divisor of the width. With m > 1 the connection is `FracConnection` with n * m
+      streams of width d / m (n = 4 and m = 4: sixteen), else `HyperConnection`.
+    disable: if true, the three build the plain residual network. The parameters of branches keep
+      their names.
+    **fields: more fields of the connection, such as `dynamic=False`; ignored if `disable`.
 
   Raises:
-    ValueError: if the fields do not go together.
+    TypeError: if the connection does not have one of the fields.
+    ValueError: if the connection refuses the value of a field.
   """
   if disable:
     connection, fractions = Residual(), 1

@@ -1,4 +1,4 @@
-"""Gates made of all streams at once: common to mHC, Identity HC, mHC-lite, KromHC and oHC."""
+"""Gates computed from all streams at once: the base of mHC, Identity HC, mHC-lite, KromHC, oHC."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,39 +14,41 @@ from hc_jax.connections.declare import Param, value
 from hc_jax.connections.facts import Facts
 from hc_jax.fields import field
 
-# Off the identity's logit in "identity" and "onehot"; softmax(0, -8) is (0.99966, 0.00034).
+# Initial logit of every other choice where the mix starts near the identity, whose logit is 0:
+# softmax(0, -8) is (0.99966, 0.00034).
 FAR = -8.0
 
 
 class GatedConnection(Connection):
-  """Read and write are gates, and mix some map of logits; all of them are made of all streams.
+  """Base of variants whose maps are computed from all streams at once: gated read and write.
 
       logits = scale * (rmsnorm(vec X) @ kernel) + bias       for read, write and mix, each its own
       read = sigmoid(logits)      write = 2 sigmoid(logits)      mix = mix_of(logits)
 
-  (arXiv 2512.24880, Eq. 7 and 8.) The norm and the kernels `[n, w, k]` see the streams as one
-  vector of n * w numbers, whose axes are never merged. A variant gives `num_mix_logits`, `mix_of`
-  and `mix_bias`, or none of them: its mix is the identity.
+  (arXiv 2512.24880, Eq. 7 and 8.) The norm and the kernels `[n, w, k]` treat the streams as one
+  vector of n * w numbers, but no array merges these two axes. A variant defines `num_mix_logits`,
+  `mix_of` and `mix_bias`. If it defines none of them, its mix is the identity.
 
-  With one stream the read is one and has no parameters, and the mix is the identity: the write is a
-  gate on the branch.
+  With one stream the read is one and has no parameters, and the mix is the identity: only the write
+  remains, a gate on the branch.
 
-  Parameters, for a mix of K logits: `nw(2n + K) + 2n + K + 3` (2 where K is zero); nw more with
-  `norm_params`.
+  Parameters, for a mix of K logits: `nw(2n + K) + 2n + K + 3` (2 instead of 3 if K is zero); nw
+  more with `norm_params`.
 
   Attributes:
-    bias_init: the initial biases, with k the index of the site.
+    bias_init: initial biases: "identity", "onehot" or "uniform"; k is the index of the site.
       "identity": the read is the mean of the streams, the write is one, the mix is near the
-      identity: near the Pre-Norm residual network, see `facts`.
+      identity. This is near the Pre-Norm residual network, see `facts`.
       "onehot": read and write have +1 at stream k mod n and -1 elsewhere, the mix is near the
-      identity. No residual network: with four streams reads sum to 1.54, writes are 1.46 and 0.54.
-      "uniform": zeros. Reads are 1/2, writes one, and where the mix can average all streams, it
-      does. No residual network: reads sum to n/2 (which a Pre-Norm branch does not notice), and
-      such a mix wipes out all that distinguishes streams, at every site.
-    gate_scale_init: initial value of the scales, the papers' alpha.
-    kernel_init_std: standard deviation of the initial kernels; None is 0 for "onehot", as the
-      authors of mHC-lite and KromHC have it, and 0.02 otherwise. With zero and biases that are
-      alike for all streams, equal streams get equal gradients and stay equal for ever.
+      identity. This is not a residual network: with four streams reads sum to 1.54, and writes are
+      1.46 and 0.54.
+      "uniform": zeros. Reads are 1/2, writes one, and the mix averages all streams where it can.
+      This is not a residual network: reads sum to n/2 (a factor that a Pre-Norm branch removes),
+      and such a mix makes all streams equal at every site.
+    gate_scale_init: initial value of the scales, alpha in the papers.
+    kernel_init_std: standard deviation of the initial kernels; None means 0 for "onehot", as the
+      authors of mHC-lite and KromHC have it, and 0.02 otherwise. With 0 and biases that are the
+      same for all streams, equal streams get equal gradients and stay equal forever.
     norm_params: whether the norm has a scale `[n, w]`.
     norm_eps: added to the mean square.
   """
@@ -58,27 +60,27 @@ class GatedConnection(Connection):
   norm_eps: float = field(1e-6, least=0)
 
   def num_mix_logits(self) -> int:
-    """K, the numbers of which a token's mix is made; 0 for the identity."""
+    """Returns K, the number of logits per token of the mix; 0 if the mix is the identity."""
     return 0
 
   def mix_of(self, logits: jax.Array) -> jax.Array:
-    """`[..., K]` -> `[..., n, n]`."""
+    """Returns the mix `[..., n, n]` of the logits `[..., K]`, float32."""
     raise NotImplementedError(f"{type(self).__name__} must define mix_of(logits)")
 
   def mix_of_zeros(self) -> str:
-    """What the mix of zero logits does, in words: that of "uniform" at first."""
+    """Returns in words what the mix of zero logits does, the initial mix of "uniform"."""
     return "averages all streams"
 
   def mix_bias(self) -> jax.Array:
-    """`[K]`, the initial bias of a mix near the identity; "uniform" starts from zeros instead."""
+    """Returns the bias `[K]` of a mix near the identity, for every `bias_init` but "uniform"."""
     raise NotImplementedError(f"{type(self).__name__} must define mix_bias()")
 
   def read_of(self, logits: jax.Array) -> jax.Array:
-    """`[..., slots, n]` -> the same."""
+    """Returns the read of its logits, both `[..., slots, n]`."""
     return jax.nn.sigmoid(logits)
 
   def frozen_scales(self) -> tuple[str, ...]:
-    """Maps whose scale is no parameter but stays `gate_scale_init`."""
+    """Returns the maps whose scale is not a parameter, but the constant `gate_scale_init`."""
     return ()
 
   def check(self) -> None:
@@ -86,7 +88,7 @@ class GatedConnection(Connection):
     super().check()
 
   def num_logits(self) -> dict[str, int]:
-    """How many logits each map has; a map that is not there, or has none, is fixed."""
+    """Returns the number of logits of each map; fixed maps are left out."""
     n = self.num_streams
     counts = {"read": self.slots * n if n > 1 else 0, "write": n, "mix": self.num_mix_logits()}
     return {name: count for name, count in counts.items() if count}
@@ -103,16 +105,16 @@ class GatedConnection(Connection):
     return f", and a mix of zero logits {self.mix_of_zeros()}"
 
   def distance_at_init(self, d_model: int) -> float | None:
-    """Bound on how far "identity" is from the residual network at first; None for the others."""
+    """Returns a bound on the initial distance to the residual network; None unless "identity"."""
     if self.bias_init != "identity":
       return None
-    # The logits' standard deviation at first. What is left without it is rounding.
+    # The initial standard deviation of the logits, and 1e-5 for rounding.
     noise = self.gate_scale_init * self.kernel_std * math.sqrt(self.num_streams * d_model)
     return 1e-5 + noise
 
   @property
   def kernel_std(self) -> float:
-    """`kernel_init_std`, or what stands for None."""
+    """Standard deviation of the initial kernels: `kernel_init_std`, or its default if None."""
     if self.kernel_init_std is not None:
       return self.kernel_init_std
     return 0.0 if self.bias_init == "onehot" else 0.02
@@ -120,7 +122,7 @@ class GatedConnection(Connection):
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
     n, counts = self.num_streams, self.num_logits()
     normal = nn.initializers.normal(self.kernel_std)
-    # Kernels come first: they alone are random, and Flax counts parameters for its keys.
+    # Kernels come first, because Flax derives a parameter's random key from its number.
     declared = {
       f"{name}_kernel": Param(
         (n, width, count), normal, name, axes=("stream", "embed", None), decays=True
@@ -162,7 +164,7 @@ class GatedConnection(Connection):
 
   @nn.nowrap
   def _first_bias(self, name: str, index: int | jax.Array) -> Callable:
-    """Returns the initializer of a map's bias at that site."""
+    """Returns the initializer of a map's bias at a site."""
     n, count = self.num_streams, self.num_logits()[name]
     if self.bias_init == "uniform":
       return nn.initializers.zeros
@@ -176,9 +178,9 @@ class GatedConnection(Connection):
 
 NOTES = {
   "identity": (
-    "near the residual network: reads are means, writes one, off by what the random kernels add "
-    "(nothing with kernel_init_std=0, which however keeps equal streams equal for ever)"
+    "near the residual network: reads are means and writes are one, plus noise from the random "
+    "kernels (none with kernel_init_std=0, but then equal streams stay equal forever)"
   ),
-  "onehot": "no residual network: reads favour stream k mod n and writes it too, by gates of +-1",
-  "uniform": "no residual network: all gates are half open",
+  "onehot": "not a residual network: gates of +-1 make site k read and write mostly stream k mod n",
+  "uniform": "not a residual network: all gates are half open",
 }

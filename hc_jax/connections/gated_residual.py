@@ -1,4 +1,4 @@
-"""Gated residuals: a read with a weight for every channel, in the place of norms."""
+"""Gated residuals: a read with a weight for every channel, which replaces the pre-norm."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -20,27 +20,30 @@ class GatedResidual(Connection):
 
       N[i] = rmsnorm(X[i]) * (1 + norm_gamma[i])                    each stream alone
       G = sigmoid(silu(vec N @ down_kernel / n) @ up_kernel)        [n, d], rank r
-      read: mean over i of G[i] * N[i]                              in the place of the pre-norm
+      read: mean over i of G[i] * N[i]                              instead of the pre-norm
       write = 2 sigmoid(vec N @ write_kernel / n)                   [n]
       mix = identity
 
-  The read norms its streams, so that a branch has no norm before it: blocks of this package leave
-  theirs out. The network ends in one more read, `exit()`, which is its final norm
-  (`reduce="gated"`).
+  The read norms its streams, so that blocks of this package leave out the norm before the branch.
+  The network ends in one more read (`exit()`, `reduce="gated"`), which replaces the final norm.
 
-  `Coefs.read` is the mean over channels of the weights on X. The weights themselves are rebuilt
-  from r numbers a token, `Coefs.gates`.
+  `Coefs.read` is the mean over channels of the weights on X. `Coefs.gates` holds r numbers per
+  token, from which the weights of all channels are computed again when they are needed.
 
   The report could not be read: the equations follow the code published for it (Transformers,
-  `qwen4_exp`). Its norm starts at zero; of the kernels' initial values nothing was found. Here they
-  start as normal noise: gates near one half, writes near one.
+  `qwen4_exp`). In that code `norm_gamma` starts at zero; it does not show the kernels' initial
+  values. Here kernels start as normal noise: gates near one half, writes near one.
 
-  Parameters: `nd + 2ndr + n^2 d`, with V views `nd + (1 + V)ndr + n^2 d`; at the end `nd + 2ndr`.
+  Calls and `write` are those of `Connection`. Parameters: `nd + 2ndr + n^2 d`, with V views
+  `nd + (1 + V)ndr + n^2 d`; at the end `nd + 2ndr`.
 
   Attributes:
-    rank: r; None is an eighth of the width, at least one.
+    rank: r; None means an eighth of the width, at least one.
     kernel_init_std: standard deviation of the initial kernels.
     norm_eps: added to the mean square of each stream.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   norms_input: ClassVar[bool] = True
@@ -57,8 +60,8 @@ class GatedResidual(Connection):
   def facts(self, d_model: int) -> Facts:
     return Facts(
       source="arXiv 2608.30320, Eq. 30-34, by public code (Transformers, qwen4_exp)",
-      note="no residual network: every read is the mean of streams that are normed one by one, by "
-      "gates near one half",
+      note="not a residual network: every read is a mean of streams that are normed separately, "
+      "times gates near one half",
     )
 
   def exit(self) -> "GatedExit":
@@ -98,13 +101,17 @@ class GatedResidual(Connection):
     del small
     n = self.num_streams
     write, hidden = jnp.split(logits / n, [n], axis=-1)
-    # Its read, the mean over channels, is made of the gates and the streams.
+    # `read` stays None: `ops.coefs` computes it, the mean over channels, from gates and streams.
     write, gates = 2 * jax.nn.sigmoid(write)[..., None], Gates(jax.nn.silu(hidden))
     return Coefs(read=None, write=write, mix=None, gates=gates)
 
 
 class GatedExit(GatedResidual):
-  """The read at the end of gated residuals: theirs, without a write."""
+  """The read at the end of a `GatedResidual` network: the same read, without a write.
+
+  `GatedResidual.exit` makes it; `Reduce(kind="gated")` uses it. Fields and errors are those of
+  `GatedResidual`. Parameters: `nd + 2ndr`. Its maps have a write of zeros.
+  """
 
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
     declared = super().declare(width, index)

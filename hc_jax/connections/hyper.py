@@ -1,4 +1,4 @@
-"""Hyper-connections, static and dynamic."""
+"""Hyper-connections, static (SHC) and dynamic (DHC)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,20 +12,23 @@ from hc_jax.connections.per_stream import PerStreamConnection
 
 
 class HyperConnection(PerStreamConnection):
-  """Static (SHC) and dynamic (DHC) hyper-connections, arXiv 2409.19606.
+  """Static (SHC) and dynamic (DHC) hyper-connections, arXiv 2409.19606, Eq. 1-14.
 
-  Static: `read`, `write` and `mix` are parameters. They start as Eq. 14: the sublayer of index k
-  reads stream `k mod n`, writes to all, and mixes nothing, which makes the network a Pre-Norm
-  residual network at initialisation. Dynamic adds to each of them, per token,
-  `scale * tanh(norm(X) @ dynamic_kernel)` (Eq. 10-13), where row j of the result comes from stream
-  j alone; the kernel starts at zero.
+  Static: `read`, `write` and `mix` are parameters. They start as in Eq. 14: site k reads stream
+  `k mod n`, writes to all streams, and mixes nothing. The network therefore starts as the Pre-Norm
+  residual network. Dynamic: each token adds `scale * tanh(norm(X) @ dynamic_kernel)` to them
+  (Eq. 10-13). Row j of that sum is computed from stream j alone; the kernel starts at zero.
 
-  Parameters: `n(n+2)` static; `|norm| + d(n+2) + n(n+2) + 2` dynamic.
+  Calls and `write` are those of `Connection`. Parameters: `n(n+2)` static;
+  `|norm| + d(n+2) + n(n+2) + 2` dynamic, with |norm| the parameters of the norm.
 
   Attributes:
     num_streams: n >= 1, the expansion rate.
-    dynamic: DHC if true, SHC if false.
+    dynamic: whether maps depend on the token: DHC if true, SHC if false.
     dynamic_scale_init: initial value of both dynamic scales (of read and mix; of write).
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   source: ClassVar[str] = "arXiv 2409.19606, Eq. 1-14 and Algorithm 2"

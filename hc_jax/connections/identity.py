@@ -1,4 +1,4 @@
-"""Identity hyper-connections: gates, and no mixing."""
+"""Identity hyper-connections: gated read and write, and no mixing."""
 
 import dataclasses
 
@@ -7,12 +7,17 @@ from hc_jax.connections.gated import GatedConnection
 
 
 class IdentityHC(GatedConnection):
-  """Identity HC: mHC (arXiv 2512.24880) with the identity for its mix, an ablation of that paper.
+  """Identity HC: mHC (arXiv 2512.24880) with the identity as its mix, an ablation in that paper.
 
-  With the default `bias_init="identity"` it starts as the implementation shipped in Hy4-preview:
-  reads of 1/n, writes of one, and small normal kernels.
+  Read and write are the gates of mHC, Eq. 7-8: `sigmoid` and `2 sigmoid` of
+  `scale * (rmsnorm(vec X) @ kernel) + bias`. With the default `bias_init="identity"` it starts as
+  the implementation shipped in Hy4-preview: reads of 1/n, writes of one, small normal kernels.
 
-  Parameters, n > 1: `2n(nd + 1) + 2`; `nd` more with `norm_params`.
+  Calls and `write` are those of `Connection`. Parameters for n > 1: `2n(nd + 1) + 2`; `nd` more
+  with `norm_params`.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   def facts(self, d_model: int) -> Facts:

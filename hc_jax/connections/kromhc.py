@@ -10,25 +10,28 @@ from hc_jax.connections.gated import FAR, GatedConnection
 
 
 class KromHC(GatedConnection):
-  """KromHC, arXiv 2601.21579: an exactly doubly stochastic mix of 2 log2(n) logits.
+  """KromHC, arXiv 2601.21579: an exactly doubly stochastic mix, made from 2 log2(n) logits.
 
-  Gates as in `GatedConnection`, and `mix = U_K x ... x U_1` (Kronecker), K = log2(n), with
-  `U_k = [[p, 1 - p], [1 - p, p]]` and `p, 1 - p = softmax(logits[2k - 2 : 2k])`; one scale for all
-  factors. Such mixes are symmetric and commute; no cycle of three or four streams is among them.
-  The defaults start as the authors' code: "onehot" with zero kernels.
+  Read and write are gates as in `MHC`. `mix = U_K x ... x U_1` (Kronecker product), K = log2(n),
+  with `U_k = [[p, 1 - p], [1 - p, p]]` and `p, 1 - p = softmax(logits[2k - 2 : 2k])`. All factors
+  share one scale. Such mixes are symmetric and commute; a cycle of three or four streams is not
+  one of them. The defaults start as the authors' code: "onehot" biases with zero kernels.
 
-  Parameters, n > 1: `nd(2n + 2 log2 n) + 2n + 2 log2 n + 3`; `nd` more with `norm_params`, as the
-  authors have.
+  Calls and `write` are those of `Connection`. Parameters for n > 1:
+  `nd(2n + 2 log2 n) + 2n + 2 log2 n + 3`; `nd` more with `norm_params`, as the authors have.
 
   Attributes:
     num_streams: n, a power of two.
+
+  Raises:
+    ValueError: by `check`, if `num_streams` is not a power of two or `fractions` is not 1.
   """
 
   bias_init: str = "onehot"
 
   @property
   def factors(self) -> int:
-    """K, how many 2 x 2 matrices there are."""
+    """K, the number of 2 x 2 matrices."""
     return self.num_streams.bit_length() - 1
 
   def check(self) -> None:
@@ -36,8 +39,8 @@ class KromHC(GatedConnection):
     n = self.num_streams
     if n != 1 << self.factors:
       raise ValueError(
-        f"KromHC makes its mix of 2 x 2 factors, which num_streams={n} has not; choose "
-        f"num_streams={1 << self.factors} or {2 << self.factors}, or MHC"
+        f"num_streams={n} is not a power of two, and KromHC makes its mix from 2 x 2 factors; "
+        f"choose num_streams={1 << self.factors} or {2 << self.factors}, or MHC"
       )
 
   def facts(self, d_model: int) -> Facts:

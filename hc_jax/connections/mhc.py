@@ -16,24 +16,33 @@ _EPS = 1e-6  # DeepSeek-V4's hc_eps
 class MHC(GatedConnection):
   """Manifold-constrained hyper-connections (mHC), arXiv 2512.24880, Eq. 3 and 7-9.
 
-  Gates as in `GatedConnection`, and `mix = sinkhorn(logits)`: rows of the mix sum to one, which
-  bounds the forward gain over depth, and columns nearly, which bounds the backward gain. With the
-  sum as reduce, the last site's mix has no effect and gets no gradient, but for what its columns
-  lack.
+      logits = scale * (rmsnorm(vec X) @ kernel) + bias       for read, write and mix, each its own
+      read = sigmoid(logits)      write = 2 sigmoid(logits)      mix = sinkhorn(logits)
 
-  The paper publishes neither kernels nor biases at init; `bias_init` offers what implementations
-  do: "uniform" is that of MaxText and Megatron-LM, "onehot" (with its zero kernels) that of the
-  authors of mHC-lite, and "identity" the one with a logit of 0 on the diagonal and -8 off it.
+  Rows of the mix sum to one, which bounds the forward gain over depth. Columns sum to one as far as
+  Sinkhorn has converged, which bounds the backward gain. If the network ends in the sum of its
+  streams, the last site's mix has no effect and no gradient, except as far as its columns do not
+  sum to one.
 
-  Parameters, n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd` more with `norm_params`.
+  The paper does not publish the initial kernels and biases. `bias_init` offers those of
+  implementations: "uniform" is MaxText's and Megatron-LM's, "onehot" (with zero kernels) that of
+  the authors of mHC-lite. "identity", the default, has mix logits of 0 on the diagonal and -8 off
+  it.
+
+  Calls and `write` are those of `Connection`. Parameters for n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd`
+  more with `norm_params`.
 
   Attributes:
-    form: "paper", or "deepseek_v4": as shipped there, which starts from a softmax, adds 1e-6 to it
-      and to every sum, and 1e-6 to the read. Its `comb` is the transpose of mix.
-    sinkhorn_steps: the paper's t_max.
-    sinkhorn_gradient: "exact", of these very steps, or "implicit", of their limit. They differ
-      where the steps have not converged: with a mix near the identity each step takes back only a
-      small part of a change, and the exact gradient is that of nearly free rows.
+    form: "paper", or "deepseek_v4" as shipped there: Sinkhorn starts from a softmax, and 1e-6 is
+      added to that softmax, to every sum and to the read. Its `comb` is the transpose of mix.
+    sinkhorn_steps: number of Sinkhorn steps, the paper's t_max.
+    sinkhorn_gradient: "exact", the gradient of these steps, or "implicit", the gradient of their
+      limit. They differ where the steps have not converged. Near the identity each step undoes
+      only a small part of a change, so that the exact gradient is close to that of unconstrained
+      rows.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   form: str = field("paper", choices=("paper", "deepseek_v4"))
@@ -42,7 +51,7 @@ class MHC(GatedConnection):
 
   @property
   def eps(self) -> float:
-    """What the form adds to sums and read."""
+    """Number that the form adds to sums and to the read."""
     return _EPS if self.form == "deepseek_v4" else 0.0
 
   def facts(self, d_model: int) -> Facts:

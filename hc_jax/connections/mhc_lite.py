@@ -15,16 +15,21 @@ MAX_STREAMS = 4
 
 
 class MHCLite(GatedConnection):
-  """mHC-lite, arXiv 2601.05732: every doubly stochastic mix, exactly, without Sinkhorn.
+  """mHC-lite, arXiv 2601.05732: an exactly doubly stochastic mix, without Sinkhorn.
 
-  Gates as in `GatedConnection`, and `mix = sum_r softmax(logits)_r P_r` over all n! permutations in
-  the order of `itertools.permutations`, where `(P_r X)[i] = X[perm_r[i]]`; the first one is the
-  identity. The defaults start as the authors' code: "onehot" with zero kernels.
+  Read and write are gates as in `MHC`. `mix = sum_r softmax(logits)_r P_r` over all n! permutations
+  in the order of `itertools.permutations`, with `(P_r X)[i] = X[perm_r[i]]`; the first one is the
+  identity. Every doubly stochastic matrix is such a mean. The defaults start as the authors' code:
+  "onehot" biases with zero kernels.
 
-  Parameters, n > 1: `nd(n! + 2n) + n! + 2n + 3`; `nd` more with `norm_params`, as the authors have.
+  Calls and `write` are those of `Connection`. Parameters for n > 1: `nd(n! + 2n) + n! + 2n + 3`;
+  `nd` more with `norm_params`, as the authors have.
 
   Attributes:
-    num_streams: n, at most 4: there are n! permutations.
+    num_streams: n, at most 4, because there are n! permutations.
+
+  Raises:
+    ValueError: by `check`, if `num_streams` is above 4 or `fractions` is not 1.
   """
 
   bias_init: str = "onehot"
@@ -60,7 +65,10 @@ class MHCLite(GatedConnection):
 
   @nn.nowrap
   def _permutations(self) -> jax.Array:
-    """Returns the matrices `[n!, n, n]`, made of numbers alone: a kernel can hold no constants."""
+    """Returns the permutation matrices `[n!, n, n]`.
+
+    They are built from scalars, because a Pallas kernel cannot capture constant arrays.
+    """
     streams = jnp.arange(self.num_streams)
     rows = [
       jnp.stack([(streams == j).astype(jnp.float32) for j in permutation])

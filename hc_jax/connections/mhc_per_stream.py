@@ -1,4 +1,4 @@
-"""Manifold constraints on the dynamic part of hyper-connections, as a PyTorch package has them."""
+"""Hyper-connections under the constraints of mHC, as in the PyTorch package hyper-connections."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -19,20 +19,24 @@ from hc_jax.fields import field
 class PerStreamMHC(PerStreamConnection):
   """The mHC of the PyTorch package hyper-connections, its `ManifoldConstrainedHyperConnections`.
 
-  Not the paper's (2512.24880), which is `MHC`: each stream is normed and projected by itself, as in
-  hyper-connections, and the constraints act on what comes out. With HC's static parts and scales of
-  their own for read, mix and write: `read = sigmoid(.)`, `write = 2 sigmoid(.)` and
-  `mix = sinkhorn(.^T)^T`, whose columns sum to one exactly and rows nearly.
+  The mHC of the paper (2512.24880) is `MHC`. Here each stream is normed and projected alone, as in
+  `HyperConnection`, which gives free maps; then `read = sigmoid(free)`, `write = 2 sigmoid(free)`
+  and `mix = sinkhorn(free^T)^T`. Columns of the mix sum to one exactly and rows nearly. Read, mix
+  and write each have a scale of their own.
 
-  It starts from HC's initial values, under the gates: no residual network. It is here so that
-  weights trained there go on here (`hc_jax.convert`).
+  Because the free maps start as in `HyperConnection`, the network does not start as a residual
+  network. The class exists so that weights trained with that package can be used here
+  (`hc_jax.convert`).
 
-  Parameters: `|norm| + d(n+2) + n(n+2) + 3`.
+  Calls and `write` are those of `Connection`. Parameters: `|norm| + d(n+2) + n(n+2) + 3`.
 
   Attributes:
     gate_scale_init: initial value of the three scales.
-    sinkhorn_steps: as in `MHC`.
-    sinkhorn_gradient: as in `MHC`.
+    sinkhorn_steps: number of Sinkhorn steps, as in `MHC`.
+    sinkhorn_gradient: "exact" or "implicit", as in `MHC`.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1 or a field refuses its value.
   """
 
   source: ClassVar[str] = "hyper-connections 0.4.11 (PyTorch)"
@@ -64,7 +68,7 @@ class PerStreamMHC(PerStreamConnection):
       source=self.source,
       mix_columns_sum_to_one=1e-6,
       note=(
-        "no residual network: HC's initial values under gates; reads are 0.73 and 0.5, writes "
+        "not a residual network: HC's initial values under gates; reads are 0.73 and 0.5, writes "
         "1.46, and with four streams the mix has 0.475 on its diagonal"
       ),
     )

@@ -1,4 +1,4 @@
-"""Sees, or changes, what goes through the connections of any model, without touching the model."""
+"""Observes or changes the streams at the connections of any model, without a change to its code."""
 
 import contextlib
 import dataclasses
@@ -22,11 +22,11 @@ class Call:
 
   Attributes:
     kind: "read" or "write".
-    connection: the module that is called, bound.
-    streams: `[..., n, w]`, as given.
-    index: number of the site, as given to this call or, for a write, to the read before it.
-    branch_output: `[..., d]` of a write; None for a read.
-    coefs: maps that a write was given; None for a read.
+    connection: the bound module that is called.
+    streams: streams that the call was given, `[..., n, w]`.
+    index: number of the site, as given to this call; for a write, to the read before it.
+    branch_output: branch output of a write, `[..., d]`; None for a read.
+    coefs: maps of a write; None for a read.
   """
 
   kind: str
@@ -38,15 +38,15 @@ class Call:
 
   @property
   def name(self) -> str:
-    """Path of the connection in its model, "a/b"; its name, or its class's, if it is the model."""
+    """Path of the connection in its model; see `site_name`."""
     return site_name(self.connection)
 
 
 def site_name(connection: Connection) -> str:
-  """Returns where a bound connection is in its model, "a/b".
+  """Returns the path of a bound connection in its model, "a/b".
 
-  A connection that is the whole model, as each one in an NNX model is to Linen, has its own name,
-  else that of its class.
+  For a connection without a parent it is the connection's own name, else the name of its class.
+  Connections in an NNX model have no Linen parent.
   """
   return "/".join(connection.path) or connection.name or type(connection).__name__
 
@@ -54,10 +54,13 @@ def site_name(connection: Connection) -> str:
 def observing(
   handler: Callable[[Call, Callable[[jax.Array], Any]], Any],
 ) -> contextlib.AbstractContextManager:
-  """Returns a context in which `handler(call, run)` takes the place of every call of a connection.
+  """Returns a context in which `handler(call, run)` replaces every call of a connection.
 
-  `run(streams)` runs the call itself, with these streams, and returns its result: `(branch_input,
-  coefs)` of a read, the next streams of a write. The handler returns that result or another one.
+  Args:
+    handler: gets the `Call` and a function. `run(streams)` runs the original call on these streams
+      and returns its result: `(branch_input, coefs)` of a read, the next streams of a write. The
+      handler returns that result or another one of the same kind.
+
   A connection that calls another connection counts as one call.
   """
   inside = False
@@ -91,16 +94,19 @@ def observing(
 
 
 def tap(call: Call, out: Any, see: Callable[[Call, Any], Any]) -> Any:
-  """Returns what `see(call, out)` returns, called with numbers as the compiled program runs.
+  """Calls `see(call, out)` with concrete arrays while the compiled program runs.
 
   It is for handlers of `observing`, and works in scanned, rematerialised and jitted layers of any
   framework. Calls come in the order in which their values depend on each other.
 
   Args:
     call: the call that is handled.
-    out: its result.
-    see: gets both with NumPy arrays, and returns `out` or arrays of the same shapes and dtypes. A
-      write comes without its index.
+    out: the result of the call.
+    see: gets both with NumPy arrays, and returns `out` or arrays of the same shapes and dtypes. The
+      index of a write is None.
+
+  Returns:
+    The arrays that `see` returns.
   """
   index = None if call.kind == "write" or call.index is None else jnp.asarray(call.index)
   given = (call.streams, index, call.branch_output, call.coefs)

@@ -8,26 +8,30 @@ import jax.numpy as jnp
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import GatedConnection
 
-_EPS = 1e-12  # under the root, for the quaternion that is zero; lost beside one in float32
+_EPS = 1e-12  # Keeps the norm of a zero quaternion off zero; next to 1 in float32 it has no effect.
 
 
 class OrthogonalHC(GatedConnection):
   """Orthogonal hyper-connections (oHC), arXiv 2609.02672: four streams, and a mix in SO(4).
 
-  Gates as in `GatedConnection`, and `mix = L(q) R(conj(r))`, multiplication by a unit quaternion
-  from the left and by another from the right: `q` is `(1 + l0, l1, l2, l3)` and `r` is
-  `(1 + l4, l5, l6, l7)`, normalised. Logits of zero are the identity bit by bit, and the mix of
-  every `bias_init`. A rotation loses nothing of what distinguishes streams, however deep the
-  network, but does not keep the sum of the streams.
+  Read and write are gates as in `MHC`. `mix = L(q) R(conj(r))` multiplies by a unit quaternion from
+  the left and by another from the right: `q` is `(1 + l0, l1, l2, l3)` and `r` is
+  `(1 + l4, l5, l6, l7)`, normalised, for the logits l. Logits of zero give the identity bit for
+  bit, and every `bias_init` starts there. A rotation keeps all differences between streams over any
+  depth, but does not keep the sum of the streams.
 
-  The paper allocates 16 logits for the mix, as mHC does, and uses 8; only those are here. It
-  freezes the scale of the mix, which then is no parameter here but the number `gate_scale_init`.
+  The paper allocates 16 logits for the mix, as mHC does, and uses 8; here there are 8. It freezes
+  the scale of the mix, which is therefore not a parameter here but the constant `gate_scale_init`.
 
-  Parameters: `16(4d + 1) + 2`, one more with `train_mix_scale`; `4d` more with `norm_params`.
+  Calls and `write` are those of `Connection`. Parameters: `16(4d + 1) + 2`, one more with
+  `train_mix_scale`; `4d` more with `norm_params`.
 
   Attributes:
     num_streams: 4 (or 1, which has no mix).
     train_mix_scale: whether the scale of the mix is a parameter.
+
+  Raises:
+    ValueError: by `check`, if `num_streams` is neither 4 nor 1, or `fractions` is not 1.
   """
 
   train_mix_scale: bool = False
@@ -66,7 +70,7 @@ class OrthogonalHC(GatedConnection):
 
 
 def _unit(logits: jax.Array) -> tuple[jax.Array, ...]:
-  """The unit quaternion of one plus these four numbers."""
+  """Returns the components `[...]` of the unit quaternion along (1, 0, 0, 0) + logits."""
   one = (jnp.arange(4) == 0).astype(jnp.float32)
   v = logits + one.reshape((1,) * (logits.ndim - 1) + (4,))
   v = v / jnp.sqrt(jnp.sum(jnp.square(v), axis=-1, keepdims=True) + _EPS)

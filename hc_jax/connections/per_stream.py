@@ -1,4 +1,4 @@
-"""Static maps, and what each stream adds to them by itself: common to HC, Frac and GHC."""
+"""Static maps plus a dynamic part that each stream computes alone: the base of HC, Frac and GHC."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -17,26 +17,28 @@ from hc_jax.fields import field
 
 
 class PerStreamConnection(Connection):
-  """Read, write and mix are parameters, and where dynamic, each stream adds to them per token.
+  """Base of variants whose maps are parameters, to which each stream may add a part per token.
 
-  The static part starts as the residual connection: slot k of the branch reads its fraction from
-  one copy, the copy of index `index mod (n/m)` (from the first where m does not divide n), writes
-  to all copies of the fraction, and nothing is mixed. To each stream's row of the maps dynamic adds
-  `scale * squash(norm(X) @ dynamic_kernel)`, made of that stream alone by weights that all streams
-  share; the kernel starts at zero.
+  The static part starts as the residual connection. Part k of the branch input reads fraction k
+  from one copy: copy `index mod (n/m)`, or copy 0 where m does not divide n. The branch output goes
+  to all copies, and nothing is mixed. The dynamic part adds `scale * squash(norm(X) @
+  dynamic_kernel)` to the maps. Each stream's row of it is computed from that stream alone, with
+  weights that all streams share. The kernel starts at zero.
 
   Attributes:
-    dynamic: whether tokens have a say.
-    tanh: squash the dynamic part.
-    norm: "layernorm" or "rmsnorm" before the projection; None is the model's norm inside a model of
-      this package, and "layernorm" elsewhere.
-    norm_params: whether that norm has a scale (and layernorm a bias); None is the model's choice
-      inside a model, and no elsewhere.
-    norm_eps: added to the variance; None is the model's inside a model, and 1e-5 elsewhere.
-    train_read_mix: whether read and mix learn (the paper's width connection, Table 3). If not they
-      keep their initial value and get no gradient.
-    train_write: likewise for write (the paper's depth connection).
-    source: of the class, for its facts.
+    dynamic: whether maps depend on the token.
+    tanh: whether tanh squashes the dynamic part.
+    norm: norm before the projection, "layernorm" or "rmsnorm"; None means the model's norm inside a
+      model of this package, and "layernorm" elsewhere.
+    norm_params: whether that norm has a scale (and layernorm a bias); None means the model's choice
+      inside a model of this package, and no elsewhere.
+    norm_eps: added to the variance; None means the model's value inside a model of this package,
+      and 1e-5 elsewhere.
+    train_read_mix: whether read and mix learn (the paper's width connection, Table 3). If not, they
+      keep their initial values and get no gradient.
+    train_write: whether write learns (the paper's depth connection). If not, it keeps its initial
+      value and gets no gradient.
+    source: paper and equations of the class, for its facts.
   """
 
   source: ClassVar[str] = ""
@@ -50,17 +52,20 @@ class PerStreamConnection(Connection):
 
   @property
   def write_columns(self) -> int:
-    """Columns of `write` that are parameters: 1 is one weight a stream, for its own fraction."""
+    """Number of columns of `write` that learn; 1: each stream takes its own fraction alone."""
     return 1
 
   @nn.nowrap
   def declare_scales(self) -> dict[str, Param]:
-    """Returns the parameters that the dynamic parts are multiplied by."""
+    """Returns the declarations of the parameters that multiply the dynamic parts."""
     raise NotImplementedError(f"{type(self).__name__} must define declare_scales()")
 
   @nn.nowrap
   def scales_of(self, small: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Returns the scales of read and mix `[slots + n, n]`, and of write `[n, columns]`."""
+    """Returns the scales of read and mix, `[slots + n, n]`, and of write, `[n, columns]`.
+
+    Each may also be a shape that broadcasts to these.
+    """
     raise NotImplementedError(f"{type(self).__name__} must define scales_of(small)")
 
   def facts(self, d_model: int) -> Facts:
@@ -78,7 +83,8 @@ class PerStreamConnection(Connection):
     }
     if not self.dynamic:
       return declared
-    either = {"trains": self.train_read_mix or self.train_write}  # these serve all three maps
+    # Parameters that serve all three maps are frozen only if all three maps are.
+    either = {"trains": self.train_read_mix or self.train_write}
     if self.norm_params:
       norm_axes = {"axes": ("embed",), **either}
       declared["norm_scale"] = Param((width,), nn.initializers.ones, **norm_axes)
@@ -96,7 +102,7 @@ class PerStreamConnection(Connection):
 
   @nn.nowrap
   def _first_read(self, index: int | jax.Array) -> Any:
-    """Returns the initial value of read: one copy of each fraction, in turn by the index."""
+    """Returns an initializer of the read, which selects one copy of each fraction by the index."""
 
     def init(key, shape, dtype):
       del key, shape
@@ -110,7 +116,7 @@ class PerStreamConnection(Connection):
 
   @nn.nowrap
   def _own_fraction(self) -> np.ndarray:
-    """Returns `[n, m]`: one where stream i holds fraction k, i mod m = k."""
+    """Returns the matrix `[n, m]` with 1 where stream i holds fraction k, `i mod m = k`, else 0."""
     return np.eye(self.fractions, dtype=np.float32)[np.arange(self.num_streams) % self.fractions]
 
   def generate(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> ops.Generator:
@@ -142,9 +148,11 @@ class PerStreamConnection(Connection):
 
   @nn.nowrap
   def _dynamic(self, logits: jax.Array, small: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """Returns what each token adds to read `[slots, n]`, mix `[n, n]` and write `[n, columns]`.
+    """Returns the dynamic parts of read `[slots, n]`, mix `[n, n]` and write `[n, columns]`.
 
-    Row j of the logits `[..., n, slots + n + columns]` is made of stream j.
+    Args:
+      logits: `[..., n, slots + n + columns]`, row j from stream j alone.
+      small: the generator's small parameters, with the scales.
     """
     parts = jnp.tanh(logits) if self.tanh else logits
     end = self.slots + self.num_streams
@@ -159,6 +167,6 @@ class PerStreamConnection(Connection):
 
   @nn.nowrap
   def _temperature(self, w: int) -> float:
-    """Returns what the projection is multiplied by."""
+    """Returns the factor of the projection, before the tanh."""
     del w
     return 1.0

@@ -1,4 +1,4 @@
-"""The check of where a site stands: what it must know of its network, and its number there."""
+"""The check of a site's place: what it must know about its network, and its number there."""
 
 import numbers
 from typing import Any
@@ -7,25 +7,26 @@ import jax
 
 
 def is_count(value: Any) -> bool:
-  """Returns whether a value is a whole number from 1 on."""
+  """Returns whether a value is a whole number of at least 1."""
   return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def check_place(connection: Any, index: Any) -> None:
-  """Checks that a site knows what it needs of its network, and is one of its sites.
+  """Checks that a site knows what it needs about its network, and that the network has its index.
 
   Args:
     connection: a `hc_jax.Connection`.
-    index: number of the site; one that is traced cannot be checked.
+    index: number of the site; a traced number is not checked.
 
   Raises:
-    ValueError: if a field in its `needs` is None, or the index is not below its `num_sites`.
+    ValueError: if a field named in `connection.needs` is None, or the index is not below
+      `connection.num_sites`.
   """
   name = type(connection).__name__
   for field in connection.needs:
     if getattr(connection, field) is None:
       raise ValueError(
-        f"{name} has {field}=None and cannot do without; hc_jax.models.TransformerLM fills it in, "
+        f"{name} has {field}=None, but needs it; hc_jax.models.TransformerLM fills it in, "
         f"elsewhere give it: {name}({field}=8) for a network of eight sites"
       )
   sites = getattr(connection, "num_sites", None)

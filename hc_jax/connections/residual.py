@@ -1,4 +1,4 @@
-"""The plain residual connection, as the connection that learns nothing."""
+"""The plain residual connection, written as a connection without parameters."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,14 @@ from hc_jax.connections.facts import Facts
 
 
 class Residual(Connection):
-  """`x' = x + F(x)`: one stream, all weights one (2409.19606 Eq. 15, Pre-Norm).
+  """The residual connection `x' = x + F(x)`: one stream, all weights one (2409.19606 Eq. 15).
 
-  It compiles to the plain addition. It is the baseline of every comparison, by the same code.
+  It compiles to the plain addition, so that comparisons can run their baseline by the same code.
+
+  Calls and `write` are those of `Connection`, with streams `[..., 1, d]`. It has no parameters.
+
+  Raises:
+    ValueError: by `check`, if `num_streams` or `fractions` is not 1.
   """
 
   num_streams: int = 1

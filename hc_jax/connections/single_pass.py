@@ -1,4 +1,4 @@
-"""Single-pass mHC: each site is read by what the site before it made."""
+"""Single-pass mHC: each site reads with the weights that the site before it computed."""
 
 import dataclasses
 from typing import ClassVar
@@ -8,22 +8,30 @@ from hc_jax.connections.mhc import MHC
 
 
 class SinglePassMHC(MHC):
-  """mHC whose read is made one site ahead, as DeepSeek-V4.1 has it.
+  """mHC whose read is computed one site ahead, as in DeepSeek-V4.1.
 
       X' = mix(X) @ X + write(X) @ F(read(X_before) @ X)
 
-  Site l makes the read of site l + 1, so that its write, the next read and the next projection need
-  the streams once: with a kernel for the three, half of mHC's traffic. The first site reads stream
-  0 alone. The last site's read makes the end of the network (`reduce="read"`), without a head.
+  Site l computes the read of site l + 1. Its write, the next read and the next projection can then
+  share one pass over the streams: a kernel for the three would halve mHC's memory traffic. The
+  first site reads stream 0 alone. The last site's read ends the network (`reduce="read"`), without
+  a head.
 
   Maps, parameters and their initial values are those of `MHC`, by default in the form of
-  DeepSeek-V4. Its report could not be read: the equations follow code that was published for it
+  DeepSeek-V4. The report could not be read: the equations follow code that was published for it
   (Megatron-LM `single_pass_mhc.py`, Transformers).
 
       h, coefs = connection(streams, index, read=read)     # read is None at the first site
       streams, read = connection.write(streams, branch(h), coefs), coefs.next_read
 
   Blocks and layers of this package take and return a pair `(streams, read)` for it.
+
+  Attributes:
+    form: "paper" or "deepseek_v4", as in `MHC`.
+
+  Raises:
+    ValueError: if `read` does not have the shape of `coefs.next_read` of a site with as many
+      streams and views; by `check`, if `fractions` is not 1.
   """
 
   carries_read: ClassVar[bool] = True

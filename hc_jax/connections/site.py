@@ -1,4 +1,4 @@
-"""A site for models outside of Flax: its parameters and its maps, as two functions."""
+"""A site as two functions, one for its parameters and one for its maps: for models without Flax."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from hc_jax.connections.place import check_place
 def init_site(
   connection: Connection, key: jax.Array, d_model: int, index: int | jax.Array
 ) -> dict[str, jax.Array]:
-  """Returns the initial parameters of one site, float32 by name; {} where there are none.
+  """Returns the initial parameters of one site: a dict of float32 arrays, which may be empty.
 
       connection = hc_jax.HyperConnection(num_streams=4)
       params = hc_jax.init_site(connection, key, d_model, index)
@@ -23,17 +23,17 @@ def init_site(
       h = hc_jax.read(streams, coefs)
       streams = hc_jax.write(streams, branch(h), coefs)
 
-  They are those that `connection.init(key, streams, index)` gives.
+  The values are those of `connection.init(key, streams, index)["params"]`.
 
   Args:
-    connection: unbound, with its fields.
+    connection: an unbound connection with its fields.
     key: a random key.
     d_model: width of the branch input, d = m * w.
     index: number of the site in the network, from 0; may be traced.
 
   Raises:
-    ValueError: if the fields do not go together, the fractions do not divide the width,
-      or what the connection needs to know of the network is missing.
+    ValueError: if `connection.check()` refuses a field, if `fractions` does not divide `d_model`,
+      if the connection needs `num_sites` and has none, or if the index is not below `num_sites`.
   """
   connection.check()
   check_place(connection, index)
@@ -59,11 +59,19 @@ def site_maps(
   """Computes the maps of one site from its streams, for `hc_jax.read` and `hc_jax.write`.
 
   Args:
-    connection: unbound, as for `init_site`.
-    params: parameters of the site.
-    streams: `[..., n, w]`.
+    connection: the unbound connection that `init_site` was given.
+    params: parameters of the site, as `init_site` returns them.
+    streams: `[..., n, w]`, of a floating-point dtype.
     index: number of the site in the network, from 0; may be traced.
     read: `next_read` of the site before, for variants that carry it; None at the first site.
+
+  Returns:
+    Float32 maps: `read` `[..., slots, n]`, `write` `[..., n, m]`, `mix` `[..., n, n]` or None.
+    Static maps have no leading axes.
+
+  Raises:
+    ValueError: if the connection needs `num_sites` and has none, if the index is not below
+      `num_sites`, or if a read is given to a variant that carries none.
   """
   if ops.is_plain():
     return connection.plain_coefs()

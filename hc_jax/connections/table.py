@@ -1,4 +1,7 @@
-"""Names of parameters, from the declarations of all variants: for trees that have no classes."""
+"""Names of parameters, from the declarations of all variants.
+
+Trees of parameters carry names and no classes, so that weight decay and counts go by these names.
+"""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -9,12 +12,12 @@ from hc_jax.connections.factory import connection_fields
 
 
 def declared_decays(classes: Iterable[type[Connection]]) -> dict[str, bool]:
-  """Returns whether weight decay applies, by the name of every parameter that a class declares."""
+  """Returns for the name of every parameter that the classes declare whether it decays."""
   return {name: param.decays for cls in classes for name, param in _declared(cls).items()}
 
 
 def is_free(cls: type[Connection]) -> bool:
-  """Returns whether the parameters of a class are declared nowhere, and may have any name."""
+  """Returns whether a class has the free form, whose parameters may have any name."""
   return cls.coefs is not Connection.coefs or cls.declare is Connection.declare
 
 
@@ -27,6 +30,6 @@ def declared_names(cls: type[Connection]) -> frozenset[str]:
 def _declared(cls: type[Connection]) -> Mapping[str, Param]:
   if cls.declare is Connection.declare:
     return {}
-  # A switch that is on adds names and takes none away.
+  # With every switch on, because a switch only ever adds names.
   switches = {name: True for name, found in connection_fields(cls).items() if found.kind is bool}
   return cls(**switches, parent=None).declare(1, 0)

@@ -1,4 +1,4 @@
-"""A branch and its connection as one module, for networks whose code names neither."""
+"""A branch and its connection as one module."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ PyTree = Any
 
 
 class Wrapped(nn.Module):
-  """A branch at a connection; see `wrap`.
+  """Module of a branch and its connection; `wrap` makes it.
 
   Attributes:
     branch: a module, a function or a bound method, `branch(h, *args, **kwargs)`.
-    connection: makes the connection, `connection(name="connection")`.
-    axis: where the branch has its features, in its input and its output.
-    dtype: of the branch input; the streams' own by default.
+    connection: factory of the connection, `connection(name="connection")`.
+    axis: the axis of the features in the branch's input and output.
+    dtype: dtype of the branch input; the streams' own by default.
   """
 
   branch: Callable[..., PyTree]
@@ -32,22 +32,23 @@ class Wrapped(nn.Module):
 
   @nn.compact
   def __call__(self, carry: Carry, index: int | jax.Array, /, *args: Any, **kwargs: Any) -> PyTree:
-    """Reads, runs the branch and writes.
+    """Reads the streams, runs the branch and writes its output back.
 
     Args:
-      carry: streams `[..., n, w]`; for a connection that carries its read, a pair of them and the
-        read (None at the first site).
-      index: which sublayer of the network this is, from 0.
-      *args: for the branch, after its input.
-      **kwargs: for the branch.
+      carry: streams `[..., n, w]`; for a connection that carries its read, the pair (streams, read)
+        with read None at the first site.
+      index: number of the site in the network, from 0.
+      *args: arguments of the branch after its input.
+      **kwargs: keyword arguments of the branch.
 
     Returns:
-      The next streams, or pair of them and a read; where the branch returns a tuple, list or
-      dataclass of several, the same with that in place of its first leaf.
+      The next streams, or the next pair (streams, read). If the branch returns a tuple, list or
+      dataclass, that structure with its first leaf replaced by the streams or the pair.
 
     Raises:
-      ValueError: if the branch output has another shape than its input.
-      TypeError: if it has no first leaf that order alone decides.
+      ValueError: if the branch output has another shape than its input, or if `axis` is not -1 and
+        the connection has several views.
+      TypeError: if the branch returns nothing, or a dict, in which no leaf is first.
     """
     connection = self.connection(name="connection")
     if connection.num_views > 1 and self.axis != -1:
@@ -70,22 +71,26 @@ def wrap(
   dtype: jax.typing.DTypeLike | None = None,
   name: str | None = None,
 ) -> Wrapped:
-  """Any branch at a connection, as one module.
+  """Returns a Linen module that runs a branch at a connection.
 
       streams = hc_jax.wrap(branch, connection)(streams, index, *args, **kwargs)
 
-  The branch is called with the branch input and all further arguments, and may have parameters,
-  batch statistics, caches and random numbers of its own. It returns its output, of its input's
-  shape, or several things, the output first: `(y, cache)` becomes `(streams, cache)`.
+  The module calls the branch with the branch input and all further arguments. The branch may have
+  parameters, batch statistics, caches and random numbers of its own. It returns its output, in the
+  shape of its input, or a tuple with the output first: `(y, cache)` becomes `(streams, cache)`.
 
   Args:
-    branch: a module, a function that makes modules, a bound method.
-    connection: a class of connection, a partial of one, or an instance; every wrap has its own
-      parameters.
-    axis: where the branch has its features; 1 for images `[B, C, H, W]`.
-    dtype: of the branch input; the streams' own by default.
-    name: of the module; its parameters are `name/connection/...` and, if the branch was made
+    branch: a module, a function that makes modules, or a bound method.
+    connection: a connection class, a partial of one, or an instance; every wrap has parameters of
+      its own.
+    axis: the axis of the features in the branch's input and output; 1 for images `[B, C, H, W]`.
+    dtype: dtype of the branch input; the streams' own by default.
+    name: name of the module. Its parameters are `name/connection/...` and, if the branch was made
       outside of a module, `name/branch/...`.
+
+  Raises:
+    TypeError: if `connection` is not a connection. A call of the module raises the errors of
+      `Connection`, and TypeError if the branch returns nothing or a dict.
   """
   return Wrapped(branch, connection_factory(connection), axis=axis, dtype=dtype, name=name)
 
@@ -93,19 +98,24 @@ def wrap(
 def connected(
   connection: ConnectionLike, **options: Any
 ) -> Callable[[Callable[..., PyTree]], Callable[..., PyTree]]:
-  """A decorator that puts a function at a connection.
+  """Returns a decorator that puts a function at a connection.
 
       @hc_jax.connected(hc_jax.HyperConnection(num_streams=4))
       def feed_forward(h, deterministic):
         ...
       streams = feed_forward(streams, index, deterministic)     # in a compact method
 
-  Every call is a site with parameters of its own, and the function may make modules. Give
-  `name=` to a call to name its site.
+  The decorated function is called with the streams, the site's index and the function's arguments
+  after `h`, and returns the next streams. Every call is a site with parameters of its own; `name=`
+  names it. The function may make modules.
 
   Args:
-    connection: as for `wrap`.
+    connection: a connection class, a partial of one, or an instance.
     **options: `axis` and `dtype` of `wrap`.
+
+  Raises:
+    TypeError: when the function is called, if `connection` is not a connection; other errors are
+      those of `wrap`.
   """
 
   def decorate(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -119,7 +129,10 @@ def connected(
 
 
 def _check_first(outputs: PyTree) -> None:
-  """A dict is flattened by its sorted keys, so that its first leaf is an accident of names."""
+  """Raises TypeError if the outputs have no leaf, or if their first leaf is inside a dict.
+
+  JAX flattens a dict by its sorted keys, so that its first leaf depends on names alone.
+  """
   path = next(iter(jax.tree_util.tree_flatten_with_path(outputs)[0]), ((), None))[0]
   node = outputs
   for key in path:

@@ -1,4 +1,4 @@
-"""x0-lambdas: every block begins with a sum of the state and the embedding, by two numbers."""
+"""x0-lambdas: every block begins with a learned sum of the state and the embedding."""
 
 from collections.abc import Mapping
 
@@ -15,30 +15,38 @@ from hc_jax.fields import field
 
 
 class X0Lambdas(Connection):
-  """x0-lambdas, the residual network of speed runs, and backout where it is asked for.
+  """x0-lambdas, the residual network of speed runs, with backout as an option.
 
       x = lambda x + mu x0     at the first site of every block, before it reads
       x = x + F(x)             at every site
 
-  Stream 0 is the state x, stream 1 the embedding x0. The end of the network is stream 0
-  (`reduce="first"`). With `backout` stream 2 keeps the state that enters one block in the middle.
-  The end is then `x - scale x_mid` (`reduce="backout"`); the scale is learned and starts at 0.2.
+  Stream 0 is the state x, stream 1 the embedding x0. The network ends in stream 0
+  (`reduce="first"`). With `backout`, stream 2 keeps the state that enters one block in the middle.
+  The network then ends in `x - scale x_mid` (`reduce="backout"`); the scale learns and starts at
+  0.2.
 
-  Over depth lambda starts from 1.15 to 1.05 and mu from 0.20 to 0.05, each along a line. No paper
-  has this: nanochat's `gpt.py` (92d63d4) was followed, as public copies have it. It norms the
-  embedding before it takes x0, which the models of this package do not.
+  The initial lambda falls linearly over depth from 1.15 to 1.05, and mu from 0.20 to 0.05. There is
+  no paper: the equations follow nanochat's `gpt.py` (92d63d4), by public copies. nanochat norms the
+  embedding before it becomes x0; the models of this package do not.
 
-  Parameters: 2 at the first site of a block, none at its others. Only these sites mix; the others
-  write into stream 0 alone.
+  Calls and `write` are those of `Connection`. Parameters: 2 at the first site of a block, none at
+  its other sites. Only first sites mix; the others write into stream 0 alone.
 
   Attributes:
-    num_streams: 2, or 3 with backout; None is that.
-    backout: whether a state from the middle is taken off at the end.
-    backout_block: the block, from 0, whose incoming state that is; None is the one after block
-      `num_blocks // 2`, as in nanochat.
-    num_sites: of the whole network; a model fills it in. Initial values depend on it.
-    sites_per_block: likewise; None is 1.
-    site_in_block: which site of its block this is, from 0; likewise. None is the first.
+    num_streams: 2, or 3 with backout; None chooses.
+    backout: whether the end subtracts a part of a state from the middle.
+    backout_block: block, from 0, whose incoming state is subtracted; None means the block after
+      block `num_blocks // 2`, as in nanochat.
+    num_sites: number of sites of the whole network; a model of this package fills it in. Initial
+      values depend on it.
+    sites_per_block: number of sites of a block; a model of this package fills it in. None means 1.
+    site_in_block: number of the site in its block, from 0; a model of this package fills it in.
+      None means 0.
+
+  Raises:
+    ValueError: by `check`, if `fractions` is not 1, `num_streams` does not fit `backout`, or
+      `num_sites` is not a multiple of `sites_per_block`; if `backout_block` is not a block after
+      the first, or is given without `backout`; if `num_sites` is needed and not known.
   """
 
   num_streams: int | None = None
@@ -55,7 +63,7 @@ class X0Lambdas(Connection):
 
   @property
   def reduce_kind(self) -> str:
-    """The kind of `Reduce` at the end of a network."""
+    """Kind of `Reduce` at the end of a network."""
     return "backout" if self.backout else "first"
 
   def check(self) -> None:
@@ -68,8 +76,8 @@ class X0Lambdas(Connection):
       )
     if self.num_sites is not None and self.num_sites % self._per_block:
       raise ValueError(
-        f"num_sites={self.num_sites} is no multiple of sites_per_block={self._per_block}; give the "
-        "sites of whole blocks"
+        f"num_sites={self.num_sites} is not a multiple of sites_per_block={self._per_block}; give "
+        "the sites of whole blocks"
       )
     if self.backout_block is not None and not self.backout:
       raise ValueError(
@@ -85,7 +93,7 @@ class X0Lambdas(Connection):
       "does not start as the residual network: over depth lambda is 1.15 to 1.05, mu 0.2 to 0.05"
     )
     if self.backout:
-      note += "; 0.2 of the state in the middle is taken off at the end"
+      note += "; 0.2 of a state in the middle is subtracted at the end"
     return Facts(source="karpathy/nanochat gpt.py at 92d63d4", note=note)
 
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:
@@ -132,8 +140,8 @@ class X0Lambdas(Connection):
   def _blocks(self) -> int:
     if self.num_sites is None:
       raise ValueError(
-        "X0Lambdas has num_sites=None and cannot do without; the models of this package fill it "
-        "in, elsewhere give it: X0Lambdas(num_sites=8) for a network of eight sites"
+        "X0Lambdas has num_sites=None, but needs it; the models of this package fill it in, "
+        "elsewhere give it: X0Lambdas(num_sites=8) for a network of eight sites"
       )
     return self.num_sites // self._per_block
 
@@ -146,11 +154,11 @@ class X0Lambdas(Connection):
     blocks = self._blocks()
     if self.backout_block is None and blocks < 3:
       raise ValueError(
-        f"backout=True needs 3 blocks, not {blocks}: the state after block {blocks // 2} is the "
-        "end of so short a network; add layers, or set backout_block"
+        f"backout=True needs 3 blocks, not {blocks}: in so short a network the state after block "
+        f"{blocks // 2} is the end; add layers, or set backout_block"
       )
     if not 0 < self._middle() < blocks:
       raise ValueError(
-        f"backout_block={self.backout_block} is none of the blocks after the first, of which there "
-        f"are {blocks}; choose one from 1 to {blocks - 1}"
+        f"backout_block={self.backout_block} is not a block after the first one of {blocks}; "
+        f"choose one from 1 to {blocks - 1}"
       )

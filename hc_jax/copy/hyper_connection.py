@@ -126,19 +126,18 @@ def project(streams: jax.Array, kernel: jax.Array, eps: float) -> jax.Array:
 
 
 class HyperConnection(nn.Module):
-  """Static (SHC) and dynamic (DHC) hyper-connections, arXiv 2409.19606.
+  """Static (SHC) and dynamic (DHC) hyper-connections, arXiv 2409.19606, Eq. 1-14.
 
-  Static: `read`, `write` and `mix` are parameters. They start as Eq. 14: the sublayer of index k
-  reads stream `k mod n`, writes to all, and mixes nothing, which makes the network a Pre-Norm
-  residual network at initialisation. Dynamic adds to each of them, per token,
-  `scale * tanh(norm(X) @ dynamic_kernel)` (Eq. 10-13), where row j of the result comes from stream
-  j alone; the kernel starts at zero.
+  Static: `read`, `write` and `mix` are parameters. They start as in Eq. 14: site k reads stream
+  `k mod n`, writes to all streams, and mixes nothing. The network therefore starts as the Pre-Norm
+  residual network. Dynamic: each token adds `scale * tanh(norm(X) @ dynamic_kernel)` to them
+  (Eq. 10-13). Row j of that sum is computed from stream j alone; the kernel starts at zero.
 
   Parameters: `n(n+2)` static; `d(n+2) + n(n+2) + 2` dynamic.
 
   Attributes:
     num_streams: n >= 1, the expansion rate.
-    dynamic: DHC if true, SHC if false.
+    dynamic: whether maps depend on the token: DHC if true, SHC if false.
     norm_eps: added to the norm's variance.
     dynamic_scale_init: initial value of both dynamic scales (of read and mix; of write).
   """
@@ -156,19 +155,19 @@ class HyperConnection(nn.Module):
     *,
     dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
-    """Reads the branch input.
+    """Computes the branch input and the maps of this site.
 
     Args:
       streams: `[..., n, d]`.
-      index: number of the sublayer from 0: attention of block l is 2l, its
-        feed-forward 2l + 1. Initial values depend on it. May be traced.
-      dtype: of the branch input; the streams' own by default.
+      index: number of the site in the network, a whole number from 0: attention of block l is 2l,
+        its feed-forward 2l + 1. Initial values depend on it. May be traced.
+      dtype: dtype of the branch input; the streams' own by default.
 
     Returns:
-      The branch input `[..., d]` and the float32 maps, which go into `write`.
+      The branch input `[..., d]` and the float32 maps, which `write` needs.
 
     Raises:
-      ValueError: if the streams do not have `num_streams` streams.
+      ValueError: if the streams are not `num_streams` in number.
     """
     n = self.num_streams
     if streams.ndim < 2 or streams.shape[-2] != n:

@@ -231,7 +231,7 @@ def test_what_starts_as_a_residual_network_and_what_does_not(make):
   exact = make(bias_init="identity", kernel_init_std=0.0)
   assert distance_from_residual(exact) < exact.facts(32).residual_at_init == 1e-5
   other = make(bias_init="onehot")
-  assert other.facts(32).residual_at_init is None and "no residual" in other.facts(32).note
+  assert other.facts(32).residual_at_init is None and "not a residual" in other.facts(32).note
   assert distance_from_residual(other) > 0.05
 
 

@@ -189,7 +189,7 @@ GATED = functools.partial(tiny.model, connection=hc.GatedResidual)
     (lambda: hc.GatedResidual(rank=2.0).check(), "rank=2.0 must be a whole number"),
     (lambda: hc.GatedResidual(fractions=2).check(), "fractions=2"),
     (lambda: hc.GatedResidual().init(KEY, STREAMS, 0, read=STREAMS), "carries none"),
-    (lambda: hc.Reduce(kind="gated").init(KEY, STREAMS), "give it that of the last site"),
+    (lambda: hc.Reduce(kind="gated").init(KEY, STREAMS), "give it the connection of the last site"),
     (
       lambda: hc.Reduce(kind="gated", connection=hc.MHC).init(KEY, STREAMS),
       "MHC has no read of its own for the end",

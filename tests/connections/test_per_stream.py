@@ -72,7 +72,7 @@ def test_frac_starts_as_the_residual_bit_by_bit(fractions, copies, dynamic):
 def test_frac_has_as_many_streams_as_fractions_unless_told():
   assert hc.FracConnection(fractions=2).num_streams == 2
   assert hc.FracConnection(fractions=2).clone(fractions=2).num_streams == 2
-  with pytest.raises(ValueError, match=r"no multiple of fractions=2.*GeneralizedHyperConnection"):
+  with pytest.raises(ValueError, match=r"not a multiple of fractions=2.*GeneralizedHyper"):
     hc.FracConnection(fractions=2, num_streams=3).check()
   with pytest.raises(ValueError, match="FracConnection cuts the width"):
     hc.HyperConnection(fractions=2).check()

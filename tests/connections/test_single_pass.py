@@ -98,7 +98,7 @@ def test_what_does_not_go_together_is_refused():
   with pytest.raises(ValueError, match="MHC makes its read itself and carries none"):
     hc.MHC().init(KEY, STREAMS, 0, read=normal("read", 2, 3, 1, 4))
   for reduce in ("sum", "mean", "head"):
-    with pytest.raises(ValueError, match="makes a read for the end, which nothing would use"):
+    with pytest.raises(ValueError, match="would not use the read that the last site"):
       tiny.model(connection=hc.SinglePassMHC, reduce=reduce).check()
   with pytest.raises(ValueError, match="HyperConnection does not; leave reduce unset"):
     tiny.model(connection=hc.HyperConnection, reduce="read").check()

@@ -110,9 +110,9 @@ def test_in_a_parallel_block_every_site_begins_one():
     ({"fractions": 2}, "X0Lambdas has one fraction"),
     ({"backout_block": 1}, "backout_block=1 needs backout=True"),
     ({"backout": True}, "backout=True needs 3 blocks, not 2"),
-    ({"backout": True, "backout_block": 2}, "backout_block=2 is none of .* choose one from 1 to 1"),
-    ({"backout": True, "backout_block": 0}, "backout_block=0 is none of .* choose one from 1 to 1"),
-    ({"num_sites": 3, "sites_per_block": 2}, "num_sites=3 is no multiple of sites_per_block=2"),
+    ({"backout": True, "backout_block": 2}, "backout_block=2 is not a .* choose one from 1 to 1"),
+    ({"backout": True, "backout_block": 0}, "backout_block=0 is not a .* choose one from 1 to 1"),
+    ({"num_sites": 3, "sites_per_block": 2}, "num_sites=3 is not a multiple of sites_per_block=2"),
   ],
 )
 def test_fields_that_do_not_go_together_are_refused(fields, words):
@@ -121,14 +121,14 @@ def test_fields_that_do_not_go_together_are_refused(fields, words):
 
 
 def test_what_does_not_go_together_is_refused():
-  with pytest.raises(ValueError, match="num_sites=None and cannot do without"):
+  with pytest.raises(ValueError, match="num_sites=None, but needs it"):
     hc.init_site(hc.X0Lambdas(), KEY, 8, 0)
   for reduce in ("sum", "head", "backout"):
     with pytest.raises(ValueError, match="does not go with X0Lambdas, which has 'first'"):
       tiny.model(connection=hc.X0Lambdas, reduce=reduce).check()
   with pytest.raises(ValueError, match="reduce='first' does not go with HyperConnection"):
     tiny.model(connection=hc.HyperConnection, reduce="first").check()
-  with pytest.raises(ValueError, match="takes a part of stream 2 off, but there are 2 streams"):
+  with pytest.raises(ValueError, match="subtracts a part of stream 2, but there are 2 streams"):
     hc.Reduce(kind="backout").init(KEY, hc.expand(normal("x", 3, 8), 2))
   for own in (hc.X0Lambdas, hc.SimplifiedAltUp):
     with pytest.raises(ValueError, match="are not alike and cannot be handed on; leave layers uns"):

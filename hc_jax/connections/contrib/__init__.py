@@ -1,4 +1,4 @@
-"""Variants that are young or rarely wanted; `hc_jax.connections.contrib.table` gives them names."""
+"""New or rarely used variants; `hc_jax.connections.contrib.table` registers their names."""
 
 from hc_jax.connections.contrib.cayley import CayleyHC as CayleyHC
 from hc_jax.connections.contrib.dense import DenseFormer as DenseFormer

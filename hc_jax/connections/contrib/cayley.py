@@ -1,4 +1,4 @@
-"""A mix that is a rotation, by Cayley's transform."""
+"""Hyper-connections whose mix is a rotation, by Cayley's transform."""
 
 import dataclasses
 
@@ -11,15 +11,16 @@ from hc_jax.connections.gated import GatedConnection
 
 
 class CayleyHC(GatedConnection):
-  """A mix in SO(n): `(I + A)^-1 (I - A)` of a skew-symmetric A, as JPmHC has it.
+  """Gated connection with a mix in SO(n): `(I + A)^-1 (I - A)`, A skew-symmetric, as in JPmHC.
 
-  Gates as in `GatedConnection`. Logits of zero are the identity, and the mix of every `bias_init`.
-  A rotation loses nothing of what distinguishes streams, but does not keep their sum. Rotations by
-  exactly 180 degrees are not among them.
+  Read and write are gates as in `GatedConnection`. Logits of zero give the identity, with which
+  every `bias_init` starts. A rotation keeps all differences between streams, but not their sum.
+  The transform reaches all rotations except those by exactly 180 degrees.
 
-  arXiv 2602.18308 was read as an abstract: the transform is the textbook's, the gates are mHC's.
+  Of arXiv 2602.18308 only the abstract was read: the transform is the textbook's, the gates are
+  mHC's.
 
-  Parameters, n > 1: `(nd + 1)(2n + n(n - 1)/2) + 3`; `nd` more with `norm_params`.
+  Parameters for n > 1: `(nd + 1)(2n + n(n - 1)/2) + 3`; `nd` more with `norm_params`.
   """
 
   def facts(self, d_model: int) -> Facts:

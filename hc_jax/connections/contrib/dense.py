@@ -23,22 +23,21 @@ class DenseFormer(Connection):
 
   The branch is a whole block with its own residuals (`model.block="whole"`), and its output is the
   next state. Slot 0 holds the embedding and slot l + 1 the output of block l. A site reads the
-  filled slots, and writes into one. The first block reads the embedding as it is, without weights.
-  The network ends in one more weighted sum, of all slots (`reduce="exit"`).
+  filled slots and writes into one. The first block reads the embedding unchanged, without weights.
+  The network ends in one more weighted sum, over all slots (`reduce="exit"`).
 
-  The paper counts these weights as those of the block before. They start as one for the last state
-  and zero for the others, which is the residual network. Of its dilation and period both are 1.
-
-  With several views each has weights of its own.
+  The paper assigns these weights to the block before. They start as one for the last state and
+  zero for the others, which is the residual network. The paper's dilation and period are both 1
+  here. With several views each view has weights of its own.
 
   Parameters for V views and L blocks: `V(L + 1)` a site and `L + 1` at the end; without padding
   `V(l + 1)` at site l, none at the first, with one view `L(L + 3) / 2` in all.
 
   Attributes:
-    num_streams: n = num_sites + 1 slots; it follows the depth where it is unset.
+    num_streams: n = num_sites + 1 slots; computed from the depth where it is unset.
     padded: whether each site has weights for all slots; the weights of empty slots are not used.
-      Layers that are scanned need it. Without it sites have parameters of different shapes.
-    num_sites: L, sites of the whole network; a model of this package fills it in.
+      Scanned layers need padding. Without it, sites have parameters of different shapes.
+    num_sites: L, the number of sites of the whole network; a model of this package fills it in.
   """
 
   expand_kind: ClassVar[str] = "first"
@@ -58,12 +57,12 @@ class DenseFormer(Connection):
 
   @property
   def ways(self) -> int:
-    """How many weighted sums a site makes."""
+    """Number of weighted sums that a site makes."""
     return self.num_views
 
   @property
   def sites_differ(self) -> bool:
-    """Whether parameters have other shapes at other sites: without padding."""
+    """Whether parameters have different shapes at different sites: yes without padding."""
     return not self.padded
 
   def check(self) -> None:
@@ -100,16 +99,22 @@ class DenseFormer(Connection):
     return self.maps(read, small["index"])
 
   def silent(self, index: int) -> frozenset[str]:
-    return frozenset(self.declare(1, 1)) if index == 0 else frozenset()  # its read is the embedding
+    # Site 0 reads the embedding unchanged, so that none of its parameters has an effect.
+    return frozenset(self.declare(1, 1)) if index == 0 else frozenset()
 
   @nn.nowrap
   def place(self, params: Mapping[str, jax.Array], index: int | jax.Array) -> dict:
-    """Returns parameters without an axis of the width, and the number of the site with them."""
+    """Returns the small parameters of a site, with its number under "index"."""
     return {**params, "index": jnp.asarray(index, jnp.int32)}
 
   @nn.nowrap
   def maps(self, weights: jax.Array, index: jax.Array) -> Coefs:
-    """Returns the maps of a site of such weights, `[..., v, n]` or of the filled slots alone."""
+    """Returns the maps of a site from its read weights.
+
+    Args:
+      weights: `[..., v, n]`, or `[..., v, k]` for the k filled slots alone.
+      index: number of the site.
+    """
     n = self.num_streams
     empty = n - weights.shape[-1]
     weights = jnp.pad(weights, ((0, 0),) * (weights.ndim - 1) + ((0, empty),))
@@ -122,7 +127,7 @@ class DenseFormer(Connection):
 
   @nn.nowrap
   def _slots_at(self, index: int | jax.Array) -> int:
-    """Returns how many slots a site has parameters for."""
+    """Returns the number of slots for which a site has parameters."""
     if self.padded:
       return self.num_streams or 1
     if isinstance(index, jax.core.Tracer):

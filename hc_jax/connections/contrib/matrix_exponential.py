@@ -1,4 +1,4 @@
-"""A mix that is the flow of a small linear system over a learned time."""
+"""Hyper-connections whose mix is the flow of a small linear system over a learned time."""
 
 import dataclasses
 
@@ -14,15 +14,16 @@ SHORTEST = 1e-3
 
 
 class ContinuousHC(GatedConnection):
-  """A mix by the matrix exponential (CGHC), by the code of pjjajal/hyperconnections at 94d8bf0.
+  """Gated connection whose mix is a matrix exponential (CGHC of pjjajal/hyperconnections).
 
       mix = exp(t_c (M - M^T) - t_d R R^T / sqrt(n))      t between 0.001 and 1, by a sigmoid
 
-  M and R are n x n logits each: a rotation that conserves, and a part that only shrinks, so that
-  streams are never amplified. Gates as in `GatedConnection`; M and R start at zero, where the mix
-  is the identity, and R learns from what the kernels add. No paper was read.
+  M and R are n x n logits each. The first term rotates and conserves, the second only shrinks, so
+  that streams are never amplified. Read and write are gates as in `GatedConnection`. M and R start
+  at zero, where the mix is the identity. There R gets a gradient only through the noise of the
+  kernels. The equations follow the code at commit 94d8bf0; no paper was read.
 
-  Parameters, n > 1: `(nd + 1)(2n + 2n^2 + 2) + 3`; `nd` more with `norm_params`.
+  Parameters for n > 1: `(nd + 1)(2n + 2n^2 + 2) + 3`; `nd` more with `norm_params`.
   """
 
   def facts(self, d_model: int) -> Facts:
@@ -49,10 +50,10 @@ class ContinuousHC(GatedConnection):
 
 
 def exponential(a: jax.Array) -> jax.Array:
-  """Returns the matrix exponential, to 5e-6 for norms up to 4, `[..., n, n]`.
+  """Returns the matrix exponential of `a` `[..., n, n]`, to 5e-6 for norms up to 4.
 
-  It is Pade's fraction of order three of a sixteenth, squared four times: of what turns and shrinks
-  it makes nothing that grows, for norms up to 50.
+  It computes Pade's approximant of order three of `a / 16` and squares it four times. If `a` only
+  rotates and shrinks, so does the result, for norms up to 50.
   """
   a = a / 2**SQUARINGS
   eye, square = identity(a.shape[-1], a.ndim), matmul(a, a)

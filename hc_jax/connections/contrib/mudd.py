@@ -1,4 +1,4 @@
-"""MUDD: weighted sums of all outputs before, with weights of each token's own."""
+"""MUDD: each block reads weighted sums of all earlier outputs, with weights that tokens compute."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,31 +22,33 @@ class MUDD(DenseFormer):
       hidden = gelu(rmsnorm(X[l]) @ hidden_kernel)                       of the newest state
       read[v, j] = hidden @ weights_kernel[:, v, j] + static_read[v, j]  of the filled slots, j <= l
 
-  Slots, writes, the first block and the end are those of `DenseFormer`, around whole blocks too.
-  The four ways of the paper are views: `model.attention_views=True` reads queries, keys, values and
-  the inner residual. With one view it is the paper's DDFormer. The end is one way of as many hidden
-  numbers. Static weights start as in `DenseFormer`, and `weights_kernel` at zero, which is the
-  residual network; `hidden_kernel` as normal noise of variance 1/d.
+  Slots, writes, the first block and the end are those of `DenseFormer`. The branch is a whole block
+  here too. The four ways of the paper are views: `model.attention_views=True` reads queries, keys,
+  values and the inner residual. With one view it is the paper's DDFormer. The end has one way and
+  as many hidden numbers as a site has for all views. Static weights start as in `DenseFormer`, and
+  `weights_kernel` at zero, which is the residual network. `hidden_kernel` starts as normal noise of
+  variance 1/d.
 
-  `normed` is the paper's PrePostDANorm (Eq. 10), which steadies deep and narrow networks:
+  `normed` is the paper's PrePostDANorm (Eq. 10), which stabilises deep and narrow networks:
 
       input = read_scale * rmsnorm(sum_j read[v, j] rmsnorm(X[j])) + X[l]
 
-  Its static weights start at zero and `read_scale` at 0.001, so that this is the residual network
-  too. The norms here have no gains, and the scale is one number a way; in the paper both are
-  vectors of d, which a read of whole streams cannot have. `Coefs.read` has the weights of the
-  streams as they are.
+  Its static weights start at zero and `read_scale` at 0.001, close to the residual network. Here
+  norms have no gains, and the scale is one number per way. In the paper both are vectors of d,
+  which a read of whole streams cannot have. `Coefs.read` has the weights of the streams before
+  their norm.
 
-  The block norms queries, keys and values with one norm, where the authors' code has one each.
+  The block uses one norm for queries, keys and values, where the authors' code has one for each.
   Their code also rounds the hidden size up to 64, and lets the feed-forward grow with depth.
 
   Parameters for V views, L blocks and s = L + 1 slots: `Vds + (Vs)^2 + Vs` a site, and
   `Vds + Vs^2 + s` at the end. Without padding s is l + 1 at site l, and the first site has none.
-  With padding a site computes the same, and does not use the rest. `normed` adds one for each sum.
+  With padding a site computes the same result, and the added parameters have no effect. `normed`
+  adds one parameter for each sum.
 
   Attributes:
     normed: whether states are normed before the sum, and the sum before the newest state is added.
-    norm_eps: added to the mean square by all of its norms.
+    norm_eps: added to the mean square in all norms of the connection.
   """
 
   normed: bool = False
@@ -100,14 +102,14 @@ class MUDD(DenseFormer):
     kernel = small["weights_kernel"]
     weights = jnp.einsum("...k,kvj->...vj", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
     made = self.maps(weights + ops.lift(small["static_read"], weights.ndim), index)
-    # The newest state is added behind the norm; of the embedding alone nothing else is read.
+    # Site 0 reads only the newest state, which `ReadNorm` adds after the norm.
     return made.replace(read=jnp.where(index > 0, made.read, 0.0)) if self.normed else made
 
 
 class MUDDExit(MUDD):
-  """The sum at the end of MUDD: one, of as many hidden numbers as its sites have for all views."""
+  """The weighted sum at the end of MUDD: one way, with the hidden numbers of all views."""
 
   @property
   def ways(self) -> int:
-    """How many sums it makes."""
+    """Number of weighted sums at the end."""
     return 1

@@ -1,4 +1,4 @@
-"""Attention residuals with heads: each part of the width makes its own choice of the outputs."""
+"""Attention residuals with heads: each part of the width has a softmax of its own over outputs."""
 
 from collections.abc import Mapping
 
@@ -21,21 +21,21 @@ class MultiHeadAttentionResiduals(AttentionResiduals):
       u_h = sum_j softmax_j(s)_jh v_jh      s_jh = <query_h, (scale * rmsnorm(v_j))_h>      (Eq. 3)
 
   Sources, slots and writes are those of `AttentionResiduals`. The width is cut into H heads, and
-  each has a softmax of its own over the slots; keys are normed over the whole width. One head is
-  attention residuals. The streams end in one more such read (`reduce="depth"`).
+  each has a softmax of its own over the slots; keys are normed over the whole width. With one head
+  it is attention residuals. The network ends in one more such read (`reduce="depth"`).
 
   The heads are the connection's `fractions`: stream `j H + h` holds head h of slot j. A read has H
-  rows over all `n` streams, most of them zero, so that it multiplies H times as much as it needs.
+  rows over all `n` streams. Most entries are zero, so that it does H times the necessary work.
 
-  The paper and its code were read in a public copy. They leave the query at N(0, 0.02^2), as all
-  weights; the end's starts at zero here, as that of `AttentionResiduals`. In the paper's listing
-  the norm seems to be over a head; its equation, its kernels and the code have the whole width.
+  The paper and its code were read in a public copy. Both start the query at N(0, 0.02^2), like all
+  weights. Here the query at the end starts at zero, as in `AttentionResiduals`. The paper's listing
+  seems to norm over a head; its equation, its kernels and the code norm over the whole width.
 
-  Parameters: `2d`, and `2d` once more at the end, whatever H is.
+  Parameters: `2d`, and `2d` once more at the end, for every H.
 
   Attributes:
-    num_streams: n = H (ceil(num_sites / B) + 1); it follows the depth where it is unset.
-    fractions: H, which divides the width; the paper takes the number of key-value heads, 4 to 8.
+    num_streams: n = H (ceil(num_sites / B) + 1); computed from the depth where it is unset.
+    fractions: H, a divisor of the width; the paper uses the number of key-value heads, 4 to 8.
     query_init_std: standard deviation of the initial query.
   """
 
@@ -50,8 +50,8 @@ class MultiHeadAttentionResiduals(AttentionResiduals):
     return Facts(
       source="arXiv 2607.27230, Eq. 3",
       residual_at_init=0.1 + spread,
-      note="each head reads nearly the mean of the filled slots, the residual state over their "
-      "number; random queries and the eps of norms make a difference of it",
+      note="each head reads nearly the mean of the filled slots, the residual state divided by "
+      "their number; random queries and eps in norms make the logits differ",
     )
 
   def declare(self, width: int, index: int | jax.Array) -> dict[str, Param]:

@@ -1,4 +1,4 @@
-"""mHC whose mix is doubly stochastic to rounding: Newton's method in place of Sinkhorn's."""
+"""mHC whose mix is doubly stochastic to rounding: Newton's method instead of Sinkhorn's."""
 
 import dataclasses
 
@@ -10,21 +10,23 @@ from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import FAR, GatedConnection
 
 STEPS, SIZES = 20, (1.0, 0.5, 0.125)
-LOWEST = -30.0  # of a row, below its largest: e^-30 is nothing next to one in float32
-REGULAR = (1e-7, 1e-3)  # the least and the most that is added to the Hessian's diagonal
+LOWEST = -30.0  # lowest logit relative to the largest of its row; in float32, 1 + e^-30 is 1
+REGULAR = (1e-7, 1e-3)  # bounds of the term that is added to the Hessian's diagonal
 
 
 class NewtonHC(GatedConnection):
   """mHC with the exact projection (mHC-proj), arXiv 2606.07574.
 
-  The mix is the limit of Sinkhorn's steps, `diag(e^a) e^R diag(e^b)` with rows and columns that sum
-  to one. Newton's method finds b in a fixed number of steps; the gradient is that of the limit,
-  by one small solve. Both agree with `MHC(sinkhorn_gradient="implicit")` where its steps converge.
+  The mix is the limit of Sinkhorn's steps: `diag(e^a) e^R diag(e^b)` for the logits R, with rows
+  and columns that sum to one. Newton's method finds b in a fixed number of steps. The gradient is
+  that of the limit, by one small solve. Both agree with `MHC(sinkhorn_gradient="implicit")` where
+  its steps converge.
 
-  Each step is the best of Newton's, of a half, of an eighth of it, and of one of Sinkhorn's, by the
-  dual that the solution makes least. Logits count down to 30 below the largest of their row.
+  Each step tries Newton's step, a half of it, an eighth of it, and one Sinkhorn step. It takes the
+  one with the lowest dual, which the solution minimises. Logits are clipped at 30 below the largest
+  of their row.
 
-  Parameters, n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd` more with `norm_params`.
+  Parameters for n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd` more with `norm_params`.
   """
 
   def facts(self, d_model: int) -> Facts:
@@ -47,8 +49,8 @@ class NewtonHC(GatedConnection):
 def project(logits: jax.Array) -> jax.Array:
   """Returns the doubly stochastic matrix of the form `diag(e^a) e^logits diag(e^b)`, `[..., n, n]`.
 
-  Derivatives are those of the solution: the search is constant, and two more steps of Newton's
-  method, which do not move it, carry first and second derivatives.
+  Derivatives are those of the solution. The search has none; two more steps of Newton's method,
+  which do not change its result, carry first and second derivatives.
   """
   logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   logits = jnp.maximum(logits, LOWEST)
@@ -59,7 +61,7 @@ def project(logits: jax.Array) -> jax.Array:
 
 
 def _search(logits: jax.Array) -> jax.Array:
-  """Returns b `[..., n]`, the last of which is zero."""
+  """Returns the solution b `[..., n]`, with zero as its last number."""
 
   def sinkhorn(b):
     rows = logits - jax.nn.logsumexp(logits + b[..., None, :], axis=-1, keepdims=True)
@@ -74,7 +76,7 @@ def _search(logits: jax.Array) -> jax.Array:
     return best - best[..., -1:]
 
   b = 0 * logits[..., 0, :]
-  for _ in range(3):  # they come near from anywhere
+  for _ in range(3):  # Newton's method needs a start near the solution
     b = sinkhorn(b)
   return jax.lax.fori_loop(0, STEPS, step, b - b[..., -1:])
 
@@ -84,13 +86,13 @@ def _balanced(logits: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _dual(logits: jax.Array, b: jax.Array) -> jax.Array:
-  """Computes what the solution makes least, `[...]`."""
+  """Computes the dual, which the solution minimises, `[...]`."""
   sums = jax.nn.logsumexp(logits + b[..., None, :], axis=-1)
   return jnp.sum(sums, axis=-1) - jnp.sum(b, axis=-1)
 
 
 def _direction(logits: jax.Array, b: jax.Array) -> jax.Array:
-  """Computes Newton's step for b, `[..., n]`; the last number stays as it is."""
+  """Computes Newton's step for b, `[..., n]`; it leaves the last number unchanged."""
   mix = _balanced(logits, b)
   n = mix.shape[-1]
   excess = jnp.sum(mix, axis=-2)[..., :-1] - 1

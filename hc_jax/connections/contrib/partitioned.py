@@ -14,7 +14,7 @@ from hc_jax.connections.declare import Param
 from hc_jax.connections.facts import Facts
 from hc_jax.fields import field
 
-TO_FEED_FORWARD = 1.5  # first weight with which attention writes into the stream of the other
+TO_FEED_FORWARD = 1.5  # initial weight with which attention writes into feed-forward's stream
 
 
 class PartitionedHC(Connection):
@@ -23,22 +23,23 @@ class PartitionedHC(Connection):
       X'[s] = lambda * X[s] + write[s] * F(X[a])     a = 0 for attention, 1 for feed-forward
 
   Attention reads stream 0 and feed-forward stream 1; both write into both streams. The maps are
-  static. The streams come apart at block `first_block`. Before it both take `write[0]`, so that
-  they are one state, and `write[1]` has no effect. The end is the mean of the streams.
+  static. The streams separate at block `first_block`. Before it, both streams use `write[0]`, so
+  that they are equal, and `write[1]` has no effect. The network ends in the mean of the streams.
 
   lambda starts at the root of 1.1 and writes at one, except that attention writes 1.5 into stream
-  1. No paper has this: pull request 230 of KellerJordan/modded-nanogpt (February 2026) was
-  followed, and copies of its code. There attention before `first_block` writes without a weight.
-  Its backout and its sums with the embedding are left out: see `hc_jax.X0Lambdas`.
+  1. There is no paper: the equations follow pull request 230 of KellerJordan/modded-nanogpt
+  (February 2026) and copies of its code. In that code attention before `first_block` writes without
+  a weight. Its backout and its sums with the embedding are left out here: see `hc_jax.X0Lambdas`.
 
   Parameters: 3.
 
   Attributes:
     num_streams: 2.
-    first_block: the block, from 0, at which the streams come apart; None is 7 of 11, rounded down,
-      as in the code.
-    num_sites: sites of the whole network; a model of this package fills it in.
-    sites_per_block: likewise; must be 2.
+    first_block: block, from 0, at which the streams separate; None means 7/11 of the blocks,
+      rounded down, as in the code.
+    num_sites: number of sites of the whole network; a model of this package fills it in.
+    sites_per_block: number of sites of a block, which must be 2; a model of this package fills it
+      in.
   """
 
   reduce_kind: ClassVar[str] = "mean"
@@ -70,7 +71,7 @@ class PartitionedHC(Connection):
     first = self.first_block
     if first is not None and self.num_sites is not None and first >= self.num_sites // 2:
       raise ValueError(
-        f"first_block={first} is none of {self.num_sites // 2} blocks; choose one from 0 to "
+        f"first_block={first} is not one of {self.num_sites // 2} blocks; choose one from 0 to "
         f"{self.num_sites // 2 - 1}, or leave it unset"
       )
 

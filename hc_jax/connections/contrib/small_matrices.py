@@ -1,4 +1,4 @@
-"""Arithmetic on matrices of a few rows, one for each token: unrolled, so that XLA fuses it."""
+"""Arithmetic on small matrices, one per token, unrolled so that XLA can fuse it."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,15 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns `a @ b` in float32 throughout, `[..., n, n]`."""
+  """Returns `a @ b` `[..., n, n]`, with float32 products on every device."""
   return jnp.einsum("...ij,...jk->...ik", a, b, precision=HIGHEST)
 
 
 def skew(entries: jax.Array, n: int) -> jax.Array:
-  """Returns the skew-symmetric matrix whose entries above the diagonal are these, row by row.
+  """Returns a skew-symmetric matrix `[..., n, n]` from its entries above the diagonal.
 
   Args:
-    entries: `[..., n (n - 1) / 2]`.
+    entries: `[..., n (n - 1) / 2]`, row by row.
     n: number of rows.
   """
   rows, start = [], 0
@@ -30,15 +30,15 @@ def skew(entries: jax.Array, n: int) -> jax.Array:
 
 
 def identity(n: int, ndim: int) -> jax.Array:
-  """Returns the identity with as many axes as its partners have."""
+  """Returns the identity `[1, ..., 1, n, n]` with `ndim` axes."""
   return jnp.eye(n, dtype=jnp.float32).reshape((1,) * (ndim - 2) + (n, n))
 
 
 def solve(a: jax.Array, b: jax.Array) -> jax.Array:
   """Solves `a @ x = b` by elimination without pivoting, for matrices that need none.
 
-  None is needed where the symmetric part of `a` is positive definite, as of the identity plus a
-  skew-symmetric matrix, or of a Hessian.
+  Pivoting is not needed where the symmetric part of `a` is positive definite, for example for the
+  identity plus a skew-symmetric matrix, or for a positive definite Hessian.
 
   Args:
     a: `[..., n, n]`.
@@ -56,6 +56,6 @@ def solve(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def cayley(generator: jax.Array) -> jax.Array:
-  """Returns `(I + A)^-1 (I - A)`, a rotation for a skew-symmetric A, `[..., n, n]`."""
+  """Returns `(I + A)^-1 (I - A)` `[..., n, n]`, which is a rotation if A is skew-symmetric."""
   eye = identity(generator.shape[-1], generator.ndim)
   return solve(eye + generator, eye - generator)

@@ -1,4 +1,4 @@
-"""sHC: a mix that keeps the mean of the streams and has spectral norm one."""
+"""sHC: hyper-connections whose mix keeps the mean of the streams and has spectral norm one."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hc_jax.connections.contrib.small_matrices import HIGHEST, cayley, matmul, s
 from hc_jax.connections.facts import Facts
 from hc_jax.connections.gated import GatedConnection
 
-NEAR_ONE = 4.0  # the authors' first bias of the singular values; tanh of it is 0.99933
+NEAR_ONE = 4.0  # the authors' initial bias of the singular values; tanh(4) is 0.99933
 
 
 class SpectralSphereHC(GatedConnection):
@@ -17,14 +17,15 @@ class SpectralSphereHC(GatedConnection):
 
       mix = J / n + Z @ U @ diag(tanh s) @ V^T @ Z^T
 
-  J is all ones, Z `[n, n - 1]` the Helmert basis of what is left of the mean, U and V rotations by
-  Cayley's transform, s the singular values before tanh. Rows and columns sum to one, entries may be
-  negative, and the spectral norm is one: streams are never amplified.
+  J is all ones. Z `[n, n - 1]` is the Helmert basis of the vectors that sum to zero. U and V are
+  rotations by Cayley's transform, and s the singular values before tanh. Rows and columns sum to
+  one, entries may be negative, and the spectral norm is one: streams are never amplified.
 
-  Gates as in `GatedConnection`. The authors' code takes tanh of the sum of dynamic and static
-  angles and has a scale for each of U, V and s; here the mix has one scale, and angles are free.
+  Read and write are gates as in `GatedConnection`. The authors' code takes tanh of the sum of
+  dynamic and static angles and has a scale for each of U, V and s. Here the mix has one scale, and
+  angles are unbounded.
 
-  Parameters, n > 1: `(nd + 1)(2n + (n - 1)^2) + 3`; `nd` more with `norm_params`.
+  Parameters for n > 1: `(nd + 1)(2n + (n - 1)^2) + 3`; `nd` more with `norm_params`.
   """
 
   def facts(self, d_model: int) -> Facts:
@@ -62,6 +63,6 @@ def helmert(n: int) -> jax.Array:
   """Returns an orthonormal basis of the vectors that sum to zero, float32 `[n, n - 1]`."""
   shape = (n, n - 1)
   row, column = (jax.lax.broadcasted_iota(jnp.float32, shape, axis) for axis in range(2))
-  above = column + 1  # entries over the last one of a column that is not zero
+  above = column + 1  # number of entries above the last non-zero entry of a column
   entries = jnp.where(row < above, 1.0, jnp.where(row == above, -above, 0.0))
   return entries / jnp.sqrt(above * (above + 1))

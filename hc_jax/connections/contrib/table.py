@@ -1,4 +1,4 @@
-"""Names for the variants of `contrib`: importing this module puts them into `CONNECTIONS`.
+"""Registration of the variants of `contrib`: importing this module adds them to `CONNECTIONS`.
 
 Commands take `--import=hc_jax.connections.contrib.table`, and then
 `--config.model.connection.name=cayley`.
@@ -24,7 +24,7 @@ VARIANTS: dict[str, type[Connection]] = {
   "partitioned": PartitionedHC,
   "multi_head_attn_res": MultiHeadAttentionResiduals,
 }
-# Around whole blocks, `--config.model.block=whole`.
+# Their branches are whole blocks, `--config.model.block=whole`.
 DENSE: dict[str, type[Connection]] = {"dense_former": DenseFormer, "mudd": MUDD}
 for _name, _cls in {**VARIANTS, **DENSE}.items():
   register(_name, _cls)

@@ -89,7 +89,7 @@ def test_its_layer_inputs_are_rebuilt():
     ({"fractions": 2}, "PartitionedHC has one fraction"),
     ({"first_block": -1}, "first_block=-1 must be at least 0"),
     ({"first_block": 1.5}, "first_block=1.5 must be a whole number"),
-    ({"first_block": 2}, "first_block=2 is none of 2 blocks; choose one from 0 to 1"),
+    ({"first_block": 2}, "first_block=2 is not one of 2 blocks; choose one from 0 to 1"),
   ],
 )
 def test_fields_that_do_not_go_together_are_refused(fields, words):
