@@ -26,7 +26,7 @@ def check_place(connection: Any, index: Any) -> None:
   for field in connection.needs:
     if getattr(connection, field) is None:
       raise ValueError(
-        f"{name} has {field}=None, but needs it; hc_jax.models.TransformerLM fills it in, "
+        f"{name} has {field}=None but needs it; hc_jax.models.TransformerLM fills it in, "
         f"elsewhere give it: {name}({field}=8) for a network of eight sites"
       )
   sites = getattr(connection, "num_sites", None)

@@ -140,7 +140,7 @@ class X0Lambdas(Connection):
   def _blocks(self) -> int:
     if self.num_sites is None:
       raise ValueError(
-        "X0Lambdas has num_sites=None, but needs it; the models of this package fill it in, "
+        "X0Lambdas has num_sites=None but needs it; the models of this package fill it in, "
         "elsewhere give it: X0Lambdas(num_sites=8) for a network of eight sites"
       )
     return self.num_sites // self._per_block

@@ -121,7 +121,7 @@ def test_fields_that_do_not_go_together_are_refused(fields, words):
 
 
 def test_what_does_not_go_together_is_refused():
-  with pytest.raises(ValueError, match="num_sites=None, but needs it"):
+  with pytest.raises(ValueError, match="num_sites=None but needs it"):
     hc.init_site(hc.X0Lambdas(), KEY, 8, 0)
   for reduce in ("sum", "head", "backout"):
     with pytest.raises(ValueError, match="does not go with X0Lambdas, which has 'first'"):
