@@ -141,7 +141,7 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest(tmp_path, capsys):
     (["analyze", "/nonexistent/run"], "no run"),
     (["eval", "/nonexistent/run"], "no run"),
     (["inspect", "/nonexistent/run"], "no run"),
-    (["analyze", "/nonexistent/run", "--formats=gif"], "png, pdf and svg"),
+    (["analyze", "/nonexistent/run", "--formats=gif"], "choose from png,pdf,svg"),
   ],
 )
 def test_what_is_wrong_exits_with_2(argv, words, capsys):
@@ -262,8 +262,8 @@ def test_losses_of_other_texts_are_not_compared():
     return types.SimpleNamespace(card=card, config=tiny.config())
 
   assert cli.analyze._other_text(of("a"), of("a", "copied.model")) == ""
-  assert "other texts, py_stdlib a" in cli.analyze._other_text(of("a"), of("b"))
-  assert "other tokenizers, bytes" in cli.analyze._other_text(of("a"), of("b", "x.model"))
+  assert "different texts, py_stdlib a" in cli.analyze._other_text(of("a"), of("b"))
+  assert "different tokenizers, bytes" in cli.analyze._other_text(of("a"), of("b", "x.model"))
 
 
 def test_python_m_hc_jax_is_hc_jax(tmp_path):

@@ -1,4 +1,4 @@
-"""Ablations: paired runs of several connections, and a report of what they show."""
+"""Ablations: paired runs of several connections, and a report that compares them."""
 
 from hc_jax.ablate.sweep import Group as Group
 from hc_jax.ablate.sweep import Sweep as Sweep

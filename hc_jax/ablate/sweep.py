@@ -1,4 +1,4 @@
-"""A sweep: a base config, and arms that differ from it in their connection alone."""
+"""Sweeps: a base config, and arms that differ from it only in their connection."""
 
 import dataclasses
 import re
@@ -14,8 +14,8 @@ from hc_jax.fields import check
 from hc_jax.models import make_model
 
 CONNECTION = "model.connection."
-# What an arm may change: how the residual path is made. Data, batches, seeds, branches, optimizer
-# and stream_dtype are the base's, in every arm.
+# Keys that an arm may change: they make the residual path. Everything else must equal the base, so
+# that arms can be compared seed by seed.
 ARM_KEYS = (
   "model.layers",
   "model.block",
@@ -31,20 +31,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Arms x seeds (x learning rates), every run of which sees the same batches as its seed's others.
+  """A grid of runs, arms x seeds (x learning rates); all runs of a seed see the same batches.
 
   Attributes:
-    base: a config, of which every run is a delta.
-    arms: by name, dotted keys and values: `{"shc4": {"model.connection.name": "hc",
-      "model.connection.dynamic": False}}`. An arm that names its connection starts from that
-      connection's defaults; one that does not changes the base's.
-    seeds: `seed` of the runs of an arm.
-    baseline: the arm that the others are compared with; the first if left empty.
-    learning_rates: crosses arms with these; the base's `optim.learning_rate`, which must be among
-      them, is the shared one. Empty: the base's alone.
-    one_by_one: train each run by itself, by the ordinary training loop, in place of all seeds of an
-      arm in one program: for models of which several do not fit on a device.
-    title: of the report.
+    base: config of a run, which each arm changes.
+    arms: changes by name of the arm, as dotted keys and values: `{"shc4":
+      {"model.connection.name": "hc", "model.connection.dynamic": False}}`. An arm that sets
+      `model.connection.name` starts from the defaults of connections; other arms change the
+      connection of the base.
+    seeds: seeds of the runs of each arm.
+    baseline: name of the arm that the others are compared with; the first arm if empty.
+    learning_rates: learning rates at which every arm is trained. They must include the base's
+      `optim.learning_rate`, at which the report compares the arms. Empty: only the base's.
+    one_by_one: whether runs are trained one after the other by the ordinary training loop, because
+      several models do not fit on a device. By default the seeds of an arm train in one program.
+    title: title of the report.
   """
 
   base: ConfigDict
@@ -57,16 +58,16 @@ class Sweep:
 
   @property
   def baseline_arm(self) -> str:
-    """The arm that the others are compared with."""
+    """Returns the name of the arm that the others are compared with."""
     return self.baseline or next(iter(self.arms))
 
   @property
   def shared_rate(self) -> float:
-    """The learning rate at which arms are compared."""
+    """Returns the learning rate at which arms are compared."""
     return float(self.base.optim.learning_rate)
 
   def groups(self) -> list["Group"]:
-    """What trains together: the seeds of one arm at one learning rate; in the order of report."""
+    """Returns one group (an arm at a learning rate, all seeds) for each cell of the sweep."""
     rates = [float(rate) for rate in self.learning_rates] or [self.shared_rate]
     return [
       Group(arm, rate, len(rates) > 1 or bool(self.learning_rates))
@@ -75,10 +76,14 @@ class Sweep:
     ]
 
   def config(self, group: "Group", seed: int) -> ConfigDict:
-    """The config of one run, locked.
+    """Returns the locked config of one run.
+
+    Args:
+      group: arm and learning rate.
+      seed: seed of the run.
 
     Raises:
-      UserError: an arm sets what is no key, or a value of another type.
+      UserError: if the arm sets an unknown key, or a value of the wrong type.
     """
     config = config_lib.from_json(config_lib.to_json(self.base), self.base)
     delta = dict(self.arms[group.arm])
@@ -90,12 +95,15 @@ class Sweep:
     return config
 
   def check(self) -> None:
-    """Raises UserError, with the remedy, for what no sweep can be; compiles nothing."""
+    """Raises UserError, with the remedy, if an arm or a config of the sweep cannot run.
+
+    Each arm's model is made, but nothing is compiled.
+    """
     self.check_arms()
     for key in ("mirror", "trackers"):
       if value := self.base.train[key]:
         raise UserError(
-          f"train.{key}={value!r} is for one run, and all runs of a sweep would share it; "
+          f"train.{key}={value!r} is for a single run, but all runs of the sweep would share it; "
           "leave it out"
         )
     for group in self.groups():
@@ -107,7 +115,7 @@ class Sweep:
         raise UserError(f"arm {group.arm!r}: {error}") from error
 
   def check_arms(self) -> None:
-    """Raises UserError for arms, seeds and rates that no sweep can have; makes no config."""
+    """Raises UserError if arms, seeds or learning rates are invalid; makes no config."""
     takes = keys()
     for name, key in (("seeds", "seed"), ("learning_rates", "optim.learning_rate")):
       check(
@@ -117,32 +125,34 @@ class Sweep:
     if not self.arms:
       raise UserError("the sweep has no arms; give arms={name: {key: value}}")
     if self.baseline_arm not in self.arms:
-      raise UserError(f"baseline={self.baseline!r} is no arm; choose one of {', '.join(self.arms)}")
+      raise UserError(
+        f"baseline={self.baseline!r} is not an arm; choose one of {', '.join(self.arms)}"
+      )
     for name, delta in self.arms.items():
       if not _NAME.fullmatch(name):
         raise UserError(
-          f"arm {name!r}: its name is that of a folder too; use letters, digits and _ . + -"
+          f"arm {name!r} cannot name a folder; use letters, digits and _ . + -, a letter first"
         )
       _check_delta(name, delta)
     if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-      raise UserError(f"seeds={tuple(self.seeds)}: at least one, and no seed twice")
+      raise UserError(f"seeds={tuple(self.seeds)} must have at least one seed, and none twice")
     if self.learning_rates and self.shared_rate not in map(float, self.learning_rates):
       raise UserError(
-        f"learning_rates={tuple(self.learning_rates)} must hold the base's "
-        f"optim.learning_rate={self.shared_rate:g}, the one that the report compares all arms at"
+        f"learning_rates={tuple(self.learning_rates)} must include the base's "
+        f"optim.learning_rate={self.shared_rate:g}, at which the report compares the arms"
       )
     if len(set(map(float, self.learning_rates))) != len(self.learning_rates):
-      raise UserError(f"learning_rates={tuple(self.learning_rates)} has one twice")
+      raise UserError(f"learning_rates={tuple(self.learning_rates)} has one rate twice; remove it")
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The runs of one arm at one learning rate, one of each seed.
+  """The runs of one arm at one learning rate, one run for each seed.
 
   Attributes:
-    arm: its name.
-    learning_rate: the peak.
-    crossed: whether there are several rates, so that the id needs to say which.
+    arm: name of the arm.
+    learning_rate: peak learning rate.
+    crossed: whether the sweep names learning rates, so that the id must contain this one.
   """
 
   arm: str
@@ -151,7 +161,7 @@ class Group:
 
   @property
   def id(self) -> str:
-    """Names it, also as a folder."""
+    """Returns the group's name, which is the name of its folder too."""
     return f"{self.arm}-lr{self.learning_rate:g}" if self.crossed else self.arm
 
 
@@ -159,22 +169,22 @@ def _check_delta(name: str, delta: Mapping[str, Any]) -> None:
   for key in delta:
     if not (key.startswith(CONNECTION) or key in ARM_KEYS):
       raise UserError(
-        f"arm {name!r} sets {key!r}: arms are paired, and differ in their connection alone. An arm "
-        f"may set {CONNECTION}*, {', '.join(ARM_KEYS)}; anything else belongs in the base"
+        f"arm {name!r} sets {key!r}, but paired arms may differ only in their connection. An arm "
+        f"may set {CONNECTION}*, {', '.join(ARM_KEYS)}; set anything else in the base"
       )
 
 
 def load_sweep(path: str, overrides: Sequence[str] = (), **changes: Any) -> Sweep:
-  """The sweep of a Python file with `get_sweep()`, checked.
+  """Returns the checked sweep of a Python file that defines `get_sweep()`.
 
   Args:
-    path: of the file; it is executed.
-    overrides: `--config.group.key=value`, of the base.
-    **changes: fields of `Sweep` to replace; None leaves the file's. `arms` is names here: of those
-      to keep.
+    path: path of the file, which is executed.
+    overrides: flags `--config.group.key=value`, applied to the base.
+    **changes: fields of `Sweep` to replace; None keeps the value of the file. `arms` is a list of
+      names here, the arms to keep; the baseline is always kept.
 
   Raises:
-    UserError: whatever is wrong with file, overrides or sweep.
+    UserError: if the file, the overrides or the sweep are wrong.
   """
   sweep = execute(path, "get_sweep")
   if not isinstance(sweep, Sweep):
@@ -185,7 +195,7 @@ def load_sweep(path: str, overrides: Sequence[str] = (), **changes: Any) -> Swee
   unseen = [flag for flag in overrides if flag.startswith(f"--config.{CONNECTION}")]
   if unseen and all(CONNECTION + "name" in delta for delta in sweep.arms.values()):
     raise UserError(
-      f"{unseen[0]} would change no arm: each names its connection and sets its fields; edit {path}"
+      f"{unseen[0]} would change no arm, because each arm sets its own connection; edit {path}"
     )
   names = changes.pop("arms", None)
   changes = {key: value for key, value in changes.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Tasks of the user's own compared over seeds, by the trainer's loop."""
+"""Comparison of the user's own tasks over seeds, by the trainer's loop."""
 
 import dataclasses
 import os
@@ -29,14 +29,14 @@ from hc_jax.train.start import check_task
 
 @dataclasses.dataclass(frozen=True)
 class TaskArm:
-  """What came of one task.
+  """The results of one task over its seeds.
 
   Attributes:
-    name: of the arm.
-    seeds: in order.
-    curves: one for each seed; `curves[i].val["loss"]` holds the values of `Task.best`.
-    difference: of the last values to the first arm's, seed by seed; None for the first arm, and
-      where a seed of either diverged.
+    name: name of the arm.
+    seeds: seeds in order.
+    curves: curves of each seed; `curves[i].val["loss"]` holds the values of `Task.best`.
+    difference: paired difference of the last values to those of the first arm. None for the first
+      arm, and if a seed of either arm diverged.
   """
 
   name: str
@@ -46,7 +46,7 @@ class TaskArm:
 
   @property
   def finals(self) -> list[float | None]:
-    """The last value of each seed; None for one that diverged."""
+    """Returns the last value of each seed; None for a seed that diverged."""
     return [curves.final for curves in self.curves]
 
 
@@ -60,27 +60,28 @@ def compare_tasks(
   seeds: Sequence[int] = (0, 1, 2),
   log: Callable[[str], None] = say,
 ) -> list[TaskArm]:
-  """Trains several tasks over the same seeds, from wherever they were left.
+  """Trains several tasks over the same seeds and compares their last values.
 
-  The seeds of an arm train side by side in one program, on the first device. The rows of each are
-  in `out/<arm>/seed-<seed>/metrics.jsonl`.
+  An interrupted comparison is continued. The seeds of an arm train side by side in one program, on
+  the first device. The measurements of a run are in `out/<arm>/seed-<seed>/metrics.jsonl`.
 
   Args:
-    arms: tasks by name, each with a validation set; the others are compared with the first.
-    optimizer: as in `hc_jax.train.train`.
-    settings: of every run.
-    out: a new folder, or that of the comparison to continue.
-    seeds: of the runs of an arm.
-    log: takes lines.
+    arms: tasks by name, each with a validation set. The first is the baseline.
+    optimizer: optimizer or recipe, as for `hc_jax.train.train`.
+    settings: settings of every run.
+    out: a new folder, or the folder of a comparison to continue.
+    seeds: seeds of the runs of each arm, all different.
+    log: function that receives each printed line.
 
   Returns:
-    One for each arm, in order.
+    A `TaskArm` for each task, in order.
 
   Raises:
-    UserError: an arm's name is no folder's, a task has no validation set, or `out` holds others.
-    Stopped: SIGTERM or SIGINT arrived; what was done is saved.
-    StorageError: a file could not be read or written.
-    OutOfMemoryError: the device's memory is too small for the seeds together.
+    UserError: if arms or seeds are empty, a seed comes twice, a name cannot name a folder, a task
+      has no validation set, or `out` holds another comparison.
+    Stopped: if SIGTERM or SIGINT arrived; a checkpoint was saved.
+    StorageError: if a file could not be read or written.
+    OutOfMemoryError: if the seeds together do not fit on the device.
   """
   _check(arms, seeds)
   out = os.path.abspath(os.path.expanduser(out))
@@ -97,7 +98,7 @@ def compare_tasks(
 
 
 def table(arms: Sequence[TaskArm]) -> str:
-  """Returns the last values as text: mean, spread, and paired difference with its 95 % interval."""
+  """Returns a text table of the last values: mean, sd, paired difference with its 95 % interval."""
   rows = [["arm", "mean", "sd", f"difference to {arms[0].name}"]]
   for arm in arms:
     good = [final for final in arm.finals if final is not None]
@@ -114,13 +115,15 @@ def table(arms: Sequence[TaskArm]) -> str:
 
 def _check(arms: Mapping[str, Task], seeds: Sequence[int]) -> None:
   if not arms or not seeds or len(set(seeds)) != len(seeds):
-    raise UserError("compare_tasks needs at least one arm, and seeds of which none comes twice")
+    raise UserError("compare_tasks needs at least one arm and one seed, and no seed twice")
   for name, task in arms.items():
     check_task(task)
     if not name or os.path.basename(name) != name or name.startswith("."):
-      raise UserError(f"the arm {name!r} gives a folder its name; use letters, digits and _ + -")
+      raise UserError(f"arm {name!r} cannot name a folder; use letters, digits and _ + -")
     if not task.evaluates:
-      raise UserError(f"the task of arm {name!r} has no val, evaluate and summarise to compare by")
+      raise UserError(
+        f"the task of arm {name!r} cannot be compared; give it val, evaluate and summarise"
+      )
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""`hc-jax <command>`: thin; a file here holds a command's flags, what it calls lies elsewhere."""
+"""`hc-jax <command>`: each module here has the flags of a command, and calls code elsewhere."""
 
 import argparse
 import re
@@ -26,9 +26,10 @@ from hc_jax.user_modules import add_flag, import_modules
 
 OVERRIDE = "--config."
 
-# A command is a module with HELP, `flags(parser)` and `run(args)` or, where overrides of its config
-# may follow, `run_config(args, overrides)`. One with `main(args, overrides)` imports the user's
-# modules and tells its failures itself. Nothing heavy is imported before it runs.
+# A command is a module with HELP, `flags(parser)` and `run(args)`. A command that takes overrides
+# of a config has `run_config(args, overrides)` instead. A command with `main(args, overrides)`
+# imports the user's modules and reports its failures itself. Heavy modules are imported only inside
+# these functions, so that --help is quick.
 COMMANDS = {
   "train": train,
   "configs": configs,
@@ -44,23 +45,25 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command; returns its exit code (2: something for the user to fix)."""
+  """Runs a command and returns its exit code; 2 means a problem that the user can fix.
+
+  Args:
+    argv: words after `hc-jax`; those of the process by default.
+  """
   args, overrides = parse(sys.argv[1:] if argv is None else argv)
   output.prepare()
   try:
-    with terminal.escaping(), signals.Ending():  # a run may be a stranger's
+    with terminal.escaping(), signals.Ending():  # because a run may come from someone else
       return _run(args, overrides)
   finally:
     output.finish()
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Reads the words of a command; returns its flags, and the overrides `--config.a.b=v`.
+  """Parses the words of a command; returns its flags, and the overrides `--config.a.b=v`.
 
-  Among the flags is `words`, the flag that gives each argument of the command its value.
-
-  What is wrong is said on stderr, with the nearest that would be right, and ends the program with
-  exit code 2.
+  The result has an attribute `words` too, a dict from each argument to its flag. A wrong word ends
+  the program with exit code 2, and a message on stderr that names the nearest correct word.
   """
   argv = list(argv)
   parser, subparsers = _parsers()
@@ -69,11 +72,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _check_flags(parser, "hc-jax", argv[:1])
   elif first not in COMMANDS:
     parser.error(f"there is no command {first}{_near(first, COMMANDS)} hc-jax --help lists them")
-  else:  # before argparse misses a flag that it needs, where one is misspelt
+  else:  # first, because argparse would report a misspelt flag as a missing one
     _check_flags(subparsers[first], first, argv[1:])
   args, rest = parser.parse_known_args(argv)
   if args.command == "configs" and rest and args.name is None:
-    args.name = rest.pop(0)  # before Python 3.13 argparse looks for it in front of flags alone
+    args.name = rest.pop(0)  # before Python 3.13, argparse accepts it only in front of flags
   overrides = [word for word in rest if word.startswith(OVERRIDE)]
   if unknown := [word for word in rest if word not in overrides]:
     _refuse(subparsers[args.command], args.command, unknown[0])
@@ -84,7 +87,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _check_flags(parser: argparse.ArgumentParser, command: str, argv: Sequence[str]) -> None:
-  """Refuses the first flag that a parser does not know, with the nearest that it does."""
+  """Refuses the first unknown flag, and names the nearest known flag."""
   known = _flags_of(parser)
   for word in argv:
     if word == "--":
@@ -98,7 +101,7 @@ def _refuse(parser: argparse.ArgumentParser, command: str, word: str) -> None:
   near = _near(word.partition("=")[0], _flags_of(parser))
   if "." in word.partition("=")[0] and _takes_overrides(command):
     near = "; overrides are written --config.group.key=value;"
-  parser.error(f"{command} does not take {word}{near} --help says what it takes")
+  parser.error(f"{command} does not take {word}{near} --help lists its flags")
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> list[str]:
@@ -126,7 +129,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   except BrokenPipeError:  # `hc-jax ... | head` closed our output
     return 0
   except Exception as error:
-    if not isinstance(error, OSError) or error.filename is not None:  # a file of ours has a name
+    if not isinstance(error, OSError) or error.filename is not None:  # stdout has no file name
       return failures.say(error)
     output.write_line(f"error: the output cannot be written: {error.strerror}", sys.stderr)
     return 4
@@ -141,8 +144,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   """Returns the parser of hc-jax, and that of each command by its name."""
   parser = argparse.ArgumentParser(
     prog="hc-jax",
-    description="Hyper-connections for JAX: trains, and looks at what was trained.",
-    epilog="hc-jax COMMAND --help says what a command takes; README.md has examples.",
+    description="Hyper-connections for JAX: train models, look inside them and compare them.",
+    epilog="hc-jax COMMAND --help lists the flags of a command; README.md has examples.",
     allow_abbrev=False,
   )
   parser.add_argument("--version", action="version", version=f"hc_jax {__version__}")

@@ -1,4 +1,4 @@
-"""`python -m hc_jax.cli`: the same as `hc-jax`."""
+"""`python -m hc_jax.cli`, which does the same as `hc-jax`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`hc-jax ablate CONFIG`: paired runs of several connections, and a report."""
+"""`hc-jax ablate CONFIG`: trains paired runs of several connections, and writes a report."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hc_jax.errors import UserError
 
-HELP = "Trains a sweep of connections, paired by seed, and reports what differs and what it costs."
+HELP = "Trains a sweep of connections, paired by seed, and reports differences and costs."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +16,17 @@ def flags(parser: argparse.ArgumentParser) -> None:
     "--config.a.b=value, may follow",
   )
   parser.add_argument("--out", default=None, help="folder of the sweep (runs/ablate-CONFIG)")
-  parser.add_argument("--seeds", default=None, help="in place of the file's, as 0,1,2")
-  parser.add_argument("--arms", default=None, help="of the file's, as a,b; the baseline is kept")
+  parser.add_argument("--seeds", default=None, help="seeds of each arm, as 0,1,2 (the file's)")
   parser.add_argument(
-    "--learning-rates", default=None, help="cross arms with these, as 1e-3,2e-3 (the file's)"
+    "--arms", default=None, help="train only these arms and the baseline, as a,b (all)"
   )
   parser.add_argument(
-    "--shard", default="1/1", metavar="i/N", help="take every N-th arm, from the i-th on"
+    "--learning-rates",
+    default=None,
+    help="train each arm at each of these rates, as 1e-3,2e-3 (the file's)",
+  )
+  parser.add_argument(
+    "--shard", default="1/1", metavar="i/N", help="train every N-th arm, from the i-th on (1/1)"
   )
   parser.add_argument(
     "--one-by-one",
@@ -31,7 +35,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     help="train seeds one after the other, each as an ordinary run that stays in the folder",
   )
   parser.add_argument(
-    "--report-only", action="store_true", help="train nothing; report what is finished"
+    "--report-only", action="store_true", help="train nothing; report on the finished arms"
   )
 
 
@@ -62,7 +66,7 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _say_missing(missing: Sequence) -> None:
   if missing:
     names = ", ".join(group.id for group in missing)
-    print(f"not finished yet: {names}; the report is written again when they are")
+    print(f"not finished yet: {names}; the report will be written again when they are")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -71,9 +75,7 @@ def _shard(text: str) -> tuple[int, int]:
   except ValueError:
     index, count = 0, 0
   if not 1 <= index <= count:
-    raise UserError(
-      f"--shard={text}: write i/N with 1 <= i <= N, such as 1/4 for the first of four"
-    )
+    raise UserError(f"--shard={text} is not i/N with 1 <= i <= N; write 1/4 for the first of four")
   return index, count
 
 
@@ -81,4 +83,4 @@ def _numbers(text: str | None, kind: type, flag: str) -> tuple | None:
   try:
     return None if text is None else tuple(kind(part) for part in text.split(","))
   except ValueError as error:
-    raise UserError(f"{flag}={text}: write numbers with commas between") from error
+    raise UserError(f"{flag}={text} is not a list of numbers; put commas between them") from error

@@ -1,4 +1,4 @@
-"""`hc-jax analyze RUN`: figures, their numbers, and a table of every site; or two runs compared."""
+"""`hc-jax analyze RUN`: figures, their numbers and a table of every site; or compares two runs."""
 
 import argparse
 import functools
@@ -10,36 +10,36 @@ from typing import Any
 from hc_jax import folders
 from hc_jax.errors import UserError, named
 
-HELP = "Draws what a run learned: loss, connections, what layers see, gains; or compares two."
-ANALYZED_TOKENS = 2048  # all streams of all sites are in memory at once
-ABLATED_TOKENS = 512  # the network runs on them once for every site and stream
+HELP = "Draws a run's loss, connections, layer inputs and gains; or compares two runs."
+ANALYZED_TOKENS = 2048  # limited, because all streams of all sites are in memory at once
+ABLATED_TOKENS = 512  # limited, because the network runs once for every site and stream
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("run", help="the workdir of a run")
-  parser.add_argument("--step", type=int, default=None, help="which checkpoint (the newest)")
+  parser.add_argument("--step", type=int, default=None, help="step of the checkpoint (the newest)")
   parser.add_argument(
     "--files",
     action="append",
     default=[],
     metavar="PATH",
-    help="a file or folder of text to look at it with (the run's own validation text)",
+    help="a file or folder of text to run the model on (the run's own validation text)",
   )
   parser.add_argument(
     "--data-dir",
     default="",
     metavar="FOLDER",
-    help="in which the run's text was prepared ($HC_JAX_DATA, or ~/.cache/hc_jax)",
+    help="folder of the prepared text of the run ($HC_JAX_DATA, or ~/.cache/hc_jax)",
   )
   parser.add_argument("--out", default=None, help="folder for the pictures (RUN/analysis)")
   parser.add_argument(
-    "--formats", default="png,pdf,svg", help="of the pictures, some of png,pdf,svg (all three)"
+    "--formats", default="png,pdf,svg", help="formats of the pictures, as png,svg (png,pdf,svg)"
   )
   parser.add_argument(
     "--compare",
     default=None,
     metavar="RUN2",
-    help="draw nothing but both runs side by side (to RUN/analysis/compare)",
+    help="only draw both runs side by side (to RUN/analysis/compare)",
   )
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
   formats = args.formats.split(",")
   if not set(formats) <= {"png", "pdf", "svg"}:
-    raise UserError(f"--formats={args.formats} is not of png, pdf and svg, with commas between")
+    raise UserError(f"--formats={args.formats} is not known; choose from png,pdf,svg")
   run = train.load_run(args.run, args.step)
   folder = Path(args.out or Path(run.workdir) / "analysis")
   tokens_of = functools.partial(_tokens, files=args.files, data_dir=args.data_dir)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
   more = [part for part in more if part is not None]
   left_out = {}
   if max(site.streams.shape[-2] for site in sites.values()) == 1:
-    left_out["stream_ablation"] = "there is one stream: without it a network starts from nothing"
+    left_out["stream_ablation"] = "there is one stream, and zeroing it would leave nothing"
   else:
     some = tokens[: max(1, ABLATED_TOKENS // tokens.shape[1]), :ABLATED_TOKENS]
     kl = ablate_streams(run.model, run.params, sites, some)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _made(out: Path, workdir: str) -> Path:
-  """Makes the folder for the pictures; inside a run no link is followed to it."""
+  """Makes the folder for the pictures, without following links inside the run's folder."""
   try:
     inside = os.path.relpath(os.path.abspath(out.expanduser()), workdir)
     if inside.split(os.sep)[0] in (os.curdir, os.pardir):
@@ -92,7 +92,7 @@ def _tokens(run: Any, files: Sequence[str], data_dir: str) -> Any:
 
 
 def _look(run: Any, tokens_of: Callable[[Any], Any]) -> tuple[Any, Any, str]:
-  """Returns the sites on the tokens that `tokens_of` gives for a run, these, and a title."""
+  """Returns the sites of a run on the tokens of `tokens_of(run)`, those tokens, and a title."""
   from hc_jax import data
   from hc_jax.analysis import collect_sites, report
 
@@ -110,12 +110,12 @@ def _look(run: Any, tokens_of: Callable[[Any], Any]) -> tuple[Any, Any, str]:
 def _compare(
   run: Any, other: Any, tokens_of: Callable[[Any], Any], out: Path, formats: Sequence[str]
 ) -> None:
-  """Both runs side by side; what cannot be compared is left out, with the reason."""
+  """Draws both runs side by side; parts that cannot be compared are left out, with the reason."""
   from hc_jax import train
   from hc_jax.analysis import compare, report
 
   reason = _other_text(run, other)
-  # Both are looked at on one text, where they can read it.
+  # Both runs are analysed on the same text, if they have the same tokenizer and text.
   shared = functools.cache(lambda: tokens_of(run))
   looks, names, titles = [], [], []
   for one in (run, other):
@@ -140,7 +140,7 @@ def _compare(
 
 
 def _print_losses(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-  """The last validation loss of each, and those of the last step at which both have one."""
+  """Prints the last validation loss of each run, and that of the last step which both have."""
   found = [{row[0]: row[2] for row in own if row[2] is not None} for own in rows]
   common = max(found[0].keys() & found[1].keys(), default=None)
   print("\nval/loss in nats per token:")
@@ -152,18 +152,18 @@ def _print_losses(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _other_text(run: Any, other: Any) -> str:
-  """Why the losses of two runs are not of one kind; nothing if they are."""
+  """Returns the reason why the losses of two runs cannot be compared; "" if they can."""
   data = [one.card["data"] for one in (run, other)]
   if data[0]["fingerprint"] == data[1]["fingerprint"]:  # of the text and the tokenizer
     return ""
   if data[0]["tokenizer"] != data[1]["tokenizer"] or data[0]["vocab_size"] != data[1]["vocab_size"]:
     kinds = [f"{d['tokenizer']} ({d['vocab_size']:,} tokens)" for d in data]
     return (
-      f"the runs have other tokenizers, {kinds[0]} and {kinds[1]}: nats per token are not of one "
-      "kind (hc-jax eval gives bits per byte of both on the same --files)"
+      f"the runs have different tokenizers, {kinds[0]} and {kinds[1]}, so that nats per token "
+      "cannot be compared (hc-jax eval gives bits per byte of both on the same --files)"
     )
   texts = [f"{one.config.data.name} {one.card['data']['fingerprint'][:12]}" for one in (run, other)]
   return (
-    f"the runs have other texts, {texts[0]} and {texts[1]}: their losses say nothing of each other "
-    "(hc-jax eval gives both on the same --files)"
+    f"the runs have different texts, {texts[0]} and {texts[1]}, so that their losses cannot be "
+    "compared (hc-jax eval gives both on the same --files)"
   )

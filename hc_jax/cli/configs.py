@@ -1,4 +1,4 @@
-"""`hc-jax configs`: those that come with hc_jax; one shown, copied to edit, or key by key."""
+"""`hc-jax configs`: lists the shipped configs; shows one, copies it, or prints all keys."""
 
 import argparse
 import os
@@ -13,17 +13,17 @@ HELP = "Lists the configs that come with hc_jax; shows or copies one."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("name", nargs="?", default=None, help="of the list: shows its file")
+  parser.add_argument("name", nargs="?", default=None, help="name of a config, to show its file")
   parser.add_argument(
     "--copy",
     nargs="?",
     const="",
     default=None,
     metavar="FILE",
-    help="write it to a file to edit (NAME.py in this folder); never over one that is there",
+    help="copy it to a new file to edit (NAME.py in this folder)",
   )
   parser.add_argument(
-    "--keys", action="store_true", help="every key that there is, its value (in base) and meaning"
+    "--keys", action="store_true", help="print every key with its value (in base) and meaning"
   )
 
 
@@ -69,4 +69,4 @@ def _write(path: str, text: str) -> None:
     raise UserError(f"{path} exists; give another name with --copy=FILE, or remove it") from None
   except OSError as error:
     raise UserError(f"{path} cannot be written: {error.strerror}; give another --copy") from error
-  print(f"{path} is yours to edit; hc-jax takes it wherever it takes a config")
+  print(f"{path} is yours to edit; pass its path to hc-jax as the config")

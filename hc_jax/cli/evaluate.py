@@ -1,4 +1,4 @@
-"""`hc-jax eval RUN`: how well a run predicts its validation text, or any other; or a task's set."""
+"""`hc-jax eval RUN`: evaluates a run on its validation text, other text, or a task's batches."""
 
 import argparse
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 from hc_jax import user_modules
 from hc_jax.errors import UserError
 
-HELP = "Loss, perplexity and bits per byte of a run, on its own or any text."
-# Flags that choose text, with the attribute each has.
+HELP = "Prints loss, perplexity and bits per byte of a run, on its own or any text."
+# Attributes of the flags that choose text, which --task excludes.
 _TEXT = ("files", "field", "data_dir", "split", "batches", "batch_size")
 
 
@@ -22,26 +22,32 @@ def flags(parser: argparse.ArgumentParser) -> None:
     metavar="PATH",
     help="a file or folder of text to read; may be repeated (the run's own validation text)",
   )
-  parser.add_argument("--field", default=None, help="of a record in them (the run's data.field)")
+  parser.add_argument(
+    "--field", default=None, help="field of a JSON record that has the text (the run's data.field)"
+  )
   parser.add_argument(
     "--data-dir",
     default="",
     metavar="FOLDER",
-    help="in which the run's text was prepared ($HC_JAX_DATA, or ~/.cache/hc_jax)",
+    help="folder of the prepared text of the run ($HC_JAX_DATA, or ~/.cache/hc_jax)",
   )
-  parser.add_argument("--split", default=None, help="of the run's own text: val or train (val)")
+  parser.add_argument(
+    "--split", default=None, help="split of the run's own text, val or train (val)"
+  )
   parser.add_argument(
     "--task",
     default="",
     metavar="MODULE:FUNCTION",
-    help="a function of yours that returns the Task, for a run of your own task",
-  )
-  parser.add_argument("--step", type=_step, default=None, help="of the checkpoint (the newest)")
-  parser.add_argument(
-    "--batches", type=int, default=None, help="at most, of the run's train.batch_size (all)"
+    help="your function that returns the Task, for a run of your own task",
   )
   parser.add_argument(
-    "--batch-size", type=int, default=None, help="windows at a time (the trainer's)"
+    "--step", type=_step, default=None, help="step of the checkpoint, or best (the newest)"
+  )
+  parser.add_argument(
+    "--batches", type=int, default=None, help="largest number of batches of train.batch_size (all)"
+  )
+  parser.add_argument(
+    "--batch-size", type=int, default=None, help="windows computed at once (the trainer's)"
   )
 
 
@@ -65,7 +71,11 @@ def run(args: argparse.Namespace) -> None:
   print(f"{found.text}: {found.tokens:,} tokens of {found.documents:,} documents")
   print(f"{'loss':<15}{found.loss:.6f} nats per token")
   print(f"{'perplexity':<15}{found.perplexity:.6g}")
-  bits = "no token stands for text" if found.bits_per_byte is None else f"{found.bits_per_byte:.6f}"
+  bits = (
+    "undefined (tokens are not text)"
+    if found.bits_per_byte is None
+    else f"{found.bits_per_byte:.6f}"
+  )
   print(f"{'bits per byte':<15}{bits}")
 
 
@@ -74,7 +84,7 @@ def _evaluate_task(args: argparse.Namespace) -> None:
 
   if given := [name for name in _TEXT if getattr(args, name)]:
     flag = given[0].replace("_", "-")
-    raise UserError(f"--{flag} chooses text, and --task brings its own batches; give one of them")
+    raise UserError(f"--{flag} chooses text, but --task brings its own batches; give only one")
   run = train.load_task_run(args.run, _make_task(args.task), args.step)
   print(f"{run.workdir}, step {run.step}", file=sys.stderr)
   for name, value in train.evaluate_task(run).items():
@@ -82,10 +92,10 @@ def _evaluate_task(args: argparse.Namespace) -> None:
 
 
 def _make_task(spec: str) -> Any:
-  """Returns the task that a function of the user's makes.
+  """Calls the user's function `module:function` and returns its task.
 
   Raises:
-    UserError: there is no such function, it fails, or it makes something else.
+    UserError: if there is no such function, it fails, or it returns something else.
   """
   from hc_jax import train
 
@@ -96,14 +106,14 @@ def _make_task(spec: str) -> Any:
     task = function()
   except UserError:
     raise
-  except Exception as error:  # the user's program may do anything
+  except Exception as error:  # because the user's program may raise anything
     where = traceback.extract_tb(error.__traceback__)[-1]
     raise UserError(
       f"--task={spec} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
     ) from error
   if not isinstance(task, train.Task):
     raise UserError(
-      f"--task={spec} returns {type(task).__name__}; let it return a hc_jax.train.Task"
+      f"--task={spec} returns {type(task).__name__}; it must return a hc_jax.train.Task"
     )
   return task
 

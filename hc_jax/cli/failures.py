@@ -1,4 +1,4 @@
-"""Why a command failed: one line on stderr, and its exit code."""
+"""Failures of a command: one line on stderr, and an exit code."""
 
 import sys
 
@@ -7,7 +7,7 @@ from hc_jax.runs.errors import Stopped
 
 
 def say(error: Exception) -> int:
-  """Says in one line why a command failed; returns its exit code. Raises a mistake of ours."""
+  """Prints in one line why a command failed, and returns its exit code; raises a bug of hc_jax."""
   code = told(error)
   if code is None:
     raise error
@@ -15,7 +15,7 @@ def say(error: Exception) -> int:
 
 
 def told(error: Exception) -> int | None:
-  """Says in one line why a command failed; returns its exit code, None for a mistake of ours."""
+  """Prints in one line why a command failed, and returns its exit code; None for a bug."""
   code = getattr(error, "exit_code", None)
   if code is None:
     reason = environment.fault(error)

@@ -1,9 +1,9 @@
-"""`hc-jax params CONFIG`: counts and the decay table; no weight is allocated."""
+"""`hc-jax params CONFIG`: counts parameters and lists their weight decay; allocates none."""
 
 import argparse
 from collections.abc import Sequence
 
-HELP = "Counts the parameters of a config and lists what decays, or draws the model."
+HELP = "Counts the parameters of a config and lists which ones decay, or draws the model."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -45,4 +45,4 @@ def run_config(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   for i, (pattern, own) in enumerate(groups):
     held = sum(leaf.size for path, leaf in named_leaves(tree) if group_of(path, groups) == i)
     fields = ", ".join(f"{name} {value:g}" for name, value in own.items())
-    print(f"{'group ' + pattern:<18}{held:>15,}  ({fields or 'as all'})")
+    print(f"{'group ' + pattern:<18}{held:>15,}  ({fields or 'no settings of its own'})")

@@ -1,4 +1,4 @@
-"""`hc-jax plan CONFIG`: memory and FLOPs of a run on a mesh, told before it is compiled."""
+"""`hc-jax plan CONFIG`: prints memory and FLOPs of a run on a mesh, without compiling it."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hc_jax.errors import UserError
 
-HELP = "What a config needs of each device of a mesh; compiles nothing."
+HELP = "Prints the memory and FLOPs that a config needs on each device; compiles nothing."
 _UNITS = {"": 1, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -15,10 +15,16 @@ def flags(parser: argparse.ArgumentParser) -> None:
     "config", help="a file, or a name of `hc-jax configs`; overrides --config.a.b=value may follow"
   )
   parser.add_argument(
-    "--mesh", default=None, metavar="AXIS:SIZE,...", help="data:64,fsdp:8 (the config's own)"
+    "--mesh",
+    default=None,
+    metavar="AXIS:SIZE,...",
+    help="mesh, as data:64,fsdp:8 (the config's own)",
   )
   parser.add_argument(
-    "--memory", default=None, metavar="SIZE", help="of a device, as 80GB: the largest batch in it"
+    "--memory",
+    default=None,
+    metavar="SIZE",
+    help="memory of a device, as 80GB; prints the largest batch that fits too",
   )
 
 
@@ -37,7 +43,7 @@ def _mesh(text: str) -> dict[str, int]:
   for part in text.split(","):
     axis, _, size = part.partition(":")
     if not size.isdecimal() or axis in sizes:
-      raise UserError(f"--mesh={text}: write AXIS:SIZE,..., each axis once, such as data:64,fsdp:8")
+      raise UserError(f"--mesh={text} must give each axis once, as AXIS:SIZE,...: data:64,fsdp:8")
     sizes[axis] = int(size)
   return sizes
 
@@ -45,5 +51,5 @@ def _mesh(text: str) -> dict[str, int]:
 def _size(text: str) -> float:
   found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?B)?", text.upper())
   if not found or (found[2] or "") not in _UNITS:
-    raise UserError(f"--memory={text}: write a number and its unit, such as 80GB or 79.1GiB")
+    raise UserError(f"--memory={text} must be a number and its unit, such as 80GB or 79.1GiB")
   return float(found[1]) * _UNITS[found[2] or ""]

@@ -1,4 +1,4 @@
-"""`hc-jax sample RUN`: text with a KV cache, printed as it is written."""
+"""`hc-jax sample RUN`: generates text with a KV cache, and prints it token by token."""
 
 import argparse
 import sys
@@ -6,19 +6,28 @@ import time
 
 from hc_jax.errors import UserError
 
-HELP = "Lets a trained model write."
+HELP = "Generates text with a trained model."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("run", help="the workdir of a run")
   parser.add_argument("--prompt", default="", help="text to continue")
-  parser.add_argument("--tokens", type=int, default=200, help="how many to write (200)")
-  parser.add_argument("--samples", type=int, default=1, help="how many texts (1)")
-  parser.add_argument("--temperature", type=float, default=0.8, help="0: most likely (0.8)")
-  parser.add_argument("--top-k", type=int, default=0, help="of the k most likely; 0: all (0)")
-  parser.add_argument("--top-p", type=float, default=1.0, help="of the most likely p; 1: all (1)")
-  parser.add_argument("--seed", type=int, default=0, help="decides what is drawn (0)")
-  parser.add_argument("--step", type=int, default=None, help="of the checkpoint (the newest)")
+  parser.add_argument("--tokens", type=int, default=200, help="number of tokens to write (200)")
+  parser.add_argument("--samples", type=int, default=1, help="number of texts to write (1)")
+  parser.add_argument(
+    "--temperature", type=float, default=0.8, help="0 takes the most likely token (0.8)"
+  )
+  parser.add_argument(
+    "--top-k", type=int, default=0, help="draw from the k most likely tokens; 0: from all (0)"
+  )
+  parser.add_argument(
+    "--top-p",
+    type=float,
+    default=1.0,
+    help="draw from the most likely tokens of total probability p; 1: from all (1)",
+  )
+  parser.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
+  parser.add_argument("--step", type=int, default=None, help="step of the checkpoint (the newest)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
   print()
   if len(times) > 2:
     rate = args.samples * (len(times) - 2) / (times[-1] - times[1])
-    print(f"{rate:.1f} tokens/s, compilation apart", file=sys.stderr)
+    print(f"{rate:.1f} tokens/s, without compilation", file=sys.stderr)
 
 
 def _print_more(shown: str, text: str) -> str:
-  """Prints what `text` has beyond `shown`; half a character waits for its other half."""
+  """Prints the part of `text` after `shown`, except an incomplete character at the end."""
   whole = text.rstrip("\ufffd")
   if whole.startswith(shown):
     print(whole[len(shown) :], end="", flush=True)

@@ -1,15 +1,13 @@
-"""`hc-jax selftest`: is the wiring right, on this machine, as installed."""
+"""`hc-jax selftest`: checks the installed package on this machine."""
 
 import argparse
 import functools
 
-HELP = (
-  "Is the wiring right? Tries twenty known traps of hyper-connection code; exit 1 if one bites."
-)
+HELP = "Checks this installation for twenty known mistakes of hyper-connection code."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  del parser  # it has none
+  del parser  # because the command has no flags
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What a function costs, found by tracing it: FLOPs, and what its backward pass keeps."""
+"""Costs of a function, found by tracing it: FLOPs, and memory kept for the backward pass."""
 
 from hc_jax.plan.flops import count_flops
 from hc_jax.plan.kept import Kept, kept

@@ -1,4 +1,4 @@
-"""FLOPs of a function, counted in its jaxpr: nothing is compiled or run."""
+"""FLOPs of a function, counted in its jaxpr; nothing is compiled or run."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-# One FLOP an element of the result; what only moves or converts numbers is free.
+# These primitives count one FLOP per element of the result. Moving and converting numbers is free.
 _ARITHMETIC = {
   *("add", "add_any", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "cumsum"),
   *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "sin", "cos"),
@@ -17,14 +17,18 @@ _ARITHMETIC = {
 
 
 def count_flops(function: Callable, *args: Any) -> int:
-  """FLOPs of `function(*args)`; a multiplication and an addition are one each.
+  """Counts the FLOPs of `function(*args)` by tracing it; an addition and a multiplication are two.
 
-  Matrix products, arithmetic and reductions; a scan as often as it runs, the dearer branch of a
-  conditional, the body of a loop without a known end once.
+  Matrix products, arithmetic and reductions are counted. The body of a scan counts as often as it
+  runs, a conditional as its more expensive branch, and the body of a while loop once, because its
+  number of steps is not known.
 
   Args:
-    function: of arrays.
-    *args: arrays, or `jax.ShapeDtypeStruct`s.
+    function: function of arrays that JAX can trace.
+    *args: arrays, or `jax.ShapeDtypeStruct`s; values are not used.
+
+  Returns:
+    The number of FLOPs, an int.
   """
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -48,7 +52,7 @@ def _equation(eqn: core.JaxprEqn) -> int:
   if inner := [value for value in params.values() if hasattr(value, "eqns")]:
     return sum(_count(getattr(value, "jaxpr", value)) for value in inner)
   if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
-    return 0  # counters and indices
+    return 0  # because integers are counters and indices
   if name.startswith("reduce_") and name != "reduce_precision":
     return _size(eqn.invars[0])
   return _size(eqn.outvars[0]) if name in _ARITHMETIC else 0

@@ -1,4 +1,4 @@
-"""What the backward pass keeps of the forward pass, found by tracing; nothing is compiled."""
+"""Memory kept from forward to backward pass, found by tracing; nothing is compiled."""
 
 import collections
 import dataclasses
@@ -14,12 +14,12 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """Bytes that autodiff keeps from forward to backward.
+  """Bytes that autodiff keeps from the forward to the backward pass.
 
   Attributes:
-    row: for each row of a batch.
-    fixed: whatever the batch: weights in another dtype, masks.
-    streams: part of `row` that is streams, `[..., n, w]`.
+    row: bytes for each row of a batch.
+    fixed: bytes that do not depend on the batch, such as weights in another dtype, or masks.
+    streams: part of `row` that holds streams, `[..., n, w]`.
     logits: part of `row` that is as wide as the vocabulary.
   """
 
@@ -37,20 +37,23 @@ def kept(
   stream: Shape,
   vocab_size: int,
 ) -> Kept:
-  """What `jax.grad(loss)` keeps, by the shapes of the residuals of `jax.vjp`.
+  """Computes the bytes that `jax.grad(loss)` keeps, from the residuals of `jax.vjp`.
 
-  An upper bound of what a compiler keeps: it may compute some of it again by itself.
+  The result is an upper bound, because a compiler may recompute some residuals.
 
   Args:
-    loss: `(params, batch) -> scalar`.
+    loss: function `(params, batch) -> scalar`.
     params: arrays or `jax.ShapeDtypeStruct`s.
-    batch_of: the batch of that many rows, of `jax.ShapeDtypeStruct`s.
-    stream: (n, w).
-    vocab_size: V.
+    batch_of: function from a number of rows to a batch of `jax.ShapeDtypeStruct`s.
+    stream: shape (n, w) of the streams of a token.
+    vocab_size: width of the logits.
+
+  Returns:
+    A `Kept`, in bytes of the whole function, not of a device.
   """
   one, two = (_residuals(loss, params, batch_of(rows)) for rows in (1, 2))
   fixed = one & two
-  # A parameter in another shape (layers in groups, say) takes no memory of its own.
+  # A reshaped parameter (for example, layers in groups) takes no memory of its own.
   sizes = {(math.prod(p.shape), p.dtype) for p in jax.tree.leaves(params) if len(p.shape) > 1}
 
   def row(wanted: Callable[[Shape], bool]) -> int:
@@ -69,7 +72,7 @@ def kept(
 
 
 def _residuals(loss: Callable, params: Any, batch: Any) -> collections.Counter:
-  """(shape, dtype) of what the vjp holds, each array once, without the arguments themselves."""
+  """Counts the arrays that the vjp holds by (shape, dtype), without the arguments themselves."""
 
   def held(params: Any, batch: Any) -> list[jax.Array]:
     return jax.tree.leaves(jax.vjp(lambda p: loss(p, batch), params)[1])

@@ -1,4 +1,4 @@
-"""What a run needs on each device, told before it is compiled: `hc-jax plan`."""
+"""The needs of a run on each device, computed before it is compiled: `hc-jax plan`."""
 
 import dataclasses
 import functools
@@ -24,15 +24,15 @@ from hc_jax.step.state import abstract_state
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """What one remat policy needs, in bytes of a device, and costs.
+  """The memory and the FLOPs of one remat policy; memory is in bytes on a device.
 
   Attributes:
-    remat: its name.
-    kept: activations that are kept from forward to backward, for a row of a micro-batch.
-    streams: part of them that is streams.
-    block: what the backward pass of a block holds beside them, for a row.
-    weights: bytes of weights in the dtype of the products, and of those gathered for a layer.
-    flops: of one row, forward and backward, what is computed again included.
+    remat: name of the policy.
+    kept: bytes of activations kept from forward to backward, for each row of a micro-batch.
+    streams: part of `kept` that holds streams.
+    block: further bytes that the backward pass of a block needs, for each row.
+    weights: bytes of weights in the dtype of the products, and of weights gathered for a layer.
+    flops: FLOPs of one row, forward and backward, including recomputation.
   """
 
   remat: str
@@ -45,20 +45,21 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run needs of each device.
+  """The needs of a run on each device.
 
   Attributes:
-    mesh: sizes by axis.
-    preset: of the rules.
-    batch_size, length, accumulation: of the config.
+    mesh: size of each axis.
+    preset: preset of the sharding rules.
+    batch_size, length, accumulation: values of the config.
     count: numbers of parameters.
-    params, optimizer, gradients: bytes; exact, but for the compiler's own copies.
-    policies: one for each remat policy, the config's own first.
-    residual_flops: of one row of the residual network of that shape, by the config's own policy;
-      None where there is no such network.
-    logits: bytes of one row's, float32.
-    loss_parts: `train.loss_parts`, 0 for what `parts_of` chooses.
-    memory: bytes of a device, or None.
+    params, optimizer, gradients: bytes on a device; exact, except for copies that the compiler
+      makes.
+    policies: needs of each remat policy, the config's own first.
+    residual_flops: FLOPs of one row of the residual network with the same shape and the config's
+      policy; None if the model cannot be made without its streams.
+    logits: bytes of the float32 logits of one row.
+    loss_parts: `train.loss_parts`; 0 lets `parts_of` choose.
+    memory: memory of a device in bytes, or None.
   """
 
   mesh: dict[str, int]
@@ -82,39 +83,39 @@ class Plan:
 
   @property
   def shards(self) -> int:
-    """Parts that a batch is cut into."""
+    """Returns the number of parts into which a batch is split over devices."""
     return self.mesh["data"] * self.mesh["fsdp"]
 
   @property
   def rows(self) -> int:
-    """Rows of a micro-batch on a device."""
+    """Returns the rows of a micro-batch on a device."""
     return self.batch_size // self.accumulation // self.shards
 
   @property
   def fixed(self) -> int:
-    """Bytes that depend on neither batch nor policy."""
+    """Returns the bytes that depend on neither batch nor policy."""
     return self.params + self.optimizer + self.gradients
 
   def work(self, policy: Policy, rows: int) -> float:
-    """Bytes beside what is kept at the height of the backward pass: at the logits, or in a block.
+    """Returns the largest working memory in bytes, at the logits or in a block, besides `kept`.
 
-    With the loss in parts, a part's logits are made again, and then their gradient.
+    If the loss is computed in parts, the logits of one part and their gradient are held together.
     """
     logits = rows * self.logits
     parts = parts_of(self.length, int(logits) // 4, self.loss_parts)
     return max(rows * policy.block, logits if parts == 1 else 2 * logits / parts)
 
   def total(self, policy: Policy, rows: int | None = None) -> float:
-    """Bytes at the height of a step, with the config's rows of a micro-batch or with others."""
+    """Returns the largest bytes during a step, with `rows` rows of a micro-batch on a device."""
     rows = self.rows if rows is None else rows
     return self.fixed + policy.weights + rows * policy.kept + self.work(policy, rows)
 
   def largest(self, policy: Policy, accumulates: bool = False) -> int:
-    """Rows of a micro-batch that fit on a device; 0 if none does.
+    """Returns the largest number of rows of a micro-batch that fit on a device; 0 if none fits.
 
     Args:
       policy: one of `policies`.
-      accumulates: in several micro-steps, also where the config has one.
+      accumulates: whether to assume several micro-steps, even if the config has one.
     """
     assert self.memory is not None
     free = self.memory
@@ -129,16 +130,19 @@ class Plan:
 def make_plan(
   config: Any, mesh: Mapping[str, int] | None = None, memory: float | None = None
 ) -> Plan:
-  """Plans a run; traces the model, and compiles and allocates nothing of its size.
+  """Plans a run by tracing its model, without compiling it or allocating its parameters.
 
   Args:
-    config: of `hc_jax.config.load_config`.
-    mesh: sizes by axis, missing ones 1; the preset follows from what is larger than 1. None: the
-      config's own mesh, where -1 counts as 1.
-    memory: bytes of a device, for the largest batch.
+    config: config from `hc_jax.config.load_config`.
+    mesh: size of each axis, 1 if missing. The preset follows from the axes that are larger than 1.
+      None uses the config's own mesh, in which -1 counts as 1.
+    memory: memory of a device in bytes, from which the largest batch is computed, or None.
+
+  Returns:
+    A `Plan`; `plan_lines` prints it.
 
   Raises:
-    UserError: a mesh or batch that a run would refuse, or a vocabulary that is not known.
+    UserError: if a run would refuse the mesh or the batch, or the vocabulary is not known.
   """
   sizes, preset = _mesh(config, mesh)
   abstract = AbstractMesh(tuple(sizes.values()), sharding.AXES)
@@ -161,7 +165,7 @@ def make_plan(
   micro = train.batch_size // train.accumulation
   logits = micro * length * vocab_size // math.prod(sizes.values())
   parts = parts_of(length, logits, train.loss_parts)
-  # A part's gradients are added to those of the parts before.
+  # With accumulation, a sum of gradients exists next to the gradients of one micro-step.
   gradients = params * (2 if train.accumulation > 1 else 1)
   return Plan(
     mesh=sizes,
@@ -182,7 +186,7 @@ def make_plan(
 
 
 def _mesh(config: Any, given: Mapping[str, int] | None) -> tuple[dict[str, int], str]:
-  """Sizes of the three axes, and the preset."""
+  """Returns the sizes of the three axes, and the preset."""
   if given is None:
     sizes = {axis: max(1, config.mesh[axis]) for axis in sharding.AXES}
     preset = config.mesh.preset
@@ -190,7 +194,7 @@ def _mesh(config: Any, given: Mapping[str, int] | None) -> tuple[dict[str, int],
     sizes = {axis: given.get(axis, 1) for axis in sharding.AXES}
     preset = "fsdp_tp" if sizes["tensor"] > 1 else "fsdp" if sizes["fsdp"] > 1 else "dp"
   for axis in set(given or ()) - set(sharding.AXES):
-    raise UserError(f"`mesh`: there is no axis {axis}; choose of {', '.join(sharding.AXES)}")
+    raise UserError(f"`mesh`: there is no axis {axis}; choose from {', '.join(sharding.AXES)}")
   for axis, size in sizes.items():
     if size < 1:
       raise UserError(f"`mesh`: {axis}:{size} must be at least 1")
@@ -198,7 +202,7 @@ def _mesh(config: Any, given: Mapping[str, int] | None) -> tuple[dict[str, int],
 
 
 def _shard_bytes(tree: Any) -> int:
-  """Bytes of one device's shards of a tree of `ShapeDtypeStruct`s with shardings."""
+  """Returns the bytes of one device's shards of a tree of `ShapeDtypeStruct`s with shardings."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
     for leaf in jax.tree.leaves(tree)
@@ -213,7 +217,7 @@ def _policies(
   sizes: Mapping[str, int],
   parts: int,
 ) -> tuple[Policy, ...]:
-  """Each remat policy's needs, the model's own first."""
+  """Returns the needs of each remat policy, the model's own first."""
   connection = max(model.connections(), key=lambda each: each.num_streams / each.fractions)
   stream = connection.num_streams, model.d_model // connection.fractions
   one_stream = length * math.prod(stream) * _itemsize(model.stream_dtype or model.dtype)
@@ -240,14 +244,14 @@ def _policies(
 
 
 def _residual_flops(model: nn.Module, length: int, parts: int) -> int | None:
-  """FLOPs of a row of the residual network of the model's shape."""
+  """Returns the FLOPs of one row of the residual network with the model's shape, or None."""
   plain = model.clone(connection=Residual, layers=(), expand="copy", reduce="sum")
   try:
     params = axes.unboxed(
       jax.eval_shape(plain.init, jax.random.key(0), _batch(length, 1)["inputs"])
     )
   except ValueError:
-    return None  # what the model is made of needs its streams
+    return None  # because parts of the model need its streams
   loss = _loss(plain, model.remat, parts)
   return count_flops(jax.value_and_grad(loss), params["params"], _batch(length, 1))
 
@@ -257,16 +261,16 @@ def _itemsize(dtype: Any) -> int:
 
 
 def _groups(layers: int) -> str:
-  """The policy "blocks:K" with K near the root of the number of layers, where memory is least."""
+  """Returns the policy "blocks:K" with K near the root of the number of layers (least memory)."""
   able = [k for k in range(1, layers + 1) if layers % k == 0]
   return f"blocks:{max(k for k in able if k * k <= layers)}"
 
 
 def _block(own: Kept, none: Kept, remat: str, layers: int, one_stream: int) -> int:
-  """Bytes of a row that the backward pass of a block holds beside what was kept.
+  """Returns the further bytes that the backward pass of a block needs, for each row.
 
-  What was not kept is computed again, for a group of blocks their inputs too; and there is the
-  gradient of the streams, in and out. The logits are gone by then.
+  They are the recomputed activations (for a group of blocks, the blocks' inputs too), and the
+  gradients of the streams that enter and leave. The logits are freed by then.
   """
   again = (none.row - own.row) // layers + 2 * one_stream
   if remat.startswith("blocks:"):
@@ -275,7 +279,7 @@ def _block(own: Kept, none: Kept, remat: str, layers: int, one_stream: int) -> i
 
 
 def _loss(model: nn.Module, remat: str, parts: int = 1) -> Any:
-  """`(params, batch) -> scalar` of the model with that policy."""
+  """Returns the loss `(params, batch) -> scalar` of the model with a remat policy."""
   model = model.clone(remat=remat)
   return lambda params, batch: jnp.sum(batch_nats(model, params, batch, loss_parts=parts))
 

@@ -1,11 +1,11 @@
-"""A plan as text."""
+"""Plans as text."""
 
 from hc_jax.plan.planning import Plan, Policy
 from hc_jax.tables import aligned, in_bytes
 
 
 def plan_lines(plan: Plan) -> list[str]:
-  """The lines that `hc-jax plan` prints."""
+  """Returns the lines that `hc-jax plan` prints."""
   sizes = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
   count, rows = plan.count, plan.rows
   lines = [
@@ -13,7 +13,7 @@ def plan_lines(plan: Plan) -> list[str]:
     f"mesh     {plan.preset}: {sizes}; {plan.devices} device{'s' * (plan.devices > 1)}"
     + (f" of {in_bytes(plan.memory)}" if plan.memory else ""),
     f"step     {plan.batch_size:,} sequences of {plan.length:,} tokens in {plan.accumulation} "
-    f"micro-step{'s' * (plan.accumulation > 1)}; {rows} sequence{'s' * (rows > 1)} a device at a "
+    f"micro-step{'s' * (plan.accumulation > 1)}; {rows} sequence{'s' * (rows > 1)} per device at a "
     "time",
     "",
     "each device holds",
@@ -21,9 +21,9 @@ def plan_lines(plan: Plan) -> list[str]:
     f"  optimizer state  {in_bytes(plan.optimizer):>9}",
     f"  gradients        {in_bytes(plan.gradients):>9}",
     "",
-    "and, by model.remat (* the config's own), beside weights in the products' type:",
+    "and for each model.remat (* the config's own; weights: copies in the dtype of products):",
   ]
-  head = ["", "weights", "kept a sequence", "of it streams", "at work", "all in all", "step FLOPs"]
+  head = ["", "weights", "kept per sequence", "its streams", "working", "total", "step FLOPs"]
   if plan.memory:
     head.append("largest micro-step")
   table = [head] + [_row(plan, policy) for policy in plan.policies]
@@ -44,12 +44,12 @@ def _row(plan: Plan, policy: Policy) -> list[str]:
   ]
   if plan.memory:
     rows = plan.largest(policy)
-    cells.append(f"{rows} a device, {rows * plan.shards:,}" if rows else "none fits")
+    cells.append(f"{rows} per device, {rows * plan.shards:,}" if rows else "none fits")
   return cells
 
 
 def _verdict(plan: Plan) -> list[str]:
-  """The connections' share of the work, and whether the config's own choice fits."""
+  """Returns lines with the connections' share of FLOPs, and whether the config fits in memory."""
   own, lines = plan.policies[0], []
   if plan.residual_flops is not None:
     share = 1 - plan.residual_flops / own.flops
@@ -72,7 +72,7 @@ def _verdict(plan: Plan) -> list[str]:
     parts, remat = min(fits)
     remedy = f"model.remat={remat} with train.accumulation={parts} makes it fit"
   else:
-    remedy = "no policy fits: split the state over more devices (fsdp), or shorten data.length"
+    remedy = "no policy fits; split the state over more devices (fsdp), or shorten data.length"
   return [
     *lines,
     f"it does not fit: {in_bytes(plan.total(own))} of {in_bytes(plan.memory)}; {remedy}",

@@ -1,4 +1,4 @@
-"""What the package proves itself with, open to users' own models and variants."""
+"""The package's own proofs, for use on your own models and connections."""
 
 from hc_jax.testing import reference as reference
 from hc_jax.testing.conformance.suite import CONFORMANCE as CONFORMANCE

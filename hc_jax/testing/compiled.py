@@ -1,7 +1,6 @@
-"""`jit` for tests, where compiling costs all and running nothing: XLA without its optimisations.
+"""`jit` for tests: compiles without XLA's optimisations, because tests mostly wait for compiling.
 
-What is tested is the program; that XLA's optimisations keep its meaning is XLA's own business.
-Tests of bits, training and timing use `jax.jit`.
+Tests of bits, training and timing use `jax.jit` instead.
 """
 
 import functools
@@ -15,7 +14,7 @@ import numpy as np
 
 @functools.cache
 def options() -> dict[str, Any]:
-  """The options of this JAX's CPU compiler that make it quick; another backend keeps its own."""
+  """Returns the options that make this JAX's CPU compiler quick; {} on other backends."""
   found = {}
   if jax.default_backend() != "cpu":
     return found
@@ -27,16 +26,16 @@ def options() -> dict[str, Any]:
     try:
       jax.jit(lambda x: x, compiler_options={name: value})(np.float32(0))
     except jax.errors.JaxRuntimeError:
-      continue  # this version of XLA has no such option
+      continue  # because this version of XLA has no such option
     found[name] = value
   return found
 
 
 def jit(function: Callable, **kwargs: Any) -> Callable:
-  """`jax.jit`, compiled without optimisation."""
+  """Returns `jax.jit(function)`, compiled without optimisation; `kwargs` are those of `jax.jit`."""
   return jax.jit(function, compiler_options=options(), **kwargs)
 
 
 def normal(name: str, *shape: int) -> np.ndarray:
-  """Standard normal float32 numbers, the same for a name wherever it is used; nothing compiles."""
+  """Returns standard normal float32 numbers `[*shape]`, seeded by `name`; nothing compiles."""
   return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)

@@ -1,13 +1,14 @@
-"""What all proofs share: when numbers are equal, and how a check fails or does not apply."""
+"""Parts that all checks share: tolerances, and how a check fails or does not apply."""
 
-FORWARD, GRADIENT = 2e-6, 1e-5  # relative norms over a whole output or gradient tree, in float32
+# Largest relative difference, by the norm of a whole output or gradient tree, in float32.
+FORWARD, GRADIENT = 2e-6, 1e-5
 
 
 class NotApplicable(Exception):
-  """The check asks about something that is not there; says what."""
+  """Exception of a check that does not apply to its subject; the message gives the reason."""
 
 
 def check(holds: bool, message: str) -> None:
-  """Raises AssertionError with the one line `message` unless it holds (`python -O` included)."""
+  """Raises AssertionError with `message` unless `holds`; works under `python -O` too."""
   if not holds:
     raise AssertionError(message)

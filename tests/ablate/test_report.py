@@ -113,7 +113,7 @@ def test_bits_per_byte_are_those_of_the_last_evaluation(make_sweep, tmp_path):
 
 def test_arms_that_are_missing_and_arms_that_are_not_paired_are_named(write, make_sweep, tmp_path):
   text, _ = write({"residual": BASE}, missing=("late",))
-  assert "**Not finished yet, and not below: late.**" in text
+  assert "**Not finished yet, and missing here: late.**" in text
   sweep = make_sweep(seeds=(0, 1, 2))
   made = [result(group, BASE) for group in sweep.groups()]
   made[1].branch_init[2] = "other"  # one seed is enough

@@ -59,7 +59,7 @@ def test_what_was_interrupted_goes_on_with_the_next_arm(sweep, tmp_path, no_trai
   with pytest.raises(KeyboardInterrupt):
     run_sweep(sweep, str(tmp_path), log=silent)
   assert [group.id for group in finish(str(tmp_path), silent)] == ["dhc2"]
-  assert "Not finished yet, and not below: dhc2" in (tmp_path / "report.md").read_text()
+  assert "Not finished yet, and missing here: dhc2" in (tmp_path / "report.md").read_text()
   monkeypatch.setattr(runner, "train_arm", train)
   assert run_sweep(sweep, str(tmp_path), log=silent) == []
   assert no_training == ["residual", "dhc2"]
@@ -121,7 +121,7 @@ def test_a_key_that_is_newer_than_the_folder_is_no_difference(sweep, tmp_path, n
 def test_folders_that_cannot_be(sweep, tmp_path, no_training):
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.tex").write_text("")
-  with pytest.raises(UserError, match="holds something else than a sweep"):
+  with pytest.raises(UserError, match="is not empty and holds no sweep"):
     run_sweep(sweep, str(tmp_path / "other"), log=silent)
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written: Not a directory"):
@@ -153,8 +153,8 @@ def test_a_sweep_is_read_back_as_it_was(make_sweep, tmp_path):
   "flags, words",
   [
     (["none.py"], "there is no config file none.py"),
-    (["none.py", "--shard=3/2"], "--shard=3/2: write i/N"),
-    (["none.py", "--shard=one"], "--shard=one: write i/N"),
+    (["none.py", "--shard=3/2"], "--shard=3/2 is not i/N"),
+    (["none.py", "--shard=one"], "--shard=one is not i/N"),
     (["none.py", "--report-only", "--out=/nonexistent"], "holds no sweep"),
   ],
 )

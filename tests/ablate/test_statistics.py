@@ -33,7 +33,7 @@ def test_one_seed_has_no_interval_and_no_spread():
   found = paired_difference([1.0], [2.0])
   assert found.half_width is None and found.low < -1e9 and found.high > 1e9
   assert mean_and_sd([3.0]) == (3.0, None)
-  with pytest.raises(ValueError, match="paired numbers"):
+  with pytest.raises(ValueError, match="needs equal lengths"):
     paired_difference([1.0, 2.0], [1.0])
 
 

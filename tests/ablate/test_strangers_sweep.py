@@ -48,7 +48,7 @@ REFUSED = {
   "sweep: a pipe": (replace("sweep.json", "pipe"), "is a link, a pipe"),
   "sweep: an arm outside": (
     lambda out: edit(out / "sweep.json", rename_arm),
-    "its name is that of a folder too",
+    "cannot name a folder",
   ),
   "sweep: arms a list": (
     lambda out: edit(out / "sweep.json", lambda v: v["sweep"].update(arms=[1])),
@@ -63,7 +63,7 @@ REFUSED = {
   "an arm: a link": (replace("arms/dhc2", "link", "../../mine"), "is a link, a pipe"),
   "result: of another arm": (
     lambda out: shutil.copy(out / "arms/residual/result.json", out / ARM),
-    "it is not of arm dhc2",
+    "it belongs to another arm than dhc2",
   ),
   "result: no step in common": (
     lambda out: edit(out / ARM, lambda v: v["curves"][0]["val"]["step"].reverse()),

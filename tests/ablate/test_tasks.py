@@ -117,11 +117,11 @@ def test_a_seed_that_diverges_is_recorded_and_the_other_continues(whole, tmp_pat
 
 def test_what_a_comparison_was_begun_with_must_not_change(whole):
   _, out = whole
-  with pytest.raises(UserError, match="holds no arm to continue with"):
+  with pytest.raises(UserError, match="holds no arm to continue"):
     compare(out, seeds=(3, 9))
   with pytest.raises(UserError, match=r"the data has changed since .*normal was begun"):
     compare(out, arms(identity={"slopes": "others"}))
-  with pytest.raises(UserError, match="holds the task 'line', and this is 'curve'"):
+  with pytest.raises(UserError, match="holds the task 'line', but this is 'curve'"):
     compare(out, arms(name="curve"))
 
 
@@ -130,11 +130,11 @@ def test_what_a_comparison_was_begun_with_must_not_change(whole):
   [
     ({}, SEEDS, "needs at least one arm"),
     (None, (), "needs at least one arm"),
-    (None, (1, 1), "seeds of which none comes twice"),
-    ({"a/b": line.task()}, SEEDS, "the arm 'a/b' gives a folder its name"),
+    (None, (1, 1), "one seed, and no seed twice"),
+    ({"a/b": line.task()}, SEEDS, "arm 'a/b' cannot name a folder"),
     ({"..": line.task()}, SEEDS, r"the arm '\.\.' gives a folder"),
     ({"a": line.task(name="")}, SEEDS, r"Task\.name is empty"),
-    ({"a": line.task(val=())}, SEEDS, "the task of arm 'a' has no val, evaluate and summarise"),
+    ({"a": line.task(val=())}, SEEDS, "the task of arm 'a' cannot be compared; give it val"),
   ],
 )
 def test_arguments_that_cannot_be_are_refused_and_leave_nothing(tmp_path, of, seeds, words):

@@ -144,7 +144,7 @@ def test_the_largest_batch_fits_and_one_more_row_does_not():
   large = dataclasses.replace(policy, block=0.0)
   assert in_parts.work(large, 100) == 2 * found.work(large, 100) / 8
   lines = plan_lines(found)
-  assert any("5 a device, 20" in line for line in lines) and lines[-1].startswith("it fits")
+  assert any("5 per device, 20" in line for line in lines) and lines[-1].startswith("it fits")
   small = plan_lines(dataclasses.replace(free, memory=free.fixed + 1.2 * row + 1e6))
   assert re.search(r"does not fit.*; train\.accumulation=2 makes it fit", small[-1])
   none = plan_lines(dataclasses.replace(free, memory=1e3))
@@ -161,7 +161,7 @@ def test_accumulation_holds_gradients_twice(no_tracing):
   [
     (["--mesh=data:3"], r"8 / 3 = 2\.66"),
     (["--mesh=date:2"], "there is no axis date"),
-    (["--mesh=data"], "write AXIS:SIZE"),
+    (["--mesh=data"], "as AXIS:SIZE"),
     (["--mesh=tensor:3"], r"64 / 3 = 21\.3"),
     (["--memory=80XB"], "such as 80GB"),
   ],

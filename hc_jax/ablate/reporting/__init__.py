@@ -1,1 +1,1 @@
-"""Reports what a sweep shows: tables, figures, statistics."""
+"""Reports of sweeps: tables, figures, statistics."""

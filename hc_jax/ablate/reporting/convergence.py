@@ -1,24 +1,24 @@
-"""How much sooner an arm gets where the baseline ends: smoothed curves and their factor."""
+"""Convergence factor: how much sooner an arm reaches the final loss of the baseline."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-DECAY = 0.99  # a step, as the paper smooths its training curves
+DECAY = 0.99  # per step, as in the training curves of the paper (arXiv 2409.19606)
 
 
 def ema(steps: Sequence[int], losses: Sequence[float], decay: float = DECAY) -> np.ndarray:
-  """The exponential moving average of a curve, at each of its rows, without the start's bias.
+  """Computes the exponential moving average of a curve, corrected for its start.
 
-  A row that stands for k steps counts as k steps of that loss.
+  If k steps passed since the row before, the row counts as k steps with its loss.
 
   Args:
-    steps: of the rows, rising, from 1 on.
-    losses: at them.
-    decay: of one step.
+    steps: step of each row, rising, at least 1.
+    losses: loss of each row.
+    decay: decay of one step.
 
   Returns:
-    float64, one for each row.
+    `[rows]` float64.
   """
   smooth, weight, last, out = 0.0, 0.0, 0, []
   for step, loss in zip(steps, losses, strict=True):
@@ -29,10 +29,9 @@ def ema(steps: Sequence[int], losses: Sequence[float], decay: float = DECAY) -> 
 
 
 def first_at_or_below(steps: Sequence[int], curve: Sequence[float], target: float) -> float | None:
-  """The step at which a curve first comes down to `target`, between its rows on a straight line.
+  """Returns the step at which a curve first falls to `target`, or None if it never does.
 
-  Returns:
-    None if it never does.
+  Between two rows the curve is a straight line.
   """
   below = np.flatnonzero(np.asarray(curve) <= target)
   if not below.size:
@@ -47,15 +46,15 @@ def first_at_or_below(steps: Sequence[int], curve: Sequence[float], target: floa
 def convergence_factor(
   steps: Sequence[int], arm: Sequence[float], baseline: Sequence[float]
 ) -> float | None:
-  """Steps of the baseline over the steps that an arm needs for the baseline's final loss.
+  """Computes the steps of the baseline over the steps that an arm needs for its final loss.
 
   Args:
-    steps: of the rows of both.
-    arm: its smoothed losses.
-    baseline: its smoothed losses.
+    steps: steps of the rows of both curves.
+    arm: smoothed losses of the arm.
+    baseline: smoothed losses of the baseline.
 
   Returns:
-    1.8 for an arm that gets there in 1/1.8 of the steps; None for one that never does.
+    1.8 if the arm reaches the baseline's final loss in 1/1.8 of the steps; None if it never does.
   """
   at = first_at_or_below(steps, arm, baseline[-1])
   return None if at is None else steps[-1] / at

@@ -1,4 +1,4 @@
-"""A report as a list of blocks, and as Markdown or as one HTML page that needs no other file."""
+"""Documents made of blocks, written as Markdown or as one HTML page that needs no other file."""
 
 import base64
 import dataclasses
@@ -46,26 +46,26 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-  """Text; `code` and **strong** are marked as in Markdown."""
+  """A paragraph; `code` and **strong** are marked as in Markdown."""
 
   text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-  """A list."""
+  """A bulleted list; marks as in `Paragraph`."""
 
   lines: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells as text.
+  """A table of texts.
 
   Attributes:
-    head: of the columns.
-    rows: of as many cells.
-    left: columns that hold words, and not numbers.
+    head: heads of the columns.
+    rows: rows with a cell for each column.
+    left: indices of columns that hold words and are aligned left; numbers are aligned right.
   """
 
   head: Sequence[str]
@@ -75,7 +75,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A PNG file beside the report, and what it shows."""
+  """A PNG file in the report's folder, with its caption."""
 
   file: str
   caption: str
@@ -85,7 +85,7 @@ Block = Heading | Paragraph | Items | Table | Picture
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-  """The report as Markdown; pictures are links to their files."""
+  """Returns the document as Markdown; pictures are links to their files."""
   return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
@@ -105,11 +105,11 @@ def _markdown(block: Block) -> str:
 
 
 def to_html(blocks: Sequence[Block], folder: str) -> str:
-  """The report as one page; pictures are inside of it.
+  """Returns the document as one HTML page with the pictures embedded.
 
   Args:
-    blocks: of the report.
-    folder: where the pictures lie.
+    blocks: blocks of the document.
+    folder: folder of the picture files.
   """
   title = next((b.text for b in blocks if isinstance(b, Heading) and b.level == 1), "")
   body = "\n".join(_html(block, folder) for block in blocks)

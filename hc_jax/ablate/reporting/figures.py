@@ -1,4 +1,4 @@
-"""The pictures of a report: which there are, of which numbers, and what is said below them."""
+"""Pictures of a report and their captions."""
 
 import os
 from collections.abc import Sequence
@@ -17,12 +17,15 @@ from hc_jax.analysis import plots
 def draw(
   out: str, sweep: Sweep, arms: Sequence[Arm], results: Sequence[Result]
 ) -> dict[str, Picture]:
-  """Draws all there is to draw; pictures by name. Arms in which a seed diverged are not in them."""
+  """Draws the pictures that the results allow, and returns them by name.
+
+  Arms in which a seed diverged are left out.
+  """
   whole = [arm for arm in arms if not arm.diverged and arm.finals]
   baseline = next((arm for arm in whole if arm.is_baseline), None)
   others = [arm for arm in whole if arm.difference is not None]
   made = {}
-  # A single evaluation makes no curve.
+  # A single evaluation gives a point, which is not worth a figure.
   if len(whole) and len(whole[0].result.curves[0].val["step"]) > 1:
     made["loss"] = _loss(out, sweep, whole)
     if baseline is not None and others:
@@ -41,14 +44,14 @@ def _save(out: str, name: str, figure, caption: str) -> Picture:
 
 
 def curves(sweep: Sweep, arm: Arm) -> plots.ArmCurves:
-  """Validation losses of an arm, with what they cost."""
+  """Returns the validation losses of an arm, against steps, tokens, FLOPs and seconds."""
   runs, costs = arm.result.curves, arm.result.costs
   steps = np.array(runs[0].val["step"])
   tokens = steps * sweep.base.train.batch_size * sweep.base.data.length
   x = {"steps": steps, "tokens": tokens}
   if costs["flops_per_token"]:
     x["flops"] = tokens * costs["flops_per_token"]
-  if costs["step_seconds"]:  # not what the clock said, which other programs disturb
+  if costs["step_seconds"]:  # the median step, because other programs disturb the wall-clock
     x["seconds"] = steps * costs["step_seconds"]
   return plots.ArmCurves(arm.name, x, np.array([run.val["loss"] for run in runs]))
 
@@ -64,7 +67,7 @@ def _loss(out: str, sweep: Sweep, arms: Sequence[Arm]) -> Picture:
     figure,
     "Validation loss: mean over seeds, band ± one standard deviation. The first tenth of the steps "
     f"is cut off above. Seconds are steps times the median step of {together}."
-    + " Other programs ran meanwhile: they tell little."
+    + " Other programs ran at the same time, so that seconds mean little."
     * bool(busy([arm.result for arm in arms])),
   )
 
@@ -79,8 +82,8 @@ def _over_time(out: str, sweep: Sweep, baseline: Arm, others: Sequence[Arm]) -> 
     out,
     "difference_over_time",
     figure,
-    f"Validation loss minus {baseline.name}'s of the same seed: mean, and band from the least to "
-    "the greatest of the seeds. Below zero the arm is better.",
+    f"Validation loss minus {baseline.name}'s for the same seed: mean over seeds, and band from "
+    "the least to the greatest. Below zero the arm is better.",
   )
 
 
@@ -97,8 +100,8 @@ def _finals(out: str, sweep: Sweep, others: Sequence[Arm]) -> Picture:
     out,
     "differences",
     figure,
-    f"Final validation loss minus {sweep.baseline_arm}'s of the same seed. An interval that "
-    "crosses zero shows no difference.",
+    f"Final validation loss minus {sweep.baseline_arm}'s for the same seed. An interval that "
+    "includes zero shows no difference.",
   )
 
 
@@ -117,8 +120,8 @@ def _smoothed(out: str, sweep: Sweep, baseline: Arm, others: Sequence[Arm]) -> P
     out,
     "smoothed",
     figure,
-    "Training loss, exponential moving average of 0.99 a step, mean over seeds. A marker is where "
-    f"an arm first comes down to {baseline.name}'s last value.",
+    "Training loss, exponential moving average of 0.99 per step, mean over seeds. A marker shows "
+    f"where an arm first falls to {baseline.name}'s last value.",
   )
 
 

@@ -1,4 +1,4 @@
-"""The report of a sweep: what it found, in words, tables and pictures, and where it comes from."""
+"""The report of a sweep: results in words, tables and pictures, and their origin."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from hc_jax.ablate.sweep import Sweep
 from hc_jax.tables import aligned
 
 MARKDOWN, HTML = "report.md", "report.html"
-TINY = 100_000_000  # parameters, below which a model is called small
+TINY = 100_000_000  # models with fewer parameters are called very small
 
 
 def write_report(
@@ -35,11 +35,11 @@ def write_report(
   """Writes `report.md`, `report.html` and the pictures; the same results give the same bytes.
 
   Args:
-    out: the folder.
-    sweep: that it holds.
-    results: of the arms that are finished, one at least.
-    command: that began it.
-    log: gets the table, and the paths.
+    out: folder of the sweep.
+    sweep: sweep in that folder.
+    results: results of the finished arms, at least one.
+    command: command line that started the sweep.
+    log: function that receives the table and the paths.
   """
   shared = summary.compare(summary.at_shared_rate(sweep, results), sweep.baseline_arm)
   blocks: list[Block] = [Heading(sweep.title, 1), *_length(sweep, results)]
@@ -71,8 +71,8 @@ def _length(sweep: Sweep, results: Sequence[Result]) -> list[Block]:
   one_rate = ""
   if not sweep.learning_rates:
     one_rate = (
-      f" All arms have one learning rate, {sweep.shared_rate:g}; another may suit one of them "
-      "better (`--learning-rates`)."
+      f" All arms have the learning rate {sweep.shared_rate:g}; another may suit an arm better "
+      "(`--learning-rates`)."
     )
   kind = "This is a very small model and a short run" if params < TINY else "This is one setting"
   return [
@@ -80,9 +80,8 @@ def _length(sweep: Sweep, results: Sequence[Result]) -> list[Block]:
       f"{arms} arms, each with {seeds} {'seed' if seeds == 1 else 'seeds'}. **Every run saw "
       f"{tokens:,} tokens** of {sweep.base.data.name}: {train.num_steps:,} steps of "
       f"{train.batch_size} x {length} = {step:,}. The model of the baseline has {params:,} "
-      f"parameters, so that a parameter saw {tokens / params:.1f} tokens (about 20 are usual for "
-      f"models that are to be good for their cost). {kind}: what holds here need not hold "
-      f"elsewhere.{one_rate}"
+      f"parameters: {tokens / params:.1f} tokens for each parameter (about 20 make the best use of "
+      f"compute). {kind}; the results need not hold for others.{one_rate}"
     )
   ]
 
@@ -90,7 +89,7 @@ def _length(sweep: Sweep, results: Sequence[Result]) -> list[Block]:
 def _missing(sweep: Sweep, results: Sequence[Result]) -> str:
   finished = {result.group for result in results}
   names = [group.id for group in sweep.groups() if group not in finished]
-  return f"**Not finished yet, and not below: {', '.join(names)}.**" if names else ""
+  return f"**Not finished yet, and missing here: {', '.join(names)}.**" if names else ""
 
 
 def _table(sweep: Sweep, arms: Sequence[Arm]) -> list[Block]:
@@ -113,10 +112,9 @@ def _table(sweep: Sweep, arms: Sequence[Arm]) -> list[Block]:
   head += [f"minus {sweep.baseline_arm} [95 % interval]", "in words"]
   note = (
     f"Loss after the last step on {sweep.base.train.eval_batches} fixed batches; mean over seeds ± "
-    "standard deviation. Differences are paired: of each seed, arm minus "
-    f"{sweep.baseline_arm}; the interval is Student's t of their mean. Each holds by itself: of "
-    "twenty such intervals one misses the truth, so that among many arms one may stand out by "
-    "chance."
+    f"standard deviation. Differences are paired: arm minus {sweep.baseline_arm} for each seed. "
+    "The interval is Student's t of their mean. One in twenty such intervals misses the truth, so "
+    "that among many arms one may stand out by chance."
   )
   return [Table(head, rows, left=(0, 5)), Paragraph(note)]
 
@@ -150,9 +148,9 @@ def _own_best(sweep: Sweep, results: Sequence[Result], pictures: dict[str, Pictu
   head = ["arm", "learning rate", "nats per token, ± sd"]
   head += [f"minus {sweep.baseline_arm} [95 % interval]", "in words"]
   note = (
-    "Each arm at the rate where its own mean is lowest, the baseline too. The rate is chosen by "
-    "the loss that is reported, which flatters all arms alike. A best rate at the edge of the grid "
-    "may not be the best there is; a rate at which a seed diverged is never chosen."
+    "Each arm, the baseline too, at the rate with the lowest mean loss. The rate is chosen by the "
+    "loss that is reported, which flatters all arms alike. A best rate at the edge of the grid may "
+    "not be the best of all; a rate at which a seed diverged is never chosen."
   )
   blocks: list[Block] = [Heading("Each arm at its own best learning rate")]
   blocks += [Table(head, rows, left=(0, 1, 4)), Paragraph(note)]
@@ -167,16 +165,15 @@ def _convergence(sweep: Sweep, arms: Sequence[Arm], pictures: dict[str, Picture]
   lines = [f"`{arm.name}` {summary.convergence_in_words(arm, baseline)}." for arm in others]
   every = sweep.base.train.log_every
   note = (
-    "Of the training loss, smoothed as in the paper (exponential moving average, 0.99 a step"
-    + (f", over every {every}th step" if every > 1 else "")
-    + "), mean over seeds."
+    "Measured on the training loss, smoothed as in the paper (exponential moving average, 0.99 per "
+    "step" + (f", over every {every}th step" if every > 1 else "") + "), mean over seeds."
   )
   if "constant" not in sweep.base.optim.schedule:
     note += (
-      " The learning rate falls until the end of the run, from which the baseline's final loss "
-      "gains, and an arm that is to reach it earlier does not: the factors are on the low side."
+      " The learning rate falls until the end of the run. That lowers the baseline's final loss, "
+      "but not the loss of an arm that is to reach it earlier: the factors are on the low side."
     )
-  blocks: list[Block] = [Heading("How soon an arm gets where the baseline ends")]
+  blocks: list[Block] = [Heading("How soon an arm reaches the baseline's final loss")]
   blocks += [Items(lines), Paragraph(note)]
   return blocks + ([pictures["smoothed"]] if "smoothed" in pictures else [])
 
@@ -210,11 +207,11 @@ def _costs(sweep: Sweep, arms: Sequence[Arm]) -> list[Block]:
     rows.append(row)
   costs = arms[0].result.costs
   lines = [
-    f"In brackets: over {sweep.baseline_arm} of this same sweep.",
+    f"In brackets: ratio to {sweep.baseline_arm} in this sweep.",
     f"FLOPs: {costs['flops_of']}.",
     f"Memory: {costs['memory_of']}.",
-    f"Step, tokens/s: {costs['together']}, median over steps; compilation, evaluation and "
-    "checkpoints are not in it."
+    f"Step, tokens/s: {costs['together']}, median over steps, without compilation, evaluation and "
+    "checkpoints."
     + (" Processor time is less disturbed by other programs than the clock." if on_cpu else ""),
   ]
   head = ["arm", *(name for _, name, _, _ in known)]

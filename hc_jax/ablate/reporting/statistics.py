@@ -1,4 +1,4 @@
-"""Numbers over seeds: mean, spread, and the paired difference to the baseline with its interval."""
+"""Statistics over seeds: mean, spread, and the paired difference with its interval."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """A paired difference, arm minus baseline, over the seeds that both have.
+  """A paired difference, arm minus baseline, over the same seeds.
 
   Attributes:
-    by_seed: of each seed.
-    mean: of them.
-    half_width: of the interval `mean ± half_width`; None with fewer than two seeds.
+    by_seed: difference for each seed.
+    mean: mean of the differences.
+    half_width: half width of the interval `mean ± half_width`; None with fewer than two seeds.
   """
 
   by_seed: tuple[float, ...]
@@ -26,27 +26,27 @@ class Difference:
 
   @property
   def low(self) -> float:
-    """The lower end of the interval."""
+    """Returns the lower end of the interval; -inf without one."""
     return self.mean - (math.inf if self.half_width is None else self.half_width)
 
   @property
   def high(self) -> float:
-    """The upper end of the interval."""
+    """Returns the upper end of the interval; inf without one."""
     return self.mean + (math.inf if self.half_width is None else self.half_width)
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
-  """Arm minus baseline by seed, and Student's 95 % interval of the mean.
+  """Computes arm minus baseline for each seed, and Student's 95 % interval of the mean.
 
   Args:
-    arm: a number for each seed.
-    baseline: the same seeds in the same order.
+    arm: one number for each seed.
+    baseline: one number for each seed, in the same order.
 
   Raises:
-    ValueError: of no seeds, or of different numbers of them.
+    ValueError: if the lengths differ or are zero.
   """
   if len(arm) != len(baseline) or not len(arm):
-    raise ValueError(f"paired numbers are wanted, not {len(arm)} and {len(baseline)}")
+    raise ValueError(f"paired_difference needs equal lengths, not {len(arm)} and {len(baseline)}")
   differences = np.subtract(arm, baseline, dtype=np.float64)
   half = None
   if len(arm) > 1:
@@ -55,16 +55,16 @@ def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Differ
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-  """Mean and standard deviation (n - 1); None for the latter with fewer than two values."""
+  """Returns mean and standard deviation (n - 1); the latter is None with fewer than two values."""
   array = np.asarray(values, np.float64)
   return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-  """Returns where Student's distribution has `level` of its mass between -t and t.
+  """Returns the t for which Student's distribution has `level` of its mass between -t and t.
 
   Args:
     freedom: degrees of freedom, 1 or more.
-    level: of the interval.
+    level: probability of the interval, between 0 and 1.
   """
   return float(stdtrit(freedom, (1 + level) / 2))

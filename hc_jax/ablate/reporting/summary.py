@@ -1,4 +1,4 @@
-"""From the results of a sweep to what its report says of each arm."""
+"""Summary of a sweep: each arm compared with the baseline, in numbers and in words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from hc_jax.ablate.sweep import Sweep
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """What is said of one arm beside a baseline.
+  """An arm compared with the baseline.
 
   Attributes:
-    result: of the arm.
-    is_baseline: whether it is the baseline itself.
-    finals: last validation losses of the seeds that finished.
-    diverged: seed and step of those that did not.
-    difference: of the finals to the baseline's; None where a seed of either diverged, and for the
-      baseline.
-    factor: see `convergence_factor`, of the mean of the smoothed curves; None where it is never
-      reached or a seed diverged.
-    factors: the same of each seed.
+    result: result of the arm.
+    is_baseline: whether the arm is the baseline.
+    finals: last validation losses of the seeds that did not diverge.
+    diverged: `(seed, step)` of the seeds that diverged.
+    difference: paired difference of the finals to the baseline's. None for the baseline, and if a
+      seed of either arm diverged.
+    factor: `convergence_factor` of the mean of the smoothed curves. None if the baseline's final
+      loss is never reached, or `difference` is None.
+    factors: `convergence_factor` of each seed.
   """
 
   result: Result
@@ -37,21 +37,21 @@ class Arm:
 
   @property
   def name(self) -> str:
-    """Of the arm."""
+    """Returns the name of the arm."""
     return self.result.group.arm
 
   @property
   def mean_and_sd(self) -> tuple[float, float | None]:
-    """Of the finals; (nan, None) without any."""
+    """Returns mean and standard deviation of the finals; (nan, None) if there are none."""
     return mean_and_sd(self.finals) if self.finals else (float("nan"), None)
 
 
 def compare(results: Sequence[Result], baseline: str) -> list[Arm]:
-  """Each arm beside the baseline.
+  """Compares each arm with the baseline.
 
   Args:
-    results: one of each arm.
-    baseline: its name; it may be missing, and then nothing is compared.
+    results: one result for each arm.
+    baseline: name of the baseline. If it is not among the results, nothing is compared.
   """
   base = next((r for r in results if r.group.arm == baseline), None)
   return [_arm(result, base) for result in results]
@@ -73,17 +73,17 @@ def _arm(result: Result, base: Result | None) -> Arm:
 
 
 def smoothed(result: Result) -> np.ndarray:
-  """Smoothed training losses `[S, T]` of an arm in which no seed diverged."""
+  """Returns the smoothed training losses `[S, T]` of an arm in which no seed diverged."""
   return np.stack([ema(c.train["step"], c.train["loss"]) for c in result.curves])
 
 
 def at_shared_rate(sweep: Sweep, results: Sequence[Result]) -> list[Result]:
-  """Those of the base's learning rate."""
+  """Returns the results at the base's learning rate."""
   return [r for r in results if r.group.learning_rate == sweep.shared_rate]
 
 
 def at_own_best(sweep: Sweep, results: Sequence[Result]) -> list[Result]:
-  """Of each arm the one with the lowest mean final loss, of those in which no seed diverged."""
+  """Returns each arm's result with the lowest mean final loss, if no seed diverged in it."""
   best = []
   for name in sweep.arms:
     whole = [
@@ -95,7 +95,7 @@ def at_own_best(sweep: Sweep, results: Sequence[Result]) -> list[Result]:
 
 
 def in_words(arm: Arm, baseline: str) -> str:
-  """What the difference to the baseline says, in words."""
+  """Returns the difference to the baseline in words."""
   if arm.is_baseline and not arm.diverged:
     return "the baseline"
   if arm.diverged:
@@ -106,7 +106,7 @@ def in_words(arm: Arm, baseline: str) -> str:
     return f"not compared: {baseline} diverged or is not finished"
   found = arm.difference
   if found.half_width is None:
-    return "one seed: no interval, so that nothing can be said"
+    return "one seed: there is no interval, so that nothing can be concluded"
   if found.low <= 0 <= found.high:
     return f"no difference seen: the interval {found.low:+.4f} to {found.high:+.4f} includes zero"
   side = "lower" if found.mean < 0 else "higher"
@@ -114,7 +114,7 @@ def in_words(arm: Arm, baseline: str) -> str:
 
 
 def convergence_in_words(arm: Arm, baseline: Arm) -> str:
-  """How soon an arm gets where the baseline ends."""
+  """Returns in words how soon an arm reaches the baseline's final loss."""
   if arm.difference is None:
     return in_words(arm, baseline.name)
   if arm.factor is None:
@@ -128,7 +128,7 @@ def convergence_in_words(arm: Arm, baseline: Arm) -> str:
     text += ")"
   time = ("step_seconds", "training time")
   if arm.result.costs["step_cpu_seconds"] and arm.result.provenance["platform"] == "cpu":
-    time = ("step_cpu_seconds", "processor time")  # the clock is disturbed by other programs
+    time = ("step_cpu_seconds", "processor time")  # other programs disturb the wall-clock
   for key, words in (("flops_per_token", "FLOPs"), time):
     ratio = cost_ratio(arm, baseline, key)
     if ratio:
@@ -137,13 +137,13 @@ def convergence_in_words(arm: Arm, baseline: Arm) -> str:
 
 
 def share(factor: float, of: str = "") -> str:
-  """1.8 as `1/1.80` (of the tokens), 0.8 as `1.25 times` (the tokens)."""
+  """Returns 1.8 as "1/1.80 of the tokens" and 0.8 as "1.25 times the tokens"; `of` is the unit."""
   if factor >= 1:
     return f"1/{factor:.2f}" + (f" of the {of}" if of else "")
   return f"{1 / factor:.2f} times" + (f" the {of}" if of else "")
 
 
 def cost_ratio(arm: Arm, baseline: Arm, key: str) -> float | None:
-  """A cost over the baseline's; None where either is unknown."""
+  """Returns a cost over the baseline's cost; None if either is unknown or zero."""
   mine, theirs = arm.result.costs.get(key), baseline.result.costs.get(key)
   return mine / theirs if mine and theirs else None

@@ -1,1 +1,1 @@
-"""Trains the arms of a sweep and keeps what they measured."""
+"""Training of the arms of a sweep, and the files that keep their measurements."""

@@ -1,4 +1,4 @@
-"""One arm of a sweep, from its configs to its result."""
+"""Training of one arm of a sweep, from its configs to its result."""
 
 import dataclasses
 import os
@@ -29,10 +29,10 @@ from hc_jax.train.start import settings_of
 
 
 def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) -> Result:
-  """Trains all seeds of an arm, from wherever they were left, and saves the result.
+  """Trains all seeds of an arm, continuing interrupted runs, and saves the result.
 
   Raises:
-    UserError, Stopped, StorageError, OutOfMemoryError: as `run_sweep`.
+    UserError, Stopped, StorageError, OutOfMemoryError: as in `run_sweep`.
   """
   configs = [sweep.config(group, seed) for seed in sweep.seeds]
   folder = records.folder_of(out, group)
@@ -47,7 +47,7 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
   else:
     trained = _train_together(program, configs[0], folder, out, log)
     curves, measured = trained.curves, trained.costs
-  # One that was trained together has its initial states compiled.
+  # Reuse a program that trained the seeds together: its initial states are already compiled.
   seeds = tuple(config.seed for config in configs)
   paired = program if program.together else dataclasses.replace(program, seeds=seeds, together=True)
   result = Result(
@@ -61,7 +61,7 @@ def train_arm(sweep: Sweep, group: Group, out: str, log: Callable[[str], None]) 
     provenance=provenance.provenance(started, program.mesh.devices.flat[0]),
   )
   records.save(out, result)
-  if not sweep.one_by_one:  # those are runs, to be looked into
+  if not sweep.one_by_one:  # runs of one seed keep their checkpoints, so that they can be analysed
     for name in (FOLDER, REJECTED):
       shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
   return result
@@ -73,7 +73,7 @@ def _program(
   about_data: Callable[[str], None],
   log: Callable[[str], None],
 ) -> Program:
-  """Returns the program of the arm's seeds, or of the first where they are trained one by one."""
+  """Returns the program for all seeds of the arm, or for the first seed with `one_by_one`."""
   config, together = configs[0], not sweep.one_by_one
   mesh = make_mesh(config, _one_device(config, log) if together else None)
   copies = len(configs) if together else 1
@@ -97,35 +97,35 @@ def _train_together(
       raise
     raise OutOfMemoryError(
       f"the {len(program.seeds)} seeds of an arm do not fit on the device together "
-      f"({reason[:160]}); `one_by_one` trains each by itself, in another `out`; "
-      "train.accumulation and model.remat save memory too"
+      f"({reason[:160]}); train one seed at a time (`one_by_one`, with another `out`), or save "
+      "memory with train.accumulation or model.remat"
     ) from error
 
 
 def _one_device(config: Any, log: Callable[[str], None]) -> list[jax.Device]:
-  """The device for the seeds of an arm."""
+  """Returns a list of the one device on which the seeds of an arm train."""
   if config.mesh.preset != "dp" or config.mesh.fsdp > 1 or config.mesh.tensor > 1:
     raise UserError(
-      f"mesh.preset={config.mesh.preset} splits a model over devices, and the seeds of an arm "
-      "train together on one; use `one_by_one`, or mesh.preset=dp"
+      f"mesh.preset={config.mesh.preset} splits a model over devices, but the seeds of an arm "
+      "train together on one device; use `one_by_one`, or mesh.preset=dp"
     )
   devices = jax.local_devices()
   if len(devices) > 1:
     log(
-      f"  uses one of {len(devices)} devices: start a process for each with --shard=i/N and the "
-      "device made visible to it alone, or train --one-by-one on all of them"
+      f"  uses one of {len(devices)} devices: start one process per device, with --shard=i/N and "
+      "only that device visible, or use --one-by-one to train on all devices"
     )
   return devices[:1]
 
 
 def _check_text(sweep: Sweep, out: str, task: Task) -> None:
-  """Refuses arms that would see another text than those before."""
+  """Raises UserError if the text is not the one that finished arms were trained on."""
   now = task.identity["fingerprint"]
   for result in records.load_all(out, sweep).values():
     if result.fingerprint != now:
       raise UserError(
         f"the text has changed since arm {result.group.id} of {out} was trained (fingerprint "
-        f"{result.fingerprint[:12]} there, {now[:12]} now); put the old text "
+        f"{result.fingerprint[:12]} then, {now[:12]} now); put the old text "
         "back, or choose another `out`"
       )
 

@@ -1,4 +1,4 @@
-"""What an arm costs: parameters, FLOPs, memory."""
+"""Costs of an arm: parameters, FLOPs, memory."""
 
 import dataclasses
 from typing import Any
@@ -13,16 +13,20 @@ from hc_jax.step.loss import token_loss
 from hc_jax.train.program import Program, jit_step, memory_bytes
 
 FLOPS_OF = (
-  "counted by `hc_jax.plan` in the program of one training step (forward, backward, optimizer) "
-  "before XLA optimises it, nothing computed twice"
+  "counted by `hc_jax.plan` in the program of one training step (forward, backward, optimizer), "
+  "before XLA optimises it and without rematerialisation"
 )
 
 
 def model_costs(program: Program, config: Any) -> dict[str, Any]:
-  """Returns counts of one run of a language model that follow from its config.
+  """Counts parameters and FLOPs of one run of a language model.
+
+  Args:
+    program: program of the runs.
+    config: config of one run.
 
   Returns:
-    `params`, `connection_params`, and `flops_per_token` of training.
+    `params`, `connection_params`, and `flops_per_token` (training).
   """
   model = models.make_model(config.model, vocab_size=program.task.identity["vocab_size"])
   task = dataclasses.replace(program.task, loss=token_loss(model.clone(remat="none")))
@@ -38,7 +42,7 @@ def model_costs(program: Program, config: Any) -> dict[str, Any]:
 
 
 def step_flops(program: Program) -> int:
-  """Returns the FLOPs of a training step of one run."""
+  """Returns the FLOPs of one training step of one run."""
   first = program.task.train(program.seeds[0])[0]
   rows = jax.process_count()
   batch = jax.tree.map(
@@ -50,7 +54,7 @@ def step_flops(program: Program) -> int:
 
 
 def single_memory(program: Program) -> int | None:
-  """Returns `memory_bytes` of the compiled step of a run by itself, of one device."""
+  """Compiles the training step of a single run and returns its `memory_bytes` on one device."""
   with sharding.use_mesh(program.mesh, program.preset):
     batch = next(program.batches(0, 0))
     end = jax.ShapeDtypeStruct((), jnp.int32)

@@ -1,4 +1,4 @@
-"""The curves of a run, from its rows."""
+"""Curves of a run, from its rows in metrics.jsonl."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from hc_jax.ablate.running.records import Curves
 def curves_of(
   rows: Iterable[Mapping[str, Any]], diverged: int | None = None, best: str = "val/loss"
 ) -> Curves:
-  """Returns the curves of a run; rows from step `diverged` on are left out.
+  """Returns the curves of a run, without rows from step `diverged` on.
 
-  The seconds are those of the steps, of which a row has the mean since the row before.
+  Seconds are summed from `perf/step_s`, the mean time of a step since the row before.
 
   Args:
-    rows: of metrics.jsonl.
-    diverged: first step with a number that is not finite; None without one.
-    best: name of the value that is compared: the curves call it `loss`.
+    rows: rows of metrics.jsonl.
+    diverged: first step with a number that is not finite; None if there is none.
+    best: name of the validation value that arms are compared by; the curves call it `loss`.
   """
   curves, seconds, last = Curves(diverged=diverged), 0.0, 0
   for row in rows:

@@ -1,7 +1,7 @@
-"""The folder of a sweep: which sweep it holds, and one writer at a time for what all share.
+"""The folder of a sweep. Shared files have one writer at a time.
 
-sweep.json          the sweep, as it was begun
-arms/<arm>/         result.json when finished; checkpoints or runs while under way
+sweep.json          the sweep and the command that started it
+arms/<arm>/         result.json of a finished arm; checkpoints or runs before that
 results.jsonl, report.md, report.html, *.png
 """
 
@@ -22,7 +22,7 @@ from hc_jax.runs.workdir import read_format, reading
 
 FILE, LOCK = "sweep.json", "sweep.lock"
 FORMAT = "hc_jax sweep 1"
-# None of it changes what a run computes.
+# Keys that may change between commands, because they do not change the results of a run.
 MAY_CHANGE = (
   "base.train.checkpoint_every",
   "base.train.keep",
@@ -33,7 +33,8 @@ MAY_CHANGE = (
 )
 
 
-# What a report says of the base. Another key may be newer than the folder.
+# Keys of the base that the report needs. Other keys may be missing, if they are newer than the
+# folder.
 REPORTED = (
   *("data.length", "data.name", "data.tokenizer", "model.d_model", "model.num_heads"),
   *("model.num_layers", "model.dtype", "model.stream_dtype", "optim.learning_rate", "optim.name"),
@@ -43,7 +44,7 @@ REPORTED = (
 
 
 def to_json(sweep: Sweep) -> dict[str, Any]:
-  """A sweep as JSON values."""
+  """Returns a sweep as JSON values."""
   return {
     "title": sweep.title,
     "base": config_lib.to_json(sweep.base),
@@ -56,20 +57,20 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Sweep:
-  """The sweep that `to_json` made these values of."""
+  """Returns the sweep from the values that `to_json` returned."""
   return Sweep(**{**values, "base": config_lib.from_json(values["base"])})
 
 
 def open_sweep(out: str, sweep: Sweep) -> None:
-  """Makes `out` the folder of a sweep, or goes on with it.
+  """Writes sweep.json into a new folder, or checks that an existing folder has the same sweep.
 
   Raises:
-    UserError: it cannot be written, holds something else, or another sweep.
+    UserError: if `out` cannot be written, holds files but no sweep, or holds another sweep.
   """
   path = os.path.join(out, FILE)
   if os.path.isdir(out) and not os.path.exists(path) and set(os.listdir(out)) - {LOCK}:
     raise UserError(
-      f"{out} holds something else than a sweep (there is no {FILE}); choose another `out`"
+      f"{out} is not empty and holds no sweep (there is no {FILE}); choose another `out`"
     )
   try:
     os.makedirs(out, exist_ok=True)
@@ -88,10 +89,10 @@ def open_sweep(out: str, sweep: Sweep) -> None:
 
 
 def read_sweep(out: str) -> tuple[Sweep, str]:
-  """The sweep that lies in `out`, and the command that began it.
+  """Returns the sweep in the folder `out`, and the command that started it.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: if `out` holds no sweep that can be read.
   """
   path = os.path.join(out, FILE)
   with reading(path, f"{out} holds no sweep", "a sweep"):
@@ -107,7 +108,7 @@ def read_sweep(out: str) -> tuple[Sweep, str]:
 
 def _check_same(out: str, sweep: Sweep) -> None:
   there, _ = read_sweep(out)
-  # Keys that are newer than the folder are what they were before there were any: the default.
+  # A key that is newer than the folder had no effect then, which its default stands for.
   base = config_lib.from_json(config_lib.to_json(there.base), sweep.base)
   there = dataclasses.replace(there, base=base)
   before, now = to_json(there), to_json(sweep)
@@ -116,13 +117,13 @@ def _check_same(out: str, sweep: Sweep) -> None:
     lines = [f"{key} {_value(before, key)} -> {_value(now, key)}" for key in differing]
     more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
     raise UserError(
-      f"{out} holds another sweep (there -> here): {'; '.join(lines[:8])}{more}. Choose another "
-      "`out`, or give the sweep that lies there"
+      f"{out} holds another sweep (there -> here): {'; '.join(lines[:8])}{more}; choose another "
+      "`out`, or pass the sweep of that folder"
     )
 
 
 def _value(values: Any, key: str) -> str:
-  """What lies at a dotted key, in words; keys inside of an arm have dots of their own."""
+  """Returns `repr` of the value at a dotted key, or "nothing"; keys of an arm may contain dots."""
   while key:
     if not isinstance(values, Mapping):
       return "nothing"

@@ -1,4 +1,4 @@
-"""The seeds of an arm one after the other, each an ordinary run of the trainer in a folder."""
+"""Training of an arm's seeds one after the other, each as an ordinary run in its own folder."""
 
 import os
 import statistics
@@ -13,13 +13,17 @@ from hc_jax.train.start import train_and_evaluate
 
 
 def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves], dict[str, Any]]:
-  """Trains each run in `folder/seed-<seed>`, as `hc-jax train` would; finished ones are passed by.
+  """Trains each run in `folder/seed-<seed>`, as `hc-jax train` does; skips finished runs.
+
+  Args:
+    configs: config of each run, one for each seed.
+    folder: folder of the arm.
 
   Returns:
-    The curves of each, and what was measured of time.
+    The curves of each run, and a dict of the measured times.
 
   Raises:
-    UserError, Stopped, StorageError, OutOfMemoryError: as `train_and_evaluate`.
+    UserError, Stopped, StorageError, OutOfMemoryError: as in `train_and_evaluate`.
   """
   curves, steps = [], []
   for config in configs:
@@ -40,5 +44,5 @@ def train_one_by_one(configs: Sequence[Any], folder: str) -> tuple[list[Curves],
     "tokens_per_s": tokens / step if step else None,
     "training_seconds": sum(c.val["seconds"][-1] for c in curves if c.val["seconds"]),
     "compile_seconds": None,
-    "memory_of": "of the compiled training step of one run, by XLA's plan, on each device",
+    "memory_of": "compiled training step of one run, as planned by XLA, on each device",
   }

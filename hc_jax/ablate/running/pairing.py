@@ -1,4 +1,4 @@
-"""Whether arms are paired: digests of what must be the same in every arm of a seed."""
+"""Digests of initial parameters and batches, which must be equal in all arms of a seed."""
 
 import functools
 import hashlib
@@ -12,10 +12,10 @@ from hc_jax.params import is_connection, named_leaves
 
 
 def branch_digest(params: Any) -> str:
-  """SHA-256 of all parameters but the connections': paths, shapes, dtypes and bits.
+  """Returns the SHA-256 of all parameters outside connections: paths, shapes, dtypes and bits.
 
   Args:
-    params: of one run, without partitioning metadata.
+    params: parameters of one run, without partitioning metadata.
   """
   leaves = {path: leaf for path, leaf in named_leaves(params) if not is_connection(path)}
   return _digest(jax.device_get(leaves))
@@ -29,7 +29,7 @@ def batch_digest(batch: Any) -> str:
 
 
 def branch_digests(params: Any, count: int) -> list[str]:
-  """Returns `branch_digest` of each run's part of stacked parameters."""
+  """Returns the `branch_digest` of each of `count` runs whose parameters are stacked in front."""
   host = jax.device_get(params)
   return [branch_digest(jax.tree.map(lambda leaf, i=i: leaf[i], host)) for i in range(count)]
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, machine, time, and how busy the machine was."""
+"""Provenance of a result: code, machine, time, and the load of the machine."""
 
 import contextlib
 import datetime
@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def now() -> str:
-  """The time, in UTC, to the minute."""
+  """Returns the time in UTC, to the minute."""
   return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def commit() -> str:
-  """The commit that this code is of, "+" behind it if files differ; "" outside of a checkout."""
+  """Returns the commit of this code, with "+" if files were changed; "" outside a checkout."""
 
   def git(*args: str) -> str:
     command = ["git", "-C", str(ROOT), *args]
@@ -36,14 +36,14 @@ def commit() -> str:
 
 
 def cores() -> int:
-  """Processor cores that this process may use."""
+  """Returns the number of processor cores that this process may use."""
   with contextlib.suppress(AttributeError):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def machine(device: jax.Device) -> str:
-  """The machine in words."""
+  """Returns a short description of the machine."""
   count = f"{cores()} CPU cores"
   if device.platform == "cpu":
     return count
@@ -51,11 +51,11 @@ def machine(device: jax.Device) -> str:
 
 
 def provenance(started: str, device: jax.Device) -> dict[str, Any]:
-  """Of a result that is finished now.
+  """Returns the provenance of a result that is finished now, as JSON values.
 
   Args:
-    started: of `now`, when it began.
-    device: that it was computed on.
+    started: time when the computation started, from `now`.
+    device: device that computed the result.
   """
   load = os.getloadavg()[2] if hasattr(os, "getloadavg") else None
   return {
@@ -65,14 +65,14 @@ def provenance(started: str, device: jax.Device) -> dict[str, Any]:
     "machine": machine(device),
     "cores": cores(),
     "platform": device.platform,
-    "load": load,  # processes that ran or wanted to, over the last 15 minutes
+    "load": load,  # mean number of running or waiting processes over the last 15 minutes
     "jax": jax.__version__,
     "python": platform.python_version(),
   }
 
 
 def command() -> str:
-  """The command line, as it would be typed."""
+  """Returns the command line as a user would type it."""
   name = Path(sys.argv[0]).name
   words = ["hc-jax" if name in ("__main__.py", "hc-jax") else name, *sys.argv[1:]]
   return " ".join(words)

@@ -1,4 +1,7 @@
-"""The types of a sweep's files: they may be a stranger's, and a report computes with them."""
+"""Checks of the types in a sweep's files, which may come from someone else.
+
+A report computes with these values, so that a wrong type must be refused when a file is read.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,10 +31,10 @@ SWEEP |= {"seeds": (list,), "learning_rates": (list,), "base": (dict,)}
 
 
 def check_sweep(values: Mapping[str, Any]) -> None:
-  """Checks the JSON of a sweep.
+  """Checks the types in the JSON of a sweep.
 
   Raises:
-    ValueError, KeyError, TypeError: something in it has another type.
+    ValueError, KeyError, TypeError: if a field is missing or has another type.
   """
   check_fields("sweep", values, SWEEP)
   check_list("seeds", values["seeds"], (int,))
@@ -40,10 +43,10 @@ def check_sweep(values: Mapping[str, Any]) -> None:
 
 
 def check_result(values: Mapping[str, Any]) -> None:
-  """Checks the JSON of a finished arm: types, and one of everything for each seed.
+  """Checks the JSON of a finished arm: types, and one entry of each list for each seed.
 
   Raises:
-    ValueError, KeyError, TypeError: something in it has another type or length.
+    ValueError, KeyError, TypeError: if a field is missing or has another type or length.
   """
   check_fields("costs", values["costs"], COSTS)
   check_fields("provenance", values["provenance"], PROVENANCE)
@@ -56,22 +59,26 @@ def check_result(values: Mapping[str, Any]) -> None:
 
 
 def check_progress(card: Mapping[str, Any], seeds: Sequence[int]) -> None:
-  """Checks the card of an arm's checkpoint, of those seeds.
+  """Checks the card of an arm's checkpoint.
+
+  Args:
+    card: card as JSON values.
+    seeds: seeds that the checkpoint must have.
 
   Raises:
-    ValueError, KeyError, TypeError: something in it has another type, or it is of other seeds.
+    ValueError, KeyError, TypeError: if a field is missing or has another type, or the seeds differ.
   """
   check_fields("card", card, {"step": (int,), "seeds": (list,), "diverged": (list,)})
   check_list("diverged", card["diverged"], (int, _UNKNOWN))
   if card["seeds"] != list(seeds) or len(card["diverged"]) != len(seeds):
-    raise ValueError(f"it is of the seeds {card['seeds']}")
+    raise ValueError(f"it has the seeds {card['seeds']}")
 
 
 def _check_runs(values: Mapping[str, Any], digests: Sequence[str], count: int) -> None:
-  """Checks curves and digests, one for each of `count` seeds."""
+  """Checks curves and digests, which must have one entry for each of `count` seeds."""
   for key, kinds in (*((name, TEXTS) for name in digests), ("curves", (dict,))):
     if check_list(key, values[key], kinds) != count:
-      raise ValueError(f"{key} has not one entry for each seed")
+      raise ValueError(f"{key} does not have one entry for each seed")
   for curves in values["curves"]:
     check_fields("curves", curves, {"diverged": (int, _UNKNOWN)})
     for part, needed in (("train", ("step", "loss")), ("val", ("step", "loss", "seconds"))):
@@ -81,14 +88,14 @@ def _check_runs(values: Mapping[str, Any], digests: Sequence[str], count: int) -
 
 
 def check_fields(name: str, values: Any, kinds: Mapping[str, tuple[type, ...]]) -> None:
-  """Raises TypeError or KeyError unless a mapping has these fields, of these types."""
+  """Raises TypeError or KeyError unless a mapping has these fields with these types."""
   for key, wanted in kinds.items():
     if type(values[key]) not in wanted or (type(values[key]) is int and abs(values[key]) >> 63):
       raise TypeError(f"{name}.{key}={str(values[key])[:60]!r} has another type")
 
 
 def check_list(name: str, values: Any, kinds: tuple[type, ...]) -> int:
-  """Returns the length of a list whose entries are of these types; raises TypeError otherwise."""
+  """Returns the length of a list; raises TypeError if the type of an entry is not in `kinds`."""
   if type(values) is not list:
     raise TypeError(f"{name} is not a list")
   check_fields(name, dict(enumerate(values)), dict.fromkeys(range(len(values)), kinds))

@@ -1,4 +1,4 @@
-"""What is kept of finished runs: a file for each arm, and `results.jsonl` of all of them."""
+"""Records of finished runs: a file for each arm, and `results.jsonl` with a row for each run."""
 
 import dataclasses
 import json
@@ -12,20 +12,20 @@ from hc_jax.ablate.sweep import Group, Sweep
 from hc_jax.errors import UserError
 
 FORMAT = "hc_jax ablation 1"
-_LIMIT = 1 << 30  # bytes of a result; it has about 100 for each step that is logged
+_LIMIT = 1 << 30  # bytes of a result, which needs about 100 for each logged step
 ARMS, RESULT, ROWS = "arms", "result.json", "results.jsonl"
 
 
 @dataclasses.dataclass
 class Curves:
-  """What a run measured; each mapping holds lists of one length.
+  """Measurements of a run; the lists of each mapping have the same length.
 
   Attributes:
-    train: `step`, and `loss` in nats per token of that step's batch; rows as the trainer's.
-    val: `step`, `loss`, perhaps `bpb` (bits per byte), and `seconds` of training until then,
-      compilation, evaluation and checkpoints apart.
-    diverged: the first step with a number that is not finite; None for a run that has none. The
-      lists end before it.
+    train: lists `step` and `loss` (of that step's batch, nats per token), at the logged steps.
+    val: lists `step`, `loss`, `seconds` (of training until then, without compilation, evaluation
+      and checkpoints), and for text `bpb` (bits per byte).
+    diverged: first step with a number that is not finite; the lists end before it. None if there
+      is none.
   """
 
   train: dict[str, list[float]] = dataclasses.field(
@@ -38,23 +38,23 @@ class Curves:
 
   @property
   def final(self) -> float | None:
-    """The last validation loss; None of a run that diverged."""
+    """Returns the last validation loss; None if the run diverged or was never evaluated."""
     return None if self.diverged is not None or not self.val["loss"] else self.val["loss"][-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A finished arm: its runs, one of each seed, and what they cost.
+  """A finished arm: its runs, one for each seed, and their costs.
 
   Attributes:
-    group: the arm and its learning rate.
-    seeds: of the runs, in order.
-    curves: of the runs, in order.
-    costs: see `hc_jax.ablate.running.costs`.
-    branch_init: SHA-256 of each run's initial parameters but the connections'.
+    group: arm and learning rate.
+    seeds: seeds of the runs, in order.
+    curves: curves of the runs, in order.
+    costs: costs by name; see `hc_jax.ablate.running.costs`.
+    branch_init: SHA-256 of each run's initial parameters outside connections.
     first_batch: SHA-256 of each run's first batch.
-    fingerprint: of the text.
-    provenance: where, when and by which code; see `hc_jax.ablate.running.provenance`.
+    fingerprint: SHA-256 of the text.
+    provenance: place, time and code; see `hc_jax.ablate.running.provenance`.
   """
 
   group: Group
@@ -68,22 +68,22 @@ class Result:
 
 
 def folder_of(out: str, group: Group) -> str:
-  """Where an arm's files lie."""
+  """Returns the folder of an arm's files."""
   return os.path.join(out, ARMS, group.id)
 
 
 def save(out: str, result: Result) -> None:
-  """Writes the result of an arm, whole or not at all."""
+  """Writes the result of an arm atomically."""
   values = {"format": FORMAT, **dataclasses.asdict(result)}
   path = os.path.join(folder_of(out, result.group), RESULT)
   durable.write_atomically(path, json.dumps(values, allow_nan=False) + "\n", root=out)
 
 
 def load(out: str, group: Group) -> Result | None:
-  """The result of an arm; None if it is not finished.
+  """Returns the result of an arm; None if the arm is not finished.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: if the result exists but cannot be read.
   """
   path = os.path.join(folder_of(out, group), RESULT)
   try:
@@ -92,26 +92,24 @@ def load(out: str, group: Group) -> Result | None:
       raise ValueError("another format")
     check_result(values)
     if Group(**values["group"]) != group:
-      raise ValueError(f"it is not of arm {group.id}")
+      raise ValueError(f"it belongs to another arm than {group.id}")
     values["group"] = group
     values["curves"] = [Curves(**curves) for curves in values["curves"]]
     return Result(**values)
   except FileNotFoundError:
     return None
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f"{path} cannot be read ({error}); remove it and the arm is trained again"
-    ) from error
+    raise UserError(f"{path} cannot be read ({error}); remove it to train the arm again") from error
 
 
 def load_all(out: str, sweep: Sweep) -> dict[Group, Result]:
-  """The results of all arms that are finished, in the order of the sweep."""
+  """Returns the results of all finished arms, in the order of the sweep."""
   found = {group: load(out, group) for group in sweep.groups()}
   return {group: result for group, result in found.items() if result is not None}
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-  """A row for each run, as in `results.jsonl`."""
+  """Returns the rows of `results.jsonl`, one for each run."""
   return [
     {
       "arm": result.group.arm,

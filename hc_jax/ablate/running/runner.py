@@ -1,4 +1,4 @@
-"""Runs a sweep: arm by arm, from wherever it was left."""
+"""Running of a sweep, arm by arm; an interrupted sweep is continued."""
 
 import os
 from collections.abc import Callable
@@ -22,22 +22,22 @@ def run_sweep(
   shard: tuple[int, int] = (1, 1),
   log: Callable[[str], None] = say,
 ) -> list[Group]:
-  """Trains the arms of a sweep that are not finished, and writes the report of all that are.
+  """Trains the unfinished arms of a sweep, and writes the report on all finished arms.
 
   Args:
-    sweep: checked.
-    out: a new or empty folder, or that of the sweep to go on with.
-    shard: (i, N): of N processes that share `out`, the i-th, from 1; it takes every N-th arm.
-    log: gets lines.
+    sweep: sweep that has passed `Sweep.check`.
+    out: a new or empty folder, or the folder of this sweep to continue.
+    shard: `(i, N)` for the i-th, from 1, of N processes that share `out`; it trains every N-th arm.
+    log: function that receives each printed line.
 
   Returns:
-    The arms that are still missing, those of other shards.
+    The groups that are not finished, which belong to other shards.
 
   Raises:
-    UserError: something is wrong before training.
-    Stopped: SIGTERM or SIGINT arrived; what was done is saved.
-    StorageError: the disk is full, or the like.
-    OutOfMemoryError: the device's memory is too small.
+    UserError: if `out` holds something else, or a run cannot start.
+    Stopped: if SIGTERM or SIGINT arrived; a checkpoint was saved.
+    StorageError: if a file could not be written, for example because the disk is full.
+    OutOfMemoryError: if a model does not fit on the device.
   """
   out = os.path.abspath(os.path.expanduser(out))
   folder.open_sweep(out, sweep)
@@ -53,22 +53,22 @@ def run_sweep(
     with writing(f"the results in {path}"):
       folders.make_folder(out, os.path.relpath(path, out))
       with lock.locked(path, log):
-        if records.load(out, group) is None:  # another process may just have finished it
+        if records.load(out, group) is None:  # unless another process has just finished the arm
           train_arm(sweep, group, out, log)
   return finish(out, log)
 
 
 @gathered()
 def finish(out: str, log: Callable[[str], None] = say) -> list[Group]:
-  """Writes the report of what lies in `out`; returns the arms that are missing in it.
+  """Writes the report on the finished arms in `out`, and returns the groups that are missing.
 
   Raises:
-    UserError: no sweep lies there, or nothing of it is finished.
+    UserError: if `out` holds no sweep, or no arm is finished.
   """
   sweep, command = folder.read_sweep(out)
   results = list(records.load_all(out, sweep).values())
   if not results:
-    raise UserError(f"no arm of the sweep in {out} is finished yet; there is nothing to report")
+    raise UserError(f"no arm of the sweep in {out} is finished yet; run the sweep first")
   with writing(f"the report in {out}"), exclusive.locked(out, folder.LOCK):
     records.write_rows(out, results)
     report.write_report(out, sweep, results, command, log)

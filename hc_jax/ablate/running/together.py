@@ -1,4 +1,4 @@
-"""The seeds of an arm in one program: the trainer's loop, whose step is mapped over seeds."""
+"""Training of an arm's seeds in one program: the trainer's loop with a step mapped over seeds."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ from hc_jax.train.start import check_identity
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What came of the seeds of an arm.
+  """Results of training the seeds of an arm.
 
   Attributes:
-    curves: of each seed, in order.
-    costs: what was measured of time and memory.
+    curves: curves of each seed, in order.
+    costs: measured times and memory by name.
   """
 
   curves: list[Curves]
@@ -38,33 +38,33 @@ class Trained:
 
 
 class ArmConsole(Console):
-  """Says of an arm what its evaluations give, and nothing of steps and checkpoints."""
+  """A console that prints only the evaluations of an arm, not its steps and checkpoints."""
 
   def __init__(self, program: Program, log: Callable[[str], None]) -> None:
     super().__init__(program.settings.num_steps, program.task.unit)
     self._log, self._best, self._eta = log, program.task.best, 0.0
 
   def say(self, line: str, progress: bool = False) -> None:
-    """Gives a line to the sweep's log."""
+    """Passes a line to the sweep's log."""
     del progress
     self._log(f"  {line}")
 
   def train(self, step: int, rows: Sequence[Mapping[str, Any]], eta: float) -> None:
-    """Keeps the time that is left, for the next evaluation."""
+    """Stores the remaining time, which the next evaluation prints."""
     self._eta = eta
 
   def eval(self, step: int, values: Sequence[Mapping[str, float]], seconds: float) -> None:
-    """Says the value that arms are compared by, of each seed."""
+    """Prints the value of each seed by which arms are compared."""
     losses = " ".join(f"{row[self._best]:.4f}" for row in values)
     total = f"{self._total:,}"
     eta = duration(self._eta) if step else "-"
     self.say(f"step {step:>{len(total)},}/{total}  eta {eta:<8} val {losses}")
 
   def saved(self, step: int, seconds: float, waited: float) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
   def finished(self, step: int, seconds: float, apart: Mapping[str, float], workdir: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 def train_together(
@@ -78,22 +78,22 @@ def train_together(
 ) -> Trained:
   """Trains all seeds of a program to the end, from the newest checkpoint if there is one.
 
-  A seed that diverges is recorded as such; the others continue. Each seed's rows are in
+  If a seed diverges, its step is recorded and the others continue. Each seed's rows are in
   `folder/seed-<seed>/metrics.jsonl`.
 
   Args:
-    program: of several seeds, on one device.
-    folder: of the arm; exists.
-    stop: says when to stop early.
-    log: takes lines.
-    config: nested groups of JSON values for the card.
-    workers: threads that read batches ahead.
-    save_last: whether the last step makes a checkpoint, so that a finished arm is done.
+    program: program of all seeds, on one device.
+    folder: existing folder of the arm.
+    stop: signal that ends training early.
+    log: function that receives each printed line.
+    config: config for the checkpoint's card, as nested groups of JSON values.
+    workers: number of threads that read batches ahead.
+    save_last: whether to save the last step, so that a finished arm is not trained again.
 
   Raises:
-    Stopped: SIGTERM or SIGINT arrived; what was done is saved.
-    UserError: the folder holds something else.
-    StorageError: a file could not be read or written.
+    Stopped: if SIGTERM or SIGINT arrived; a checkpoint was saved.
+    UserError: if the checkpoint in the folder belongs to other seeds, another task or other data.
+    StorageError: if a file could not be read or written.
   """
   task, seeds = program.task, program.seeds
   identity = config_lib.plain(task.identity)
@@ -122,7 +122,7 @@ def train_together(
 def _begin(
   program: Program, folder: str, identity: Mapping[str, Any], log: Callable[[str], None]
 ) -> tuple[Any, int, int | None, list[int | None]]:
-  """Returns the state to start from, its step, that of the newest checkpoint, and what diverged."""
+  """Returns first state, its step, the newest checkpoint's step, and when each seed diverged."""
   restored = restore.restore_newest(folder, program.abstract, log=log)
   if restored is None:
     return program.first_state(), 0, None, [None] * len(program.seeds)
@@ -130,10 +130,10 @@ def _begin(
   try:
     check_progress(card, program.seeds)
   except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{folder} holds no arm to continue with ({error}); remove it") from error
+    raise UserError(f"{folder} holds no arm to continue ({error}); remove it") from error
   if card["task"] != program.task.name:
     raise UserError(
-      f"{folder} holds the task {card['task']!r}, and this is {program.task.name!r}; choose "
+      f"{folder} holds the task {card['task']!r}, but this is {program.task.name!r}; choose "
       "another folder"
     )
   check_identity(folder, card["data"], identity, "out")
@@ -144,7 +144,7 @@ def _begin(
 def _costs(
   loop: Loop, curves: Sequence[Curves], rows: Sequence[Sequence[Mapping[str, Any]]], count: int
 ) -> dict[str, Any]:
-  """Returns what was measured of time and memory; of steps, the median of the rows' means."""
+  """Returns measured times and memory; times of a step are medians over the rows' means."""
   together = f"{count} seeds together" if count > 1 else "one seed"
   longest = max(rows, key=len)
   measured = {
@@ -161,5 +161,5 @@ def _costs(
     "training_seconds": max((c.val["seconds"][-1] for c in curves if c.val["seconds"]), default=0),
     "compile_seconds": loop.clock.apart["compile"],
     "memory_bytes": None if memory is None else memory / count,
-    "memory_of": f"of the compiled training step of {together}, by XLA's plan, per seed",
+    "memory_of": f"compiled training step of {together}, as planned by XLA, per seed",
   }

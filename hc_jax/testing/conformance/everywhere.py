@@ -22,7 +22,7 @@ REMEDY = "give each parameter and constant the dtype jnp.float32"
 
 
 def shard_map(candidate: Candidate) -> None:
-  """Checks gradients under `jax.shard_map` with its defaults, parameters replicated."""
+  """Checks gradients under `jax.shard_map` with its default options and replicated parameters."""
   mesh = _mesh(AxisType.Auto)
   whole, split = PartitionSpec(), PartitionSpec("data")
   inputs, gradients = _inputs(candidate), _gradients(candidate)
@@ -33,7 +33,7 @@ def shard_map(candidate: Candidate) -> None:
 
 
 def pmap(candidate: Candidate) -> None:
-  """Checks gradients under `jax.pmap`, parameters replicated and their gradients summed."""
+  """Checks gradients under `jax.pmap`, with replicated parameters and summed gradients."""
   if len(jax.devices()) < 2:
     raise NotApplicable("it needs two devices")
   params, *rest = _inputs(candidate)
@@ -51,7 +51,7 @@ def pmap(candidate: Candidate) -> None:
 
 
 def explicit_mesh(candidate: Candidate) -> None:
-  """Checks gradients on a mesh with explicit axes, the batch split."""
+  """Checks gradients on a mesh with explicit axes, with a split batch."""
   mesh = _mesh(AxisType.Explicit)
   inputs, gradients = _inputs(candidate), _gradients(candidate)
   want = jit(gradients)(*inputs)
@@ -64,7 +64,7 @@ def explicit_mesh(candidate: Candidate) -> None:
 
 
 def x64(candidate: Candidate) -> None:
-  """Checks dtypes under `jax_enable_x64`: float32 parameters and maps, whatever it is given."""
+  """Checks that parameters and maps are float32 under `jax_enable_x64`, for any input dtype."""
   with jax.enable_x64(True):
     for dtype in (jnp.float32, jnp.float64):
       params, streams, y = _inputs(candidate)
@@ -81,7 +81,7 @@ def x64(candidate: Candidate) -> None:
 
 
 def empty(candidate: Candidate) -> None:
-  """Checks that no tokens come out as no tokens."""
+  """Checks that an input of zero tokens gives an output of zero tokens."""
   params, streams, y = _inputs(candidate)
   (h, _), out = jax.eval_shape(_site(candidate), params, streams[:0], y[:0])
   check(h.shape == (0, *h.shape[1:]) and out.shape == streams[:0].shape, f"{h.shape}, {out.shape}")
@@ -97,11 +97,11 @@ def whole_index(candidate: Candidate) -> None:
     except TypeError as error:
       check("index" in str(error), f"index={index!r} is refused without naming it: {error}")
     else:
-      check(False, f"index={index!r} is taken for a whole number")
+      check(False, f"index={index!r} is accepted; raise TypeError unless it is a whole number")
 
 
 def second_derivatives(candidate: Candidate) -> None:
-  """Checks derivatives of gradients against those that JAX makes by itself."""
+  """Checks derivatives of gradients against those of autodiff."""
   inputs = _inputs(candidate)
 
   def squares(derivatives: str) -> Callable:
@@ -115,28 +115,30 @@ def second_derivatives(candidate: Candidate) -> None:
 
 
 def forward_mode(candidate: Candidate) -> None:
-  """Checks that forward mode works with derivatives="autodiff", and that its refusal says so."""
+  """Checks that forward mode works with derivatives="autodiff", and is refused with that hint."""
   inputs = _inputs(candidate)
 
   def push(derivatives: str) -> Callable:
     return lambda *args: jax.jvp(_site(candidate, derivatives), args, args)
 
-  jax.jit(push("autodiff")).lower(*inputs)  # a derivative without forward mode ends the lowering
+  jax.jit(push("autodiff")).lower(*inputs)  # raises if a derivative has no forward mode
   try:
-    push("custom")(*inputs)  # in a compiled function JAX refuses in its own words, while it lowers
+    push("custom")(*inputs)  # eagerly, because under jit JAX would raise an error of its own
   except TypeError as error:
-    check('derivatives="autodiff"' in str(error), f"forward mode is refused without a way: {error}")
+    check(
+      'derivatives="autodiff"' in str(error), f"forward mode is refused without a remedy: {error}"
+    )
 
 
 def is_a_value(candidate: Candidate) -> None:
-  """Checks the declared form: `finish` is a value without arrays, and `boundary` is its parts."""
+  """Checks the declared form: `finish` holds no arrays, and `boundary` equals its parts."""
   module = candidate.module
   if not module.is_declared:
     raise NotApplicable("it has the free form, coefs(streams, index)")
   check(
     module.finisher() == module.clone().finisher()
     and hash(module.finisher()) == hash(module.clone().finisher()),
-    "two finishers of equal fields differ, and every call would be traced anew",
+    "two finishers with equal fields are not equal, so that every call would be traced again",
   )
   params, streams, y = _inputs(candidate)
   generator = module.generate(params, 1)
@@ -161,7 +163,7 @@ def is_a_value(candidate: Candidate) -> None:
   both = jit(lambda *args: (ops.boundary(*args), apart(*args)))
   found, want = both(streams, y, coefs, generator)
   same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), found, want)
-  check(all(jax.tree.leaves(same)), "ops.boundary is not bitwise write, coefs and read")
+  check(all(jax.tree.leaves(same)), "ops.boundary is not bitwise equal to write, coefs and read")
 
 
 def _mesh(kind: AxisType) -> jax.sharding.Mesh:
@@ -186,7 +188,7 @@ def _site(candidate: Candidate, derivatives: str = "custom") -> Callable:
 
 
 def _gradients(candidate: Candidate, derivatives: str = "custom") -> Callable:
-  """Returns the gradient of a function of both outputs of a site, by all that it takes."""
+  """Returns the gradient of a function of both outputs of a site, for all its inputs."""
   site = _site(candidate, derivatives)
 
   def loss(*args):
@@ -201,4 +203,4 @@ def _gradients(candidate: Candidate, derivatives: str = "custom") -> Callable:
 
 def _agree(found: PyTree, want: PyTree, where: str, limit: float = GRADIENT) -> None:
   apart = distance(jax.device_get(found), jax.device_get(want))
-  check(apart < limit, f"gradients {where} are {apart:.1e} from those without")
+  check(apart < limit, f"gradients {where} differ by {apart:.1e} (relative)")

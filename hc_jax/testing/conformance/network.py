@@ -24,11 +24,11 @@ from hc_jax.testing.conformance.candidate import (
 from hc_jax.testing.harness import FORWARD, GRADIENT, NotApplicable, check
 from hc_jax.testing.traps.subject import decoded, distance, sharing
 
-PLAIN = {"scan": True, "remat": "none"}  # the plainest way to run
+PLAIN = {"scan": True, "remat": "none"}  # the baseline for other ways to run
 
 
 def starts_as_claimed(candidate: Candidate) -> None:
-  """At init it is the Pre-Norm residual network, as near as its facts claim, or says it is not."""
+  """Checks that the network at init is the Pre-Norm residual network, if the facts claim so."""
   facts = candidate.module.facts(cd.WIDTH)
   if facts == Facts():
     raise NotApplicable("it states no facts")
@@ -41,20 +41,20 @@ def starts_as_claimed(candidate: Candidate) -> None:
   if facts.residual_at_init is None:
     check(
       bool(facts.note),
-      f"it starts {away:.1e} from the Pre-Norm residual network and its facts do not say so: state "
-      "residual_at_init, or why not in note",
+      f"it starts {away:.1e} away from the Pre-Norm residual network and its facts do not say so; "
+      "set residual_at_init, or give the reason in note",
     )
-    check(away > 1e-5, "its facts do not claim it, but it starts as the Pre-Norm residual network")
+    check(away > 1e-5, "it starts as the Pre-Norm residual network; claim it in residual_at_init")
     return
   check(
     away <= facts.residual_at_init,
-    f"it starts {away:.1e} from the Pre-Norm residual network of its branches; its facts claim "
-    f"{facts.residual_at_init:.0e}",
+    f"it starts {away:.1e} away from the Pre-Norm residual network with the same branches; its "
+    f"facts claim at most {facts.residual_at_init:.0e}",
   )
 
 
 def index_counts(candidate: Candidate) -> None:
-  """Initial values that depend on the index are those of sublayer k, scanned and not."""
+  """Checks that initial values of sublayer k are those of index k, with and without scan."""
   looped = initial(candidate, scan=False)
   scanned = unstack_layers(initial(candidate))
   again = unstack_layers(initial(candidate, seed=4))
@@ -63,44 +63,44 @@ def index_counts(candidate: Candidate) -> None:
     alone = candidate.at(index).init(jax.random.key(0), candidate.streams(()), index)
     alone = unboxed(alone.get("params", {}))
     for leaf, value in trees[1].items():
-      if np.array_equal(value, trees[2][leaf]):  # it does not depend on the key
-        for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "by itself")):
+      if np.array_equal(value, trees[2][leaf]):  # random values cannot be compared
+        for other, words in ((trees[0][leaf], "unrolled"), (alone[leaf], "alone")):
           check(
             np.allclose(value, other, atol=1e-6),
-            f"{leaf} of sublayer {index} starts otherwise under scan than {words}: the index "
+            f"{leaf} of sublayer {index} starts differently under scan than {words}: the index "
             "must count sublayers through the network",
           )
 
 
 def causality(candidate: Candidate) -> None:
-  """A change of token t changes no bit before t, and no bit of another row of the batch."""
+  """Checks that changing token t changes no bit before t, and no bit of other rows."""
   run, params, t = forward(candidate), kicked(candidate), TOKENS.shape[1] // 2
   tokens = TOKENS.copy()
   tokens[0, t] = (tokens[0, t] + 1) % cd.VOCAB
   before, after = (np.asarray(run(params, a)) for a in (TOKENS, tokens))
   check(np.array_equal(before[0, :t], after[0, :t]), f"token {t} changes logits before it")
-  check(np.array_equal(before[1:], after[1:]), "a row of the batch changes logits of another")
+  check(np.array_equal(before[1:], after[1:]), "a row of the batch changes logits of another row")
   check(bool(np.all(np.any(before[0, t:] != after[0, t:], -1))), f"token {t} changes nothing")
 
 
 def agrees_with_the_reference(candidate: Candidate) -> None:
-  """Logits and gradients of the whole network are those of Algorithm 1 in float64."""
+  """Checks logits and gradients of the whole network against Algorithm 1 in float64."""
   if not candidate.has_reference:
     raise NotApplicable("it has no float64 reference")
   params = kicked(candidate)
   (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(params, TOKENS)
   exact, at = cd.exact_logits(candidate), cd.flat(params)
   away = distance(logits, exact(at))
-  check(away < FORWARD, f"logits are {away:.1e} from those of the float64 reference")
+  check(away < FORWARD, f"logits are {away:.1e} (relative) away from the float64 reference")
   grads = cd.flat(grads)
   ways = cd.directions({k: a for k, a in at.items() if not _is_frozen(candidate, k)}, 2)
   want = cd.slopes(lambda flat: np.sum(exact(flat) * cd.WEIGHTS), at, ways)
   away = distance(cd.along(grads, ways), want)
-  check(away < GRADIENT, f"gradients are {away:.1e} from those of the float64 reference")
+  check(away < GRADIENT, f"gradients are {away:.1e} (relative) away from the float64 reference")
 
 
 def every_way_agrees(candidate: Candidate) -> None:
-  """Unrolled, rematerialised, autodiff: the same logits and gradients as scanned."""
+  """Checks that unrolled, rematerialised and autodiff networks equal the scanned network."""
   (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
   grads = cd.flat(grads)
   for way in (
@@ -112,16 +112,17 @@ def every_way_agrees(candidate: Candidate) -> None:
     (_, found), found_grads = cd.value_and_grad(candidate, **way)(params, TOKENS)
     words = ", ".join(f"{k}={v}" for k, v in way.items())
     away = distance(found, logits)
-    check(away < FORWARD, f"logits with {words} are {away:.1e} from those of a plain scan")
+    check(away < FORWARD, f"logits with {words} are {away:.1e} away from those of a plain scan")
     away = distance(cd.flat(found_grads), grads)
-    check(away < GRADIENT, f"gradients with {words} are {away:.1e} from those of a plain scan")
+    check(away < GRADIENT, f"gradients with {words} are {away:.1e} away from those of a plain scan")
 
 
 def half_precision(candidate: Candidate) -> None:
-  """In bf16 the network is about as near to float64 as the residual network of its shape.
+  """Checks that a bf16 network is about as near to float64 as the residual network.
 
-  Logits 1.5 times as far at most and gradients 3 times, medians of three sets of parameters near
-  their initial values. A network of quite random maps amplifies any rounding, whatever its dtype.
+  Logits may be 1.5 times as far away and gradients 3 times, in the median of three sets of
+  parameters. Parameters stay near their initial values, because a network with random maps
+  amplifies rounding in any dtype.
   """
   if not candidate.has_reference:
     raise NotApplicable("it has no float64 reference")
@@ -132,14 +133,14 @@ def half_precision(candidate: Candidate) -> None:
   for what, times, found, bound in zip(("logits", "gradients"), (1.5, 3), ours, plain, strict=True):
     check(
       found < times * bound,
-      f"bf16 {what} are {found:.1e} from float64, those of the residual network {bound:.1e}: more "
-      f"than {times} times as far",
+      f"bf16 {what} are {found:.1e} away from float64, more than {times} times as far as those of "
+      f"the residual network ({bound:.1e})",
     )
 
 
 @functools.cache
 def _rounding(who: Candidate, draw: str) -> tuple[float, float]:
-  """How far bf16 is from float64 at parameters of that draw: logits, gradients."""
+  """Returns the relative error of bf16 logits and gradients for one random set of parameters."""
   params = jax.tree_util.tree_map_with_path(
     lambda path, leaf: leaf + 0.05 * normal(draw + hc_params.path_name(path), *leaf.shape),
     kicked(who),
@@ -152,23 +153,28 @@ def _rounding(who: Candidate, draw: str) -> tuple[float, float]:
 
 
 def decoding(candidate: Candidate) -> None:
-  """Token by token with a cache: the logits of the whole, and no cache in a connection."""
+  """Checks that decoding token by token equals the whole, and that no connection has a cache."""
   params = kicked(candidate)
   model = cd.network(candidate)
   init = jax.eval_shape(lambda k: model.init(k, TOKENS[:, :1], decode=True), jax.random.key(0))
   for path, _ in hc_params.named_leaves(init["cache"]):
-    check("_connection" not in path, f"{path}: a connection keeps a cache")
+    check("_connection" not in path, f"{path}: a connection must not have a cache")
   away = distance(decoded(model, params, TOKENS), forward(candidate)(params, TOKENS))
-  check(away < FORWARD, f"decoding token by token is {away:.1e} from the whole at once")
+  check(away < FORWARD, f"decoding token by token is {away:.1e} away from the whole at once")
 
 
 def learning(candidate: Candidate) -> None:
-  """Every parameter of every site gets a gradient, but for those that cannot have one.
+  """Checks that every parameter of every site gets a gradient, except where none is possible.
 
-  Each part of a site is measured against the median of its kind over the sites. Streams that are
-  copies of one embedding make the first site's read a scale, which the norm takes out; so is every
-  read of a single stream. A mix whose rows sum to one does nothing to equal streams, and one whose
-  columns do is not seen by the sum at the end. Where they do so only nearly, nothing is asked.
+  Each part of a site is compared with the median of that part over the sites. These parts cannot
+  get a gradient:
+
+  * the read of the first site if its streams are copies, and every read of a single stream: it is
+    only a scale, which the norm removes;
+  * the mix of the first site if its rows sum to one, because its streams are equal;
+  * the mix of the last site if its columns sum to one, because the end sums the streams.
+
+  Nothing is checked where the sums are only nearly one.
   """
   _, grads = cd.value_and_grad(candidate, **PLAIN)(kicked(candidate), TOKENS)
   layers, module = unstack_layers(grads)["stack"], candidate.module
@@ -199,16 +205,16 @@ def learning(candidate: Candidate) -> None:
 
 
 def _silent(module, part: str, site: int) -> bool | None:
-  """Whether a part of a site has no gradient in a network of copies, pre-norms and a sum.
+  """Returns whether a part of a site cannot get a gradient; None if nearly so, or not known.
 
-  None: only nearly none, or not known.
+  The network begins with copies, has pre-norms, and ends in the sum of the streams.
   """
   equal = site == 0 and module.fractions == 1  # the first site sees equal streams
   if part == "read":
     if module.expand_kind == "first" and site == 1:
-      return None  # the first site may have written into the only stream that is not zero
+      return None  # depends on whether the first site wrote to the only stream that is not zero
     if module.norms_input:
-      return False  # a read by channel is more than a scale
+      return False  # because a read by channel is more than a scale
     return (equal and not module.carries_read) or module.num_streams == 1
   facts, last = module.facts(cd.WIDTH), site == cd.SITES - 1
   rows, columns = facts.mix_rows_sum_to_one, facts.mix_columns_sum_to_one
@@ -223,7 +229,7 @@ def _silent(module, part: str, site: int) -> bool | None:
 
 
 def compiles_once(candidate: Candidate) -> None:
-  """One compiled site serves every index, one compiled step the parameters that it made itself."""
+  """Checks that one compiled site serves every index, and one compiled step its own outputs."""
   module = candidate.module
   run = jit(lambda params, streams, index: module.apply({"params": params}, streams, index)[0])
   for index in range(3):
@@ -243,9 +249,9 @@ def compiles_once(candidate: Candidate) -> None:
 
 
 def sharded(candidate: Candidate) -> None:
-  """On a mesh of 2 x 2 x 2: the same gradients, and streams really split over batch and length."""
+  """Checks gradients on a 2 x 2 x 2 mesh, and that streams are split over batch and length."""
   if jax.device_count() < 8:
-    raise NotApplicable(f"it needs 8 devices, here are {jax.device_count()}")
+    raise NotApplicable(f"it needs 8 devices, and there are {jax.device_count()}")
   mesh = sharding.make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2, devices=jax.devices()[:8])
   params = kicked(candidate)
   (_, logits), grads = cd.value_and_grad(candidate, **PLAIN)(params, TOKENS)
@@ -267,9 +273,9 @@ def sharded(candidate: Candidate) -> None:
       cd.site_params(candidate), streams, streams[..., 0, :].repeat(candidate.module.fractions, -1)
     )
   away = distance(found, logits)
-  check(away < GRADIENT, f"logits on the mesh are {away:.1e} from those of one device")
+  check(away < GRADIENT, f"logits on the mesh are {away:.1e} away from those on one device")
   away = distance(jax.device_get(found_grads), grads)
-  check(away < GRADIENT, f"gradients on the mesh are {away:.1e} from those of one device")
+  check(away < GRADIENT, f"gradients on the mesh are {away:.1e} away from those on one device")
   wanted = sharding.NamedSharding(mesh, sharding.PartitionSpec(("data", "fsdp"), "tensor"))
   check(
     out.sharding.is_equivalent_to(wanted, out.ndim),

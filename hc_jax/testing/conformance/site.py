@@ -1,4 +1,4 @@
-"""Conformance of one connection by itself: what it gives, claims and differentiates to."""
+"""Conformance of one connection alone: its outputs, claims and derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,20 @@ from hc_jax.testing.conformance.candidate import Candidate, site, site_params
 from hc_jax.testing.harness import FORWARD, GRADIENT, NotApplicable, check
 from hc_jax.testing.traps.subject import distance
 
-BFLOAT16 = 6e-3  # relative norm, one connection with bf16 streams
+BFLOAT16 = 6e-3  # largest relative error of one connection with bf16 streams
 
 
 def output(lead: tuple[int, ...] = cd.LEAD) -> np.ndarray:
-  """A branch output `[*lead, d]`."""
+  """Returns a branch output `[*lead, d]`."""
   return normal("y", *lead, cd.WIDTH)
 
 
 def shapes_and_dtypes(candidate: Candidate) -> None:
-  """Shapes of the contract, coefficients in float32, parameters and nothing else."""
+  """Checks shapes, float32 coefficients, and that the only state is parameters."""
   module, streams = candidate.module, candidate.streams()
   variables = module.init(jax.random.key(0), streams, 1)
   others = set(variables) - {"params", "intermediates"}
-  check(not others, f"a connection owns parameters and nothing else, not {sorted(others)}")
+  check(not others, f"a connection may have only parameters, but has {sorted(others)}")
   n, m, d = module.num_streams, module.fractions, cd.WIDTH
   views = () if module.num_views == 1 else (module.num_views,)
   for dtype in (jnp.float32, jnp.bfloat16):
@@ -44,7 +44,7 @@ def shapes_and_dtypes(candidate: Candidate) -> None:
     wanted["next_read"] = wanted["read"]
     check(
       (coefs.next_read is not None) == module.carries_read,
-      "coefs.next_read is there without carries_read, or missing with it",
+      "coefs.next_read must be set if and only if carries_read is True",
     )
     for name, shape in wanted.items():
       value = getattr(coefs, name)
@@ -58,7 +58,7 @@ def shapes_and_dtypes(candidate: Candidate) -> None:
 
 
 def counts(candidate: Candidate) -> None:
-  """As many parameters as the formula says."""
+  """Checks the number of parameters against the claimed number."""
   module = candidate.module
   claimed = module.facts(cd.WIDTH).num_params
   if claimed is None:
@@ -67,11 +67,14 @@ def counts(candidate: Candidate) -> None:
   if claimed is None:
     raise NotApplicable("it declares no parameters and claims no number (Facts.num_params)")
   found = sum(leaf.size for leaf in leaves.values())
-  check(found == claimed, f"{found} parameters, {claimed} by its declaration or facts")
+  check(found == claimed, f"it has {found} parameters; its declaration or facts say {claimed}")
 
 
 def orientation(candidate: Candidate) -> None:
-  """Branch input and next streams are those of the float64 reference, eagerly and compiled."""
+  """Checks maps, branch input and next streams against the float64 reference.
+
+  The site is run eagerly and compiled. Without a reference, its own maps are applied in float64.
+  """
   streams, y = candidate.streams(), output()
   params = site_params(candidate)
   for eager in (True, False):
@@ -83,7 +86,7 @@ def orientation(candidate: Candidate) -> None:
       found = np.eye(candidate.num_streams) if found is None else found
       shape = np.broadcast_shapes(found.shape, value.shape)
       pair = [np.broadcast_to(a, shape) for a in (found, value)]
-      check(distance(*pair) < FORWARD, f"{name} ({words}) is not that of the float64 reference")
+      check(distance(*pair) < FORWARD, f"{name} ({words}) differs from the float64 reference")
     check(distance(h, want_h) < FORWARD, f"the branch input ({words}) is not read @ X")
     check(
       distance(out, want) < FORWARD,
@@ -92,13 +95,13 @@ def orientation(candidate: Candidate) -> None:
 
 
 def derivatives(candidate: Candidate) -> None:
-  """A loss on coefficients too, streams used twice: gradients are those of the reference."""
+  """Checks gradients against the reference, for a loss on the coefficients and the streams too."""
   lead = (3,)
   streams, y = candidate.streams(lead), output(lead)
   weights = normal("weights", *streams.shape)
   params = site_params(candidate)
   if not candidate.has_reference:
-    raise NotApplicable("it has no float64 reference; `implementations` compares with autodiff")
+    raise NotApplicable("it has no float64 reference; the check vjp compares with autodiff")
   run = site(candidate, eager=True)
   has_mix = jax.eval_shape(run, params, streams, y)[1].mix is not None
 
@@ -124,13 +127,13 @@ def derivatives(candidate: Candidate) -> None:
   found, want = cd.along(gradients, ways), cd.slopes(exact, at64, ways)
   check(
     distance(found, want) < GRADIENT,
-    f"gradients are {distance(found, want):.1e} from those of the float64 reference (a loss on "
-    "coefficients and on the streams used twice included)",
+    f"gradients are {distance(found, want):.1e} away from the float64 reference (for a loss that "
+    "uses the coefficients, and uses the streams twice)",
   )
 
 
 def implementations(candidate: Candidate) -> None:
-  """Hand-written derivatives are those of plain autodiff, forward mode included."""
+  """Checks hand-written derivatives against autodiff, and that autodiff has a forward mode."""
   streams, y = candidate.streams(), output()
   weights, params = normal("weights", *streams.shape), site_params(candidate)
 
@@ -143,18 +146,18 @@ def implementations(candidate: Candidate) -> None:
       return jnp.sum(out * weights) + jnp.sum(jnp.sin(h)) + jnp.sum(jnp.square(coefs.write))
 
     if derivatives == "autodiff":
-      jax.eval_shape(lambda *a: jax.jvp(loss, a, a), params, streams, y)  # forward mode goes too
+      jax.eval_shape(lambda *a: jax.jvp(loss, a, a), params, streams, y)  # raises without a jvp
     return jit(jax.grad(loss, argnums=(0, 1, 2)))(params, streams, y)
 
   custom, plain = gradients("custom"), gradients("autodiff")
   check(
     distance(custom, plain) < GRADIENT,
-    f"hand-written derivatives are {distance(custom, plain):.1e} from those of autodiff",
+    f"hand-written derivatives are {distance(custom, plain):.1e} away from those of autodiff",
   )
 
 
 def bfloat16(candidate: Candidate) -> None:
-  """bf16 streams: coefficients as if in float32, the next streams rounded once."""
+  """Checks that bf16 streams give float32-exact coefficients, and next streams rounded once."""
   streams = jnp.asarray(candidate.streams(), jnp.bfloat16)
   y = jnp.asarray(output(), jnp.bfloat16)
   params = site_params(candidate)
@@ -167,30 +170,30 @@ def bfloat16(candidate: Candidate) -> None:
       found = np.broadcast_to(found, np.broadcast_shapes(found.shape, value.shape))
       check(
         distance(found, np.broadcast_to(value, found.shape)) < FORWARD,
-        f"{name} of bf16 streams is float32 in name alone: it was rounded on the way",
+        f"{name} of bf16 streams has the dtype float32, but was rounded to bf16 on the way",
       )
-  check(distance(out, want) < BFLOAT16, "with bf16 streams it is farther than 6e-3 from float64")
+  check(distance(out, want) < BFLOAT16, "bf16 next streams are more than 6e-3 away from float64")
 
 
 def mix_claims(candidate: Candidate) -> None:
-  """What the facts say of mix holds for parameters well away from their initial values."""
+  """Checks the facts about mix at parameters far from their initial values."""
   facts = candidate.module.facts(cd.WIDTH)
   sums = {"rows": (-1, facts.mix_rows_sum_to_one), "columns": (-2, facts.mix_columns_sum_to_one)}
   if facts.mix_is_orthogonal is None and all(claim is None for _, claim in sums.values()):
-    raise NotApplicable("it claims nothing of its mix")
+    raise NotApplicable("it claims nothing about its mix")
   streams, y = candidate.streams(), output()
   coefs = site(candidate)(site_params(candidate, kick=0.3), streams, y)[1]
   mix = np.eye(candidate.num_streams) if coefs.mix is None else np.asarray(coefs.mix, np.float64)
   for name, (axis, claim) in sums.items():
     worst = np.abs(mix.sum(axis) - 1).max()
-    check(claim is None or worst <= claim, f"{name} of mix sum to one but for {worst:.1e}")
+    check(claim is None or worst <= claim, f"sums of {name} of mix differ from one by {worst:.1e}")
   if facts.mix_is_orthogonal is not None:
     worst = np.abs(mix @ mix.swapaxes(-1, -2) - np.eye(mix.shape[-1])).max()
-    check(worst <= facts.mix_is_orthogonal, f"mix @ mix.T is the identity but for {worst:.1e}")
+    check(worst <= facts.mix_is_orthogonal, f"mix @ mix.T differs from the identity by {worst:.1e}")
 
 
 def _exact(candidate: Candidate, params, streams, y, coefs: Coefs) -> tuple:
-  """Of the float64 reference, or without one of the coefficients that were found."""
+  """Returns `exact_site`; without a reference, applies the given coefficients in float64."""
   H, y = np.asarray(streams, np.float64), np.asarray(y, np.float64)
   if candidate.has_reference:
     return cd.exact_site(candidate, params, H, y)
@@ -207,6 +210,6 @@ def _exact(candidate: Candidate, params, streams, y, coefs: Coefs) -> tuple:
 
 
 def _without_frozen(candidate: Candidate, gradients: dict) -> dict:
-  """Without the parameters that get no gradient on purpose."""
+  """Returns gradients without those of parameters that are frozen on purpose."""
   frozen = candidate.module.frozen()
   return {k: v for k, v in gradients.items() if k not in frozen}

@@ -1,7 +1,7 @@
-"""How a model must call its connections, as functions of what was seen of it.
+"""Conventions for calling connections, each checked on the recorded calls of a model.
 
-A convention is a function of `Evidence` that raises AssertionError with one sentence, in which the
-site has its path, or `NotApplicable`. `hc_jax.testing.check_model` has the table of them.
+A convention is a function of `Evidence`. It raises AssertionError with one sentence that names the
+path of the site, or `NotApplicable`. `hc_jax.testing.check_model` runs all conventions.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from hc_jax.testing.model_checks.watch import Visit
 
 
 def every_read_is_written(seen: Evidence) -> None:
-  """One write follows each read, by the connection that read."""
-  for name in seen.model.sites:  # what is not used does not run
+  """Checks that each read is followed by one write, by the same connection."""
+  for name in seen.model.sites:  # a call that the output does not need is compiled away
     check(
       any(visit.site.name == name for visit in seen.visits),
-      f"{name} is called, but nothing of what it reads or writes reaches the output",
+      f"{name} is called, but nothing that it reads or writes reaches the output",
     )
   pending = None
   for visit in [*seen.visits, None]:
@@ -33,42 +33,42 @@ def every_read_is_written(seen: Evidence) -> None:
       )
       check(
         visit.site == pending.site,
-        f"{visit} writes what {pending} read; write with the connection that read",
+        f"{visit} writes after {pending} read; write with the connection that read",
       )
       pending = None
       continue
     check(
       pending is None,
-      f"{pending} reads and never writes (streams = connection.write(streams, y, coefs)): what its "
-      "branch computed reaches no stream",
+      f"{pending} reads and never writes, so that its branch output reaches no stream; call "
+      "streams = connection.write(streams, y, coefs)",
     )
     pending = visit
 
 
 def write_takes_its_reads_coefs(seen: Evidence) -> None:
-  """The coefficients of a write are those of the read before it."""
+  """Checks that each write gets the coefficients of the read before it."""
   for read, write in _pairs(seen):
     if _same_coefs(write.coefs, read.coefs):
       continue
     others = [str(other) for other in seen.reads if _same_coefs(write.coefs, other.coefs)]
     check(
       False,
-      f"{write} writes with {'coefs of ' + others[0] if others else 'changed coefs'}; give write "
-      "the coefs that its own read returned, as they are",
+      f"{write} writes with {'coefs of ' + others[0] if others else 'changed coefs'}; pass write "
+      "the coefs that its own read returned, unchanged",
     )
 
 
 def write_takes_its_reads_streams(seen: Evidence) -> None:
-  """The streams of a write are those that were read."""
+  """Checks that each write gets the streams of the read before it."""
   for read, write in _pairs(seen):
     check(
       close(write.streams, read.streams),
-      f"{write} writes to other streams than it read; give write the same streams",
+      f"{write} writes to other streams than it read; pass write the same streams",
     )
 
 
 def streams_cross_sites(seen: Evidence) -> None:
-  """The streams that enter a site are those that left the one before."""
+  """Checks that the streams entering a site are those that left the site before."""
   if seen.options.post_norm:
     return _norms_keep_streams_apart(seen)
   last = None
@@ -78,7 +78,7 @@ def streams_cross_sites(seen: Evidence) -> None:
     elif last is not None and not close(visit.streams, last.out):
       check(
         not are_copies(visit.streams, seen.fractions),
-        f"streams are collapsed between {last} and {visit}: all copies are equal there; expand "
+        f"streams are collapsed between {last} and {visit}, where all streams are equal; expand "
         "once before the first site, and reduce once after the last",
       )
       check(
@@ -89,7 +89,7 @@ def streams_cross_sites(seen: Evidence) -> None:
 
 
 def _norms_keep_streams_apart(seen: Evidence) -> None:
-  """With a norm in between, a change of one stream reaches that stream alone."""
+  """Checks that a norm between sites does not carry one stream into another."""
   if seen.writes[0].out.shape[-2] < 2 or len(seen.reads) < 2:
     raise NotApplicable("one stream, or one site")
 
@@ -105,22 +105,22 @@ def _norms_keep_streams_apart(seen: Evidence) -> None:
   check(
     moved.tolist() == [i == 1 for i in range(len(moved))],
     f"between {seen.writes[0]} and {after} a change of stream 1 reaches streams "
-    f"{np.flatnonzero(moved).tolist()}: a norm there must norm each stream by itself",
+    f"{np.flatnonzero(moved).tolist()}; norm each stream separately there",
   )
 
 
 def index_counts_sites(seen: Evidence) -> None:
-  """The k-th site of the network has index k."""
+  """Checks that the k-th site of the network, from 0, is called with index k."""
   for number, visit in enumerate(seen.reads):
     check(
       visit.index.size == 1 and int(visit.index) == number,
-      f"{visit} is sublayer {number} of the network, from 0, but has index {visit.index}; it "
-      "counts sublayers through all blocks",
+      f"{visit} is sublayer {number} of the network, from 0, but gets index {visit.index}; count "
+      "sublayers through all blocks",
     )
 
 
 def coefs_are_float32(seen: Evidence) -> None:
-  """Coefficients are float32 from read to write."""
+  """Checks that coefficients are float32 from read to write."""
   for visit in seen.visits:
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(visit.coefs.replace(slot=None))}
     check(
@@ -130,17 +130,18 @@ def coefs_are_float32(seen: Evidence) -> None:
 
 
 def streams_keep_their_dtype(seen: Evidence) -> None:
-  """One dtype of streams, from the first site to the last."""
+  """Checks that the streams keep one dtype from the first site to the last."""
   first = seen.visits[0].streams.dtype
   for visit in seen.visits:
     check(
       visit.streams.dtype == first,
-      f"{visit} is given streams in {visit.streams.dtype}, but the first site had them in {first}",
+      f"{visit} gets streams in {visit.streams.dtype}, but the first site got {first}; keep one "
+      "dtype",
     )
 
 
 def sites_share_nothing(seen: Evidence) -> None:
-  """Every site has parameters of its own."""
+  """Checks that no two sites share parameters."""
   params = dict(hc_params.named_leaves(seen.model.kicked))
   if not any(site.shapes for site in seen.model.sites.values()):
     raise NotApplicable("no connection has parameters")
@@ -156,7 +157,7 @@ def sites_share_nothing(seen: Evidence) -> None:
 
 
 def _pairs(seen: Evidence) -> list[tuple[Visit, Visit]]:
-  """Each write with the read just before it."""
+  """Returns each write together with the read just before it."""
   pairs = zip(seen.visits, seen.visits[1:], strict=False)
   return [(a, b) for a, b in pairs if (a.kind, b.kind) == ("read", "write")]
 

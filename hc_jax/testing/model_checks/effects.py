@@ -1,4 +1,4 @@
-"""What must come of a model that calls its connections right, next to `conventions`."""
+"""Checks of the effects of connections on a whole model, in addition to `conventions`."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,13 @@ from hc_jax.testing.harness import NotApplicable, check
 from hc_jax.testing.model_checks.evidence import Evidence, are_copies, close
 from hc_jax.testing.reference.hyper import collapse
 
-SMALL = 3e-3  # streams whose variance is about the eps of a norm: it then tells a mean from a sum
+# Size of streams whose variance is about the eps of a norm. Larger streams would look the same to
+# a norm whether they were summed or averaged.
+SMALL = 3e-3
 
 
 def expand_copies(seen: Evidence) -> None:
-  """The first site sees copies of one embedding, or the embedding and empty slots."""
+  """Checks that the first site gets copies of one embedding, or an embedding and empty slots."""
   _skip_ends(seen)
   streams, m = seen.reads[0].streams, seen.fractions
   if _begins_in_one_slot(seen):
@@ -25,25 +27,26 @@ def expand_copies(seen: Evidence) -> None:
     )
     return
   if streams.shape[-2] == m:
-    raise NotApplicable("nothing is copied: as many streams as fractions")
+    raise NotApplicable("there are as many streams as fractions, so that nothing is copied")
   check(
     are_copies(streams, m),
-    f"the streams that enter {seen.reads[0]} are no copies of one embedding; make them with "
+    f"the streams that enter {seen.reads[0]} are not copies of one embedding; make them with "
     "hc_jax.expand",
   )
 
 
 def reduce_sums(seen: Evidence) -> None:
-  """After the last site the output is a function of the sum of the streams, before any norm.
+  """Checks that the output after the last site depends on the sum of the streams, before any norm.
 
-  With the last streams replaced by S it is what the plain residual network makes of the sum of S.
+  Replacing the last streams by S must give the output that the plain residual network gives for the
+  sum of S.
   """
   _skip_ends(seen)
   last = seen.reads[-1].site.connection
   if last.reduce_kind != "sum":
     raise NotApplicable(f"streams of {type(last).__name__} end in reduce={last.reduce_kind!r}")
   if seen.options.post_norm:
-    raise NotApplicable("post_norm=True: the last norm is that of the streams")
+    raise NotApplicable("post_norm=True, so that the last norm acts on the streams")
   like, last = seen.writes[-1].out, len(seen.writes) - 1
   streams = [SMALL * normal(f"last{i}", *like.shape) for i in range(2)]
   found = [_with_last(seen, last, S) for S in streams]
@@ -51,20 +54,20 @@ def reduce_sums(seen: Evidence) -> None:
   check(
     bool(heard),
     f"the output does not depend on the streams that {seen.writes[-1]} writes; return "
-    "hc_jax.reduce of them",
+    "hc_jax.reduce of those streams",
   )
   with ops.plain_residual():
     wanted = [_with_last(seen, last, collapse(S, seen.fractions)[..., None, :]) for S in streams]
   check(
     all(close(found[k][i], wanted[k][i], 2e-2) for i in heard for k in range(2)),
-    f"after {seen.writes[-1]} the output is not made of the sum of the streams: hc_jax.reduce sums "
-    "them (no mean, no single stream), and comes before any norm; say learned_ends=True if the "
-    "model's own reduce is meant",
+    f"after {seen.writes[-1]} the output is not made of the sum of the streams (but of their mean, "
+    "or one stream, or after a norm); call hc_jax.reduce before any norm, or pass "
+    "learned_ends=True if the model has its own reduce",
   )
 
 
 def everything_learns(seen: Evidence) -> None:
-  """Every parameter of every connection has a gradient, layer by layer."""
+  """Checks that every parameter of every connection gets a gradient, layer by layer."""
   gradients, sizes = seen.model.gradients(), {}
   indices = {(visit.site.name, visit.turn): int(np.max(visit.index)) for visit in seen.reads}
   for name, site in seen.model.sites.items():
@@ -82,16 +85,15 @@ def everything_learns(seen: Evidence) -> None:
     layers = sum(other == path for other, _ in sizes)
     check(
       size > 1e-7 * max(sizes.values()),
-      f"{path}{f' of layer {layer}' if layers > 1 else ''} has no gradient: what it makes is not "
-      "used",
+      f"{path}{f' of layer {layer}' if layers > 1 else ''} has no gradient: its result is not used",
     )
 
 
 def nothing_leaks(seen: Evidence) -> None:
-  """A change of a token changes no output before it."""
+  """Checks that a change of one token changes no output before it."""
   axis = seen.options.causal_axis
   if axis is None:
-    raise NotApplicable("say causal_axis=1 if axis 1 holds tokens and the model is causal")
+    raise NotApplicable("pass causal_axis=1 if the model is causal and axis 1 holds tokens")
   first = np.array(seen.model.first)
   t = first.shape[axis] // 2
   at = (slice(None),) * axis + (t,)
@@ -111,7 +113,7 @@ def nothing_leaks(seen: Evidence) -> None:
 
 
 def starts_as_residual(seen: Evidence) -> None:
-  """At init every stream is the plain residual network's, where all connections claim so."""
+  """Checks that the streams at init equal the residual network's state, if all sites claim so."""
   claims = {site.name: site.residual_at_init for site in seen.model.sites.values()}
   for name, claim in claims.items():
     if claim is None:
@@ -120,7 +122,7 @@ def starts_as_residual(seen: Evidence) -> None:
   streams = _last_written(seen)
   with ops.plain_residual():
     plain = _last_written(seen)
-  if seen.reads[-1].site.connection.branch_is_block:  # slots hold states, the last one the newest
+  if seen.reads[-1].site.connection.branch_is_block:  # slots hold states; the last is the newest
     streams = streams[..., -1:, :]
   state = collapse(np.float32(streams), seen.fractions)
   if not _begins_in_one_slot(seen):
@@ -130,13 +132,13 @@ def starts_as_residual(seen: Evidence) -> None:
   limit = max(*claims.values(), 1e-5 if streams.dtype.itemsize == 4 else 2e-2)
   check(
     distance <= limit,
-    f"at init the streams are {distance:.1e} away from the plain residual network of the same "
-    f"branches (hc_jax.as_residual), more than {limit:.0e}",
+    f"at init the streams are {distance:.1e} away from the plain residual network with the same "
+    f"branches (hc_jax.as_residual); at most {limit:.0e} is allowed",
   )
 
 
 def _last_written(seen: Evidence) -> np.ndarray:
-  """The streams that the last site writes, at init."""
+  """Returns the streams that the last site writes, at init."""
   found = [visit.out for visit in seen.model.run(seen.model.initial)[1] if visit.kind == "write"]
   check(bool(found), "no connection writes")
   return found[-1]
@@ -152,6 +154,6 @@ def _skip_ends(seen: Evidence) -> None:
 
 
 def _with_last(seen: Evidence, last: int, streams: np.ndarray) -> Sequence[np.ndarray]:
-  """Outputs with other streams after the last site."""
+  """Returns the outputs if the last site wrote `streams`."""
   edit = lambda k, out: streams if k == last else out  # noqa: E731
   return seen.model.run(seen.model.kicked, edit=edit)[0]

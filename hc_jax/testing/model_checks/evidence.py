@@ -1,4 +1,4 @@
-"""What was seen of a model that uses connections, and when numbers are equal."""
+"""Evidence: the recorded calls of a model's connections, and comparison of numbers."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from hc_jax.testing.model_checks.watch import Visit, Watched
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """As in `check_model`."""
+  """Options of `check_model`, with the same meaning."""
 
   causal_axis: int | None = None
   post_norm: bool = False
@@ -19,16 +19,16 @@ class Options:
 
 
 class Evidence:
-  """What was seen of a model at its kicked parameters.
+  """The recorded run of a model with parameters away from their initial values.
 
   Attributes:
-    model: to be run again.
-    options: of `check_model`.
-    outputs: the leaves of what it returned.
-    visits: reads and writes in their order.
+    model: model, which can be run again.
+    options: options of `check_model`.
+    outputs: leaves of the model's output.
+    visits: reads and writes in order.
 
   Raises:
-    AssertionError: if it called no connection.
+    AssertionError: if the model called no connection, or its output depends on none.
   """
 
   def __init__(self, model: Watched, options: Options):
@@ -42,24 +42,24 @@ class Evidence:
 
   @functools.cached_property
   def reads(self) -> list[Visit]:
-    """The reads."""
+    """Returns the reads in order."""
     return [visit for visit in self.visits if visit.kind == "read"]
 
   @functools.cached_property
   def writes(self) -> list[Visit]:
-    """The writes; AssertionError if there is none."""
+    """Returns the writes in order; raises AssertionError if no connection writes."""
     found = [visit for visit in self.visits if visit.kind == "write"]
     check(bool(found), "no connection writes")
     return found
 
   @property
   def fractions(self) -> int:
-    """m of the connections."""
+    """Returns the number of fractions m of the connections."""
     return self.visits[0].site.connection.fractions
 
 
 def close(a: np.ndarray, b: np.ndarray, limit: float = 1e-5) -> bool:
-  """Equal to rounding: to `limit` of the largest, and to 2e-2 where either has 16 bits."""
+  """Returns whether arrays agree to `limit` (2e-2 if one has 16 bits) times the largest entry."""
   if a.shape != b.shape:
     return False
   if min(a.dtype.itemsize, b.dtype.itemsize) < 4:
@@ -69,6 +69,6 @@ def close(a: np.ndarray, b: np.ndarray, limit: float = 1e-5) -> bool:
 
 
 def are_copies(streams: np.ndarray, fractions: int) -> bool:
-  """Whether stream j is stream `j mod m`, and there are more than m."""
+  """Returns whether each stream j equals stream `j mod m`, and there are more than m streams."""
   n = streams.shape[-2]
   return n > fractions and close(streams, streams[..., [j % fractions for j in range(n)], :])

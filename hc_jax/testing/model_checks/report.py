@@ -1,4 +1,4 @@
-"""`check_model`: does a user's own Flax model keep the conventions of its connections?"""
+"""`check_model`: checks that a user's own Flax model keeps the conventions of its connections."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ CONVENTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One convention: its state is "pass", "FAIL" or "skip", and why says so in a sentence."""
+  """The result for one convention: `state` is "pass", "FAIL" or "skip", and `why` is the reason."""
 
   name: str
   state: str
@@ -43,22 +43,22 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `check_model` found, a line for each convention."""
+  """The result of `check_model`: a line for each convention; `str` gives the printed lines."""
 
   lines: tuple[Line, ...]
 
   @property
   def ok(self) -> bool:
-    """Whether no convention is broken."""
+    """Returns whether no convention is broken; skipped conventions do not count."""
     return not self.broken
 
   @property
   def broken(self) -> tuple[Line, ...]:
-    """The lines that failed."""
+    """Returns the lines that failed."""
     return tuple(line for line in self.lines if line.state == "FAIL")
 
   def raise_if_broken(self) -> None:
-    """Raises AssertionError with the lines that failed, if any did."""
+    """Raises AssertionError with the failed lines, if there are any."""
     if self.broken:
       raise AssertionError("\n".join(map(str, self.broken)))
 
@@ -76,30 +76,32 @@ def check_model(
   learned_ends: bool = False,
   log: Callable[[str], None] | None = print,
 ) -> Report:
-  """Runs a Flax model that uses our connections, and says which convention it breaks, and where.
+  """Runs a Flax model that uses connections, and reports which conventions it breaks, and where.
 
       hc_jax.testing.check_model(MyModel(), x).raise_if_broken()
 
-  Every read and write of the model's connections is watched as it runs, scanned and rematerialised
-  layers too, at its own initial values and away from them. The model has one stack of sites: give
-  an encoder and a decoder one by one. Small inputs are enough.
+  All reads and writes of the model's connections are recorded, in scanned and rematerialised layers
+  too, at the initial parameters and away from them. The model must have a single stack of sites;
+  check an encoder and a decoder separately. Small inputs are enough.
 
   Args:
-    model: a Linen module, or an NNX module as it was initialised. NNX has keys of its own, and
-      `rngs` is not used.
-    *inputs: what it is called with, arrays; the first is what `causal_axis` is about.
-    kwargs: keyword arguments of the call, `{"deterministic": True}` say; not traced.
-    rngs: keys of the call; `params` and `dropout` by default.
-    causal_axis: the axis of tokens, in the first input and in the outputs, if the model is causal.
-    post_norm: whether the model norms the streams after each write, each by itself.
-    learned_ends: whether its expand or reduce is its own, instead of copies and their sum.
-    log: gets each line as it is known; None for silence.
+    model: a Linen module, or an NNX module with its initial parameters.
+    *inputs: arrays, the positional arguments of the model's call.
+    kwargs: keyword arguments of the model's call, such as `{"deterministic": True}`; not traced.
+    rngs: keys of a Linen module by name; `params` and `dropout` by default. NNX modules have keys
+      of their own, and ignore `rngs`.
+    causal_axis: axis of the tokens, in the first input and in the outputs, of a causal model. None
+      skips the check of causality.
+    post_norm: whether the model norms the streams after each write, each stream separately.
+    learned_ends: whether the model has its own expand or reduce, instead of copies and their sum.
+    log: function that receives each line as soon as it is known; None prints nothing.
 
   Returns:
-    The report. `ok` is whether all is well, `raise_if_broken()` raises AssertionError if not.
+    A `Report`. Broken conventions and exceptions of the model are lines in it, and are not raised;
+    call `raise_if_broken()` for an AssertionError.
 
   Raises:
-    TypeError: if the model is neither kind of module.
+    TypeError: if `model` is neither a Linen nor an NNX module.
   """
   model = functional(model)
   options = Options(causal_axis, post_norm, learned_ends)

@@ -1,8 +1,8 @@
-"""Runs a model and writes down every read and write of its connections, as numbers.
+"""Recording of every read and write of a model's connections, with their values.
 
-The calls of connections are intercepted while the model is traced, and their values come out of the
-compiled program by callbacks, in the order of the data: scanned, rematerialised and jitted layers
-are seen layer by layer, as they run.
+Calls of connections are intercepted while the model is traced. The compiled program passes their
+values out by callbacks, in the order of the data. Scanned, rematerialised and jitted layers are
+therefore recorded layer by layer.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ KICK = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-  """What is known of a connection before it runs.
+  """A connection of the model, before it runs.
 
   Attributes:
-    name: its path in the model.
-    connection: its fields, unbound.
-    shapes: of its parameters, of one layer where layers are stacked.
-    residual_at_init: as in its facts.
+    name: path in the model.
+    connection: unbound copy, which has the fields.
+    shapes: shapes of its parameters by name; of one layer if layers are stacked.
+    residual_at_init: claim of its facts.
   """
 
   name: str
@@ -43,16 +43,16 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-  """One call of a connection, as it ran.
+  """One recorded call of a connection.
 
   Attributes:
     kind: "read" or "write".
-    site: which connection.
-    turn: how often that connection was read before: the layer, where layers are scanned.
-    index: as given; of a read.
-    streams: as given, `[..., n, w]`.
-    coefs: as returned by a read, as given to a write.
-    out: branch input of a read, next streams of a write.
+    site: connection that was called.
+    turn: number of earlier calls of this kind, which is the layer if layers are scanned.
+    index: index passed to a read; -1 for a write.
+    streams: streams passed to the call, `[..., n, w]`.
+    coefs: coefficients returned by a read, or passed to a write.
+    out: branch input returned by a read, or streams returned by a write.
   """
 
   kind: str
@@ -68,12 +68,12 @@ class Visit:
 
 
 class Watched:
-  """A model with inputs, to be run with any parameters.
+  """A model with inputs, which can be run with any parameters.
 
   Attributes:
-    initial: its parameters as it makes them, without partitioning metadata.
-    kicked: the same away from their initial values, where nothing is equal by accident.
-    sites: connections by their path.
+    initial: initial parameters, without partitioning metadata.
+    kicked: parameters away from their initial values, so that nothing is equal by accident.
+    sites: connections by path, filled when the model runs.
   """
 
   def __init__(
@@ -101,22 +101,23 @@ class Watched:
     *,
     edit: Callable[[int, np.ndarray], np.ndarray] | None = None,
   ) -> tuple[list[np.ndarray], list[Visit]]:
-    """Outputs, and what the connections did.
+    """Runs the model and returns the leaves of its output, and the recorded calls in order.
 
     Args:
-      params: of the model.
-      first: its first input.
-      edit: `edit(k, streams)` is what the k-th write returns instead.
+      params: parameters of the model.
+      first: first input, instead of the model's own.
+      edit: function `edit(k, streams)` that replaces the result of the k-th write, from 0.
     """
     self._visits, self._edit = [], edit
     outputs = self._run(params, self.first if first is None else first)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(outputs)], self._visits
 
   def gradients(self) -> dict[str, np.ndarray]:
-    """Of a weighted sum of the outputs, at the kicked parameters, by path.
+    """Returns gradients of a weighted sum of the outputs, at the kicked parameters, by path.
 
-    Every connection sees streams that differ from one another, and writes to streams of different
-    weights: where all streams are equal, or only their sum counts, some true gradients are zero.
+    Noise makes the streams of every connection differ, and different weights scale the streams that
+    it writes. Otherwise some true gradients would be zero, because all streams are equal or only
+    their sum counts.
     """
     return dict(hc_params.named_leaves(self._grad(self.kicked, self.first)))
 
@@ -140,7 +141,7 @@ class Watched:
     return tap(call, run(call.streams), functools.partial(self._see, site))
 
   def _see(self, site: Site, call: Call, out: Any) -> Any:
-    """Called by the program as it runs."""
+    """Records a call; the compiled program calls this as it runs."""
     same = sum(v.kind == call.kind for v in self._visits if v.site.name == site.name)
     if call.kind == "write":
       if self._edit is not None:
@@ -173,7 +174,7 @@ class Watched:
 
 
 def _apart(call: Call, run: Callable) -> jax.Array | tuple[jax.Array, Coefs]:
-  """Gives a connection streams that differ, and writes to them with different weights."""
+  """Runs a call with noise on the streams that it gets, and weights on the streams it writes."""
   streams = call.streams
   lead = (1,) * (streams.ndim - 2)
   noise = normal(call.name, *streams.shape[-2:])

@@ -1,3 +1,3 @@
-"""Every variant in float64 NumPy, written from its paper and from nothing else."""
+"""Float64 NumPy references of every variant, each written only from its paper."""
 
 from hc_jax.testing.reference.hyper import *  # noqa: F403

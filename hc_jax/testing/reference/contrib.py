@@ -1,6 +1,6 @@
-"""Connections of `hc_jax.connections.contrib` in float64 NumPy, each from what its source does.
+"""Float64 NumPy references of `hc_jax.connections.contrib`, each written from its source.
 
-Complex numbers pass through, as in `reference_gated`.
+Functions accept complex numbers too, so that derivatives can be taken by complex steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Site = Callable[[np.ndarray], Matrices]
 
 
 def partitioned(connection: PartitionedHC, params: Params, index: int) -> Site:
-  """modded-nanogpt's two lanes, read off what becomes of each of them."""
+  """Returns the matrices of modded-nanogpt's two lanes, by applying its update to unit lanes."""
   blocks = connection.num_sites // 2
   start = connection.first_block
   start = int(7 / 11 * blocks + 1e-9) if start is None else start
@@ -29,7 +29,7 @@ def partitioned(connection: PartitionedHC, params: Params, index: int) -> Site:
 
   one, none = np.array([1.0, 0.0]), np.zeros(2)
   reads = one if index % 2 == 0 else 1 - one
-  A_r = lanes(one, 1 - one, none).T  # column s is what lane s becomes
+  A_r = lanes(one, 1 - one, none).T  # column s holds the weights of lane s afterwards
   B = lanes(np.zeros(1), np.zeros(1), np.ones(1)).T
   A_m = np.tile(reads[:, None], (1, connection.num_views))
   return lambda H: Matrices(A_m=A_m, A_r=A_r, B=B)
@@ -38,9 +38,9 @@ def partitioned(connection: PartitionedHC, params: Params, index: int) -> Site:
 def multi_head_attention_residuals(
   connection: MultiHeadAttentionResiduals, params: Params, index: int
 ) -> Site:
-  """MHAR (2607.27230 Eq. 3): a list of finished blocks, a block so far, a softmax for each head."""
+  """Returns the matrices of MHAR (2607.27230 Eq. 3): a softmax over finished blocks per head."""
   n, H, B = connection.num_streams, connection.fractions, connection.block_sites
-  now = index // B + 1  # slot of the block so far, after those that are finished
+  now = index // B + 1  # slot of the unfinished block, after the finished blocks
   seen = list(range(now)) + ([now] if index % B else [])
   written = np.eye(n)[now * H : (now + 1) * H]
   q, gamma = params["depth_query"], params["norm_scale"]
@@ -60,16 +60,16 @@ def multi_head_attention_residuals(
 
 
 def head_weights(X: np.ndarray, q: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
-  """`softmax_i <q_h, (gamma * rmsnorm(s_i))_h>`, where the norm is over all of a source s_i.
+  """Computes `softmax_i <q_h, (gamma * rmsnorm(s_i))_h>`, with the norm over a whole source s_i.
 
   Args:
-    X: `[..., n, w]`, the sources, each as its H heads.
-    q: `[v, H, w]`.
-    gamma: `[H, w]`.
-    eps: of the norm.
+    X: sources `[..., n, w]`, each split into its H heads.
+    q: queries `[v, H, w]`.
+    gamma: scale of the norm, `[H, w]`.
+    eps: epsilon of the norm.
 
   Returns:
-    `[..., n / H, v, H]`.
+    Weights `[..., n / H, v, H]`.
   """
   H, w = gamma.shape
   sources = X.reshape(*X.shape[:-2], -1, H * w)

@@ -1,6 +1,6 @@
-"""Dense connections of `hc_jax.connections.contrib` in float64 NumPy, each from its equations.
+"""Float64 NumPy references of dense connections, each written from its equations.
 
-Complex numbers pass through, as in `reference_gated`.
+Functions accept complex numbers too, so that derivatives can be taken by complex steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ DENSE = (DenseFormer, MUDD)
 
 
 def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
-  """Depth-weighted averages (2402.02622 Section 3.1): `Y_i = sum_{j <= i} alpha_ij X_j`."""
+  """Returns the matrices of DenseFormer (2402.02622 Section 3.1): `Y_i = sum_j alpha_ij X_j`."""
   alpha = params.get("static_read")
   return lambda H: Matrices(
     A_m=_sources(H, connection, alpha, index), A_r=np.eye(H.shape[-2]), B=_next(H, index)
@@ -24,11 +24,11 @@ def dense_former(connection: DenseFormer, params: Params, index: int) -> Site:
 
 
 def mudd(connection: MUDD, params: Params, index: int) -> Site:
-  """Dynamic weights (2502.12170 Eq. 6): `A_i = GELU(RMSNorm(X_i) W1) W2 + a_i`, for each way.
+  """Returns the matrices of MUDD (2502.12170 Eq. 6): `A_i = GELU(RMSNorm(X_i) W1) W2 + a_i`.
 
-  With norms (Eq. 10) the input is `Norm(sum_j A_ij Norm(X_j)) + X_i`.
+  With norms (Eq. 10), the input is `Norm(sum_j A_ij Norm(X_j)) + X_i`.
   """
-  size = connection.num_views * (index + 1)  # W1 is D x C(i + 1); what lies behind it is padding
+  size = connection.num_views * (index + 1)  # W1 is D x C(i + 1); the other columns are padding
 
   def site(H: np.ndarray) -> Matrices:
     A = None
@@ -47,7 +47,7 @@ def mudd(connection: MUDD, params: Params, index: int) -> Site:
 
 
 def _normed(H: np.ndarray, A_m: np.ndarray, scale: np.ndarray, eps: float) -> np.ndarray:
-  """What `scale * Norm(sum_j A_m[j] Norm(X_j))` is in the X_j themselves."""
+  """Returns the weights of X_j in `scale * Norm(sum_j A_m[j] Norm(X_j))`."""
   U = np.einsum("...jv,...jd->...vd", A_m, normalise(H, "rmsnorm", eps))
   before = 1 / np.sqrt(np.mean(H**2, axis=-1) + eps)
   after = scale / np.sqrt(np.mean(U**2, axis=-1) + eps)
@@ -57,7 +57,7 @@ def _normed(H: np.ndarray, A_m: np.ndarray, scale: np.ndarray, eps: float) -> np
 def _sources(
   H: np.ndarray, connection: DenseFormer, weights: np.ndarray | None, index: int
 ) -> np.ndarray:
-  """Weights `[..., v, at least index + 1]` of X_0 .. X_index, as A_m; the first input is X_0."""
+  """Returns A_m from weights `[..., v, >= index + 1]` of X_0 .. X_index; the first input is X_0."""
   n, v = H.shape[-2], connection.num_views
   if index == 0:
     return np.repeat(np.eye(n)[:, :1], v, axis=1)
@@ -68,7 +68,7 @@ def _sources(
 
 
 def _next(H: np.ndarray, index: int) -> np.ndarray:
-  """B, which puts the block's output behind those that there are."""
+  """Returns B, which writes the block's output into the next free stream."""
   B = np.zeros((1, H.shape[-2]))
   B[0, index + 1 :][:1] = 1
   return B

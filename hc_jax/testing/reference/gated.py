@@ -1,7 +1,7 @@
-"""mHC and its kin, and gated residuals, in float64 NumPy, each from its paper's equations.
+"""Float64 NumPy references of mHC, its relatives and gated residuals, from the papers' equations.
 
-In mHC's letters and orientation: `X_next = H_res X + H_post^T F(H_pre X)`, all of them made of
-`vec(X)`; `hc_jax.testing.reference.table` has the other variants and the table.
+Letters and orientation are those of mHC: `X_next = H_res X + H_post^T F(H_pre X)`, where all three
+matrices are computed from `vec(X)`. Functions accept complex numbers too.
 """
 
 import itertools
@@ -26,7 +26,7 @@ Params = Mapping[str, np.ndarray]
 
 
 def gated(connection: GatedConnection, params: Params, index: int) -> Callable:
-  """2512.24880 Eq. 7 and 8; each variant has its own way from logits to H_res."""
+  """Returns the matrices of mHC (2512.24880 Eq. 7 and 8) and of variants that change only H_res."""
   del index
   n, v = connection.num_streams, connection.num_views
   v4 = isinstance(connection, MHC) and connection.form == "deepseek_v4"
@@ -56,9 +56,10 @@ def gated(connection: GatedConnection, params: Params, index: int) -> Callable:
 
 
 def per_stream_mhc(connection: PerStreamMHC, params: Params, index: int) -> Callable:
-  """The package hyper-connections' mHC: HC's matrices (2409.19606 Eq. 10-13) under constraints.
+  """Returns the matrices of mHC as in the PyTorch package hyper-connections.
 
-  Its `alpha` is [A_m | A_r], of which it passes A_r, not A_r^T, to Sinkhorn.
+  They are HC's matrices (2409.19606 Eq. 10-13) under constraints. The package's `alpha` is
+  [A_m | A_r], and Sinkhorn is applied to A_r, not to A_r^T.
   """
   del index
   n, v = connection.num_streams, connection.num_views
@@ -83,11 +84,11 @@ def per_stream_mhc(connection: PerStreamMHC, params: Params, index: int) -> Call
 
 
 def gated_residual(connection: GatedResidual, params: Params, index: int) -> Callable:
-  """2608.30320 Eq. 30-34, on the long vector of all streams: block i is stream i."""
+  """Returns the matrices of 2608.30320 Eq. 30-34, from the concatenated streams."""
   del index
   W_down, W_up = params["down_kernel"], params["up_kernel"]
   r, v, n, d = W_up.shape
-  W_inj = params.get("write_kernel", np.zeros((n, d, n)))  # the end of a network writes nothing
+  W_inj = params.get("write_kernel", np.zeros((n, d, n)))  # absent at the end, which never writes
 
   def site(H: np.ndarray) -> Matrices:
     rms = np.sqrt(np.mean(H * H, axis=-1, keepdims=True) + connection.norm_eps)
@@ -104,7 +105,7 @@ def gated_residual(connection: GatedResidual, params: Params, index: int) -> Cal
 
 
 def residual_matrix(connection: GatedConnection, z: np.ndarray) -> np.ndarray:
-  """H_res `[..., n, n]` of one variant from its logits `[..., K]`."""
+  """Computes H_res `[..., n, n]` of one variant from its logits `[..., K]`."""
   n = connection.num_streams
   if isinstance(connection, MHC):
     Z = z.reshape(*z.shape[:-1], n, n)
@@ -123,18 +124,18 @@ def residual_matrix(connection: GatedConnection, z: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
-  """The logistic function."""
+  """Computes the logistic function."""
   return 1 / (1 + np.exp(-z))
 
 
 def softmax(z: np.ndarray, axis: int = -1) -> np.ndarray:
-  """Over one axis; the shift by the real part's maximum changes no value and no derivative."""
+  """Computes softmax over one axis, shifted by the largest real part, which changes no result."""
   e = np.exp(z - np.max(z.real, axis=axis, keepdims=True))
   return e / np.sum(e, axis=axis, keepdims=True)
 
 
 def sinkhorn(Z: np.ndarray, steps: int = 20) -> np.ndarray:
-  """2512.24880 Eq. 9: `exp(Z)`, then `steps` times columns and rows divided by their sums."""
+  """Computes 2512.24880 Eq. 9: `exp(Z)`, then `steps` times columns and rows over their sums."""
   M = np.exp(Z - np.max(Z.real, axis=(-1, -2), keepdims=True))
   for _ in range(steps):
     M = M / np.sum(M, axis=-2, keepdims=True)
@@ -143,7 +144,7 @@ def sinkhorn(Z: np.ndarray, steps: int = 20) -> np.ndarray:
 
 
 def comb(Z: np.ndarray, steps: int = 20, eps: float = 1e-6) -> np.ndarray:
-  """DeepSeek-V4's `comb`, applied as `x_next[k] = sum_j comb[j, k] x[j]`."""
+  """Computes DeepSeek-V4's `comb`, which is applied as `x_next[k] = sum_j comb[j, k] x[j]`."""
   M = softmax(Z, -1) + eps
   M = M / (np.sum(M, axis=-2, keepdims=True) + eps)
   for _ in range(steps - 1):
@@ -153,7 +154,7 @@ def comb(Z: np.ndarray, steps: int = 20, eps: float = 1e-6) -> np.ndarray:
 
 
 def permutations(z: np.ndarray, n: int) -> np.ndarray:
-  """mHC-lite (2601.05732): the mean of all permutations of streams by the weights softmax(z)."""
+  """Computes the mean of all permutations of streams, weighted by softmax(z) (2601.05732)."""
   a = softmax(z)
   H_res = np.zeros((*z.shape[:-1], n, n), z.dtype)
   for r, permutation in enumerate(itertools.permutations(range(n))):
@@ -163,7 +164,10 @@ def permutations(z: np.ndarray, n: int) -> np.ndarray:
 
 
 def kronecker(z: np.ndarray) -> np.ndarray:
-  """KromHC (2601.21579): entry by entry; bit k of a stream's number goes by the factor k + 1."""
+  """Computes the Kronecker product of KromHC (2601.21579) entry by entry.
+
+  Factor k + 1 acts on bit k of the stream's number.
+  """
   K = z.shape[-1] // 2
   stay = [softmax(z[..., 2 * k : 2 * k + 2])[..., 0] for k in range(K)]
   entries = [
@@ -175,7 +179,7 @@ def kronecker(z: np.ndarray) -> np.ndarray:
 
 
 def quaternions(z: np.ndarray) -> np.ndarray:
-  """oHC (2609.02672): column j is `q e_j conj(r)`, by Hamilton's product."""
+  """Computes the rotation of oHC (2609.02672): column j is `q e_j conj(r)` in quaternions."""
   one = np.array([1.0, 0, 0, 0])
 
   def unit(v):
@@ -188,7 +192,7 @@ def quaternions(z: np.ndarray) -> np.ndarray:
 
 
 def hamilton(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-  """The product of two quaternions `[..., 4]`, real part first."""
+  """Computes the product of two quaternions `[..., 4]`, real part first."""
   a, u = p[..., :1], p[..., 1:]
   b, v = q[..., :1], q[..., 1:]
   real = a * b - np.sum(u * v, axis=-1, keepdims=True)

@@ -1,9 +1,9 @@
-"""Hyper-connections in float64 NumPy, written from the paper and from nothing else.
+"""Float64 NumPy reference of hyper-connections, written only from the paper.
 
-arXiv 2409.19606, in its own letters and orientation: `H [..., n, d]`, `A_m [..., n, 1]`,
-`A_r [..., n, n]`, `B [..., 1, n]`; `table` has the other variants. It shares no
-code with the JAX implementation and is slow on purpose. Complex numbers pass through, so that
-derivatives can be taken by complex steps: exact to rounding, without writing one.
+Letters and orientation are those of arXiv 2409.19606: `H [..., n, d]`, `A_m [..., n, 1]`,
+`A_r [..., n, n]`, `B [..., 1, n]`; `table` has the other variants. The reference shares no code
+with the JAX implementation and is slow on purpose. Functions accept complex numbers too, so that
+complex steps give derivatives, exact to rounding.
 """
 
 import dataclasses
@@ -17,10 +17,14 @@ Branch = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Matrices:
-  """The parts of `HC = [[0, B], [A_m, A_r]]` (Eq. 1), per token or static.
+  """The parts of `HC = [[0, B], [A_m, A_r]]` (2409.19606 Eq. 1), with or without token axes.
 
-  `A_m [..., n, v]`, `A_r [..., n, n]`, `B [..., v, n]`; v is 1 but for fractions (2511.11238).
-  `channels [..., v, n, d]` are the weights of a read by channel, of which `A_m` is the mean.
+  Attributes:
+    A_m: `[..., n, v]`; v is 1 except with fractions (2511.11238) or several views.
+    A_r: `[..., n, n]`.
+    B: `[..., v, n]`.
+    channels: `[..., v, n, d]`, weights of a read that differs by channel, whose mean over channels
+      is `A_m`; None for other reads.
   """
 
   A_m: np.ndarray
@@ -30,18 +34,18 @@ class Matrices:
 
 
 def initial(n: int, k: int) -> Matrices:
-  """The static matrices of sublayer k before training (Eq. 14)."""
+  """Returns the initial static matrices of sublayer k (from 0), with n streams (Eq. 14)."""
   eye = np.eye(n)
   return Matrices(A_m=eye[:, k % n : k % n + 1], A_r=eye, B=np.ones((1, n)))
 
 
 def from_params(params: Mapping[str, Any], **options: Any) -> Callable[[np.ndarray], Matrices]:
-  """A sublayer's matrices as a function of H, from this package's parameters.
+  """Returns a function from H `[..., n, d]` to a sublayer's matrices.
 
   Args:
-    params: of one `HyperConnection` or `FracConnection`, whose B is one row for all fractions here;
-      numbers may be complex.
-    **options: `tanh`, `norm` and `eps` of `dynamic`.
+    params: parameters of one `HyperConnection` or `FracConnection` by name; real or complex. B of a
+      `FracConnection` is a single row for all fractions here.
+    **options: `tanh`, `norm` and `eps`, as for `dynamic`.
   """
   p = {name: _number(value) for name, value in params.items()}
   static = Matrices(A_m=p["static_read"].T, A_r=p["static_mix"].T, B=p["static_write"].T)
@@ -70,21 +74,24 @@ def dynamic(
   norm: str = "layernorm",
   eps: float = 1e-5,
 ) -> Matrices:
-  """The matrices of dynamic hyper-connections (Eq. 10-13).
+  """Computes the matrices of dynamic hyper-connections (2409.19606 Eq. 10-13).
 
   Args:
-    H: `[..., n, d]`.
-    static: what is added to.
-    W_m: `[d, v]`.
-    W_r: `[d, n]`.
-    W_beta: `[d]`.
-    s_alpha: scale of A_m and A_r.
-    s_beta: scale of B.
-    gain: `[d]` or None, of the norm.
-    bias: `[d]` or None, of the norm.
-    tanh: squash the dynamic part.
-    norm: "layernorm" or "rmsnorm".
-    eps: of the norm.
+    H: streams `[..., n, d]`.
+    static: static matrices, to which the dynamic part is added.
+    W_m: `[d, v]`, weights of the dynamic A_m.
+    W_r: `[d, n]`, weights of the dynamic A_r.
+    W_beta: `[d]`, weights of the dynamic B.
+    s_alpha: scale of the dynamic A_m and A_r.
+    s_beta: scale of the dynamic B.
+    gain: gain of the norm, `[d]`, or None.
+    bias: bias of the norm, `[d]`, or None.
+    tanh: whether tanh is applied to the dynamic part before scaling.
+    norm: "layernorm" or "rmsnorm", applied to H.
+    eps: epsilon of the norm.
+
+  Returns:
+    `Matrices` with the token axes of H.
   """
   normed = normalise(H, norm, eps, gain, bias)
   squash = np.tanh if tanh else lambda x: x
@@ -102,7 +109,15 @@ def normalise(
   gain: np.ndarray | None = None,
   bias: np.ndarray | None = None,
 ) -> np.ndarray:
-  """LayerNorm or RMSNorm over the last axis, as textbooks write them."""
+  """Computes LayerNorm or RMSNorm over the last axis, by the textbook formula.
+
+  Args:
+    x: `[..., d]`.
+    norm: "layernorm"; anything else is RMSNorm.
+    eps: added to the variance or mean square.
+    gain: factor `[d]`, or None.
+    bias: summand `[d]`, or None.
+  """
   mean = np.mean(x, axis=-1, keepdims=True) if norm == "layernorm" else 0.0
   variance = np.mean((x - mean) ** 2, axis=-1, keepdims=True)
   x = (x - mean) / np.sqrt(variance + eps)
@@ -111,7 +126,16 @@ def normalise(
 
 
 def sublayer(H: np.ndarray, m: Matrices, branch: Branch) -> np.ndarray:
-  """`B^T T(A_m^T H) + A_r^T H` (Eq. 2; 2511.11238 Eq. 6), token by token."""
+  """Computes `B^T T(A_m^T H) + A_r^T H` (2409.19606 Eq. 2; 2511.11238 Eq. 6) for each token.
+
+  Args:
+    H: streams `[..., n, d / v]`.
+    m: matrices of the sublayer.
+    branch: layer T, from `[..., d]` to `[..., d]`.
+
+  Returns:
+    The next streams, shaped like H.
+  """
   h = inputs(H, m)
   mixed = np.einsum("...ij,...id->...jd", m.A_r, H)
   y = branch(h.reshape(*h.shape[:-2], -1)).reshape(h.shape)
@@ -119,7 +143,7 @@ def sublayer(H: np.ndarray, m: Matrices, branch: Branch) -> np.ndarray:
 
 
 def inputs(H: np.ndarray, m: Matrices) -> np.ndarray:
-  """`A_m^T H`, or channel by channel where weights are: `[..., v, d]`."""
+  """Computes the branch inputs `A_m^T H`, `[..., v, d]`, with `m.channels` if it is given."""
   if m.channels is None:
     return np.einsum("...ij,...id->...jd", m.A_m, H)
   return np.einsum("...vid,...id->...vd", m.channels, H)
@@ -132,18 +156,21 @@ def network(
   branches: Sequence[Branch],
   fractions: int = 1,
 ) -> np.ndarray:
-  """Algorithm 1: copy the embedding n times, run the sublayers, sum the rows.
+  """Runs a network by Algorithm 1: copies the embedding n times, runs sublayers, sums the rows.
 
   Args:
-    x: `[..., d]`.
-    n: expansion rate.
-    matrices: each sublayer's matrices as a function of H.
-    branches: each sublayer's layer T, its norm included.
-    fractions: m; stream j holds fraction j mod m of the width, and each fraction's copies are
-      summed, as if there were n / m of each.
+    x: embedding `[..., d]`.
+    n: expansion rate, the number of streams.
+    matrices: for each sublayer, a function from H to its matrices.
+    branches: for each sublayer, its layer T with its norm.
+    fractions: m. Stream j holds fraction j mod m of the width, and the end sums the copies of each
+      fraction.
 
   Returns:
     `[..., d]`, before the final norm.
+
+  Raises:
+    ValueError: if `matrices` and `branches` differ in length.
   """
   H = copies(_number(x), n, fractions)
   for get, branch in zip(matrices, branches, strict=True):
@@ -152,28 +179,28 @@ def network(
 
 
 def copies(x: np.ndarray, n: int, fractions: int = 1) -> np.ndarray:
-  """`[..., d]` -> `[..., n, d / m]`: row j is fraction j mod m, the whole where m is 1."""
+  """Copies `[..., d]` into n streams, `[..., n, d / m]`: stream j is fraction j mod m of x."""
   parts = np.split(x, fractions, axis=-1)
   return np.stack([parts[j % fractions] for j in range(n)], axis=-2)
 
 
 def collapse(H: np.ndarray, fractions: int = 1) -> np.ndarray:
-  """`[..., n, d / m]` -> `[..., d]`: each fraction's rows summed, as if it had n / m of them."""
+  """Sums streams `[..., n, d / m]` into `[..., d]`: n / m times the mean of each fraction."""
   n = H.shape[-2]
   means = [np.mean(H[..., k::fractions, :], axis=-2) for k in range(fractions)]
   return n / fractions * np.concatenate(means, axis=-1)
 
 
 def unfold(matrices: Sequence[Matrices]) -> np.ndarray:
-  """What each layer's input is made of (Eq. 20 and 27).
+  """Computes each layer's input as weights of the embedding and earlier outputs (Eq. 20 and 27).
 
   Args:
-    matrices: of sublayers 1 .. K, static or those of one token.
+    matrices: matrices of sublayers 1 .. K, static or of one token.
 
   Returns:
-    `[K + 1, K + 1]`, lower triangular: the input of sublayer k (row k - 1) is the sum over j < k of
-    `c[k - 1, j] T_j`, where T_0 is the embedding and T_j the output of sublayer j. The last row is
-    the sum of the final streams.
+    `c [K + 1, K + 1]`, lower triangular. The input of sublayer k (row k - 1) is the sum over j < k
+    of `c[k - 1, j] T_j`; T_0 is the embedding and T_j the output of sublayer j. The last row is the
+    sum of the final streams.
   """
   n = matrices[0].A_r.shape[-1]
   writes = [np.ones((1, n)), *(m.B for m in matrices)]
@@ -191,11 +218,15 @@ def unfold(matrices: Sequence[Matrices]) -> np.ndarray:
 def gradient(
   loss: Callable[[Mapping[str, np.ndarray]], complex], at: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """The gradient of a real function by complex steps: `Im f(x + i h) / h`, exact to rounding.
+  """Computes a gradient by complex steps, `Im f(x + i h) / h`, exact to rounding.
 
   Args:
-    loss: of named arrays; must be analytic (no abs, no conj, no comparison).
-    at: where.
+    loss: function of named arrays that returns a number; must be analytic, without abs, conj or
+      comparisons of its inputs.
+    at: named real arrays at which the gradient is taken.
+
+  Returns:
+    A float64 array for each name, shaped like its input.
   """
   step, grads = 1e-30, {}
   for name, value in at.items():

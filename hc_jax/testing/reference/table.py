@@ -1,6 +1,6 @@
-"""Every variant's matrices in float64 NumPy, each written from its paper; see `reference`.
+"""Table of the float64 NumPy references of all variants, each written from its paper.
 
-`matrices_of(connection, params, index)` gives a site's matrices as a function of its streams.
+`matrices_of(connection, params, index)` returns a site's matrices as a function of its streams.
 """
 
 import dataclasses
@@ -43,13 +43,16 @@ Site = Callable[[np.ndarray], Matrices]
 
 
 def residual(connection: Residual, params: Params, index: int) -> Site:
-  """`x + T(x)` (2409.19606 Eq. 15)."""
+  """Returns the matrices of `x + T(x)` (2409.19606 Eq. 15)."""
   del connection, params, index
   return lambda H: initial(1, 0)
 
 
 def per_stream(connection: PerStreamConnection, params: Params, index: int) -> Site:
-  """HC (2409.19606 Eq. 10-13) and Frac (2503.14125 Eq. 11-14), whose B goes to its own fraction."""
+  """Returns the matrices of HC (2409.19606 Eq. 10-13) or Frac (2503.14125 Eq. 11-14).
+
+  In Frac, each fraction of the output is written only to the streams of that fraction.
+  """
   del index
   n, m = connection.num_streams, connection.fractions
   own = np.array([[float(j % m == k) for j in range(n)] for k in range(m)])  # [m, n], as B
@@ -63,7 +66,7 @@ def per_stream(connection: PerStreamConnection, params: Params, index: int) -> S
 
 
 def generalized(connection: GeneralizedHyperConnection, params: Params, index: int) -> Site:
-  """GHC (2511.11238 Eq. 6)."""
+  """Returns the matrices of GHC (2511.11238 Eq. 6)."""
   del index
   A_m, A_r, B = (params[f"static_{name}"].T for name in ("read", "mix", "write"))
   if not connection.dynamic:
@@ -92,7 +95,7 @@ def _norm(connection: PerStreamConnection) -> dict[str, Any]:
 
 
 def altup(connection: AltUp, params: Params, index: int) -> Site:
-  """Predict, compute and correct (2301.13310), read off what they do to each block."""
+  """Returns the matrices of AltUp (2301.13310), by applying its three steps to unit blocks."""
   n = connection.num_streams
   j = index % n
   P, g = params["static_predict"], params["static_gate"][:, 0]
@@ -109,7 +112,7 @@ def altup(connection: AltUp, params: Params, index: int) -> Site:
 
 
 def altup_simplified(connection: SimplifiedAltUp, params: Params, index: int) -> Site:
-  """Simplified AltUp (2608.30320, by a summary): each stream by what becomes of it."""
+  """Returns the matrices of simplified AltUp (2608.30320, known to us from a summary)."""
   n = connection.num_streams
   B = np.zeros((1, n))
   B[0, index % n] = 1.0
@@ -117,13 +120,13 @@ def altup_simplified(connection: SimplifiedAltUp, params: Params, index: int) ->
 
 
 def x0_lambdas(connection: X0Lambdas, params: Params, index: int) -> Site:
-  """nanochat's `x = lambda x + mu x0` before a block, and what `backout` keeps of the middle."""
+  """Returns the matrices of nanochat's `x = lambda x + mu x0` before a block, with `backout`."""
   n, per_block = connection.num_streams, connection.sites_per_block or 1
   A_r, to_state = np.eye(n), np.eye(1, n)
   if "lambdas" not in params:
     return lambda H: Matrices(A_m=to_state.T, A_r=A_r, B=to_state)
   A_r = A_r.astype(params["lambdas"].dtype)
-  A_r[:2, 0] = params["lambdas"]  # column i is what stream i becomes
+  A_r[:2, 0] = params["lambdas"]  # column i holds the weights of stream i afterwards
   middle = connection.backout_block
   if middle is None:
     middle = connection.num_sites // per_block // 2 + 1
@@ -133,9 +136,12 @@ def x0_lambdas(connection: X0Lambdas, params: Params, index: int) -> Site:
 
 
 def attention_residuals(connection: AttentionResiduals, params: Params, index: int) -> Site:
-  """Block attention residuals (2603.15031): the bank of finished blocks, and the block so far."""
+  """Returns the matrices of block attention residuals (2603.15031).
+
+  The sources are the finished blocks, and the unfinished block if it has begun.
+  """
   B, n = connection.block_sites, connection.num_streams
-  bank, here = 1 + index // B, 1 + index // B  # slots of the bank; the slot that is written
+  bank, here = 1 + index // B, 1 + index // B  # number of finished slots; slot that is written
   sources = list(range(bank)) + ([here] if index % B else [])
   A_r, written = np.eye(n), np.eye(n)[[here]]
   w, gamma = params["depth_query"], params["norm_scale"]
@@ -151,14 +157,17 @@ def attention_residuals(connection: AttentionResiduals, params: Params, index: i
 def delta_attention_residuals(
   connection: DeltaAttentionResiduals, params: Params, index: int
 ) -> Site:
-  """Delta attention residuals (2605.18855): `h + g sum_i alpha_i Delta_i`, h the sum of streams."""
+  """Returns the matrices of delta attention residuals (2605.18855).
+
+  The input is `h + g sum_i alpha_i Delta_i`, where h is the sum of the streams.
+  """
   finished = 1 + index // connection.block_sites
   maps = attention_residuals(connection, params, index)
   w, gamma, g = (params[k] for k in ("depth_query", "norm_scale", "depth_gate"))
 
   def site(H: np.ndarray) -> Matrices:
     A_m = np.ones((*H.shape[:-1], len(w)), np.result_type(H, w, gamma, g))
-    A_m[..., 1 + -(-index // connection.block_sites) :, :] = 0  # nothing is in them yet
+    A_m[..., 1 + -(-index // connection.block_sites) :, :] = 0  # these slots are still empty
     if index > 0:
       alpha = depth_weights(H[..., :finished, :], w, gamma, connection.norm_eps)
       A_m[..., :finished, :] += g * alpha
@@ -168,13 +177,17 @@ def delta_attention_residuals(
 
 
 def depth_weights(V: np.ndarray, w: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
-  """`softmax_j <gamma * w, rmsnorm(V[j])>`: `[..., n, d]` and `[v, d]` give `[..., n, v]`."""
+  """Computes `softmax_j <gamma * w, rmsnorm(V[j])>`, `[..., n, v]`, from V `[..., n, d]`.
+
+  The queries w are `[v, d]`.
+  """
   scores = normalise(V, "rmsnorm", eps, gamma) @ w.T
   scores = np.exp(scores - np.max(scores.real, axis=-2, keepdims=True))
   return scores / np.sum(scores, axis=-2, keepdims=True)
 
 
-# The nearest class of a connection's own decides, so that subclasses inherit.
+# The first class in the method resolution order that is in the table decides, so that subclasses
+# inherit the reference of their parent.
 REFERENCES: dict[type[Connection], Callable[..., Site]] = {
   Residual: residual,
   PerStreamConnection: per_stream,
@@ -193,7 +206,8 @@ REFERENCES: dict[type[Connection], Callable[..., Site]] = {
 }
 
 
-# Classes that the references above follow in every field, and what of a class makes its maps.
+# _FOLLOWED: classes that a reference follows in every field. _MAKERS: attributes of a class that
+# make its maps; a subclass that overrides one no longer computes what the reference does.
 _FOLLOWED = (Residual, HyperConnection, FracConnection, GeneralizedHyperConnection, AltUp)
 _FOLLOWED += (SimplifiedAltUp, X0Lambdas)
 _FOLLOWED += (MHC, SinglePassMHC, IdentityHC, MHCLite, KromHC, OrthogonalHC, PerStreamMHC)
@@ -206,7 +220,7 @@ _MAKERS += ("maps", "place", "places", "choose")
 
 
 def has_reference(connection: Connection) -> bool:
-  """Returns whether a reference follows it: its class, or a parent whose maps it leaves alone."""
+  """Returns whether a reference covers a connection's class, or a parent with the same maps."""
   cls = type(connection)
   parent = next((base for base in cls.__mro__ if base in _FOLLOWED), None)
   return parent is not None and all(
@@ -215,15 +229,15 @@ def has_reference(connection: Connection) -> bool:
 
 
 def matrices_of(connection: Connection, params: Params, index: int = 0) -> Site:
-  """A site's matrices as a function of its streams, from this package's parameters.
+  """Returns a function from a site's streams `[..., n, w]` to its `Matrices`.
 
   Args:
-    connection: with its fields as they are.
-    params: of that site; numbers may be complex.
-    index: of the sublayer.
+    connection: connection of the site; its fields choose the variant.
+    params: parameters of the site by name, real or complex.
+    index: number of the sublayer, from 0.
 
   Raises:
-    KeyError: if its class has no reference.
+    KeyError: if neither the class of the connection nor a parent has a reference.
   """
   for cls in type(connection).__mro__:
     if cls in REFERENCES:

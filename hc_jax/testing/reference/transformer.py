@@ -1,9 +1,9 @@
-"""The language model in float64 NumPy: Algorithm 1 with attention and feed-forward.
+"""Float64 NumPy reference of the language model: Algorithm 1 with attention and feed-forward.
 
-It knows the options of `TransformerLM` but dropout, decoding, `layers`, parallel blocks,
-`attention_views` outside of whole blocks, and ends of streams other than a connection's own. It
-reads the model's fields and shares no arithmetic with it. Complex numbers pass through, so that
-`reference.gradient` differentiates it.
+It covers the options of `TransformerLM` except dropout, decoding, `layers`, parallel blocks,
+`attention_views` outside whole blocks, and a `reduce` that is not the connection's own. It reads
+the model's fields, but shares no arithmetic with it. Parameters may be complex, so that
+`reference.gradient` can differentiate it.
 """
 
 import dataclasses
@@ -24,17 +24,18 @@ Params = Mapping[str, np.ndarray]
 def logits(
   model: TransformerLM, params: Params, tokens: np.ndarray, visible: np.ndarray | None = None
 ) -> np.ndarray:
-  """The logits of the next token.
+  """Computes the logits of the next token.
 
   Args:
-    model: whose fields say what to compute.
-    params: by path ("stack/layer_0/attn/query_kernel"), of unrolled layers; may be complex.
+    model: model whose fields choose the computation.
+    params: parameters by path in unrolled layers ("stack/layer_0/attn/query_kernel"); real or
+      complex.
     tokens: int `[B, L]`.
-    visible: bool `[B | 1, L, L]`, which keys (last axis) a query sees; the causal mask for a causal
-      model, or all.
+    visible: bool `[B | 1, L, L]`, the keys (last axis) that each query sees. By default the causal
+      mask if the model is causal, otherwise all.
 
   Returns:
-    `[B, L, V]`.
+    Logits `[B, L, V]`.
   """
   embedding, length = params["token_embed/embedding"], tokens.shape[-1]
   if visible is None:
@@ -47,7 +48,7 @@ def logits(
   H = reference.copies(x, connection.num_streams, connection.fractions)
   if (model.expand or connection.expand_kind) == "first":
     H[..., connection.fractions :, :] = 0
-  read = np.eye(1, connection.num_streams).T  # of the first site of those that carry their read
+  read = np.eye(1, connection.num_streams).T  # if sites carry their reads: the first site's read
   for layer in range(model.num_layers):
     p = below(params, f"stack/layer_{layer}")
     if model.block == "whole":
@@ -82,7 +83,7 @@ def logits(
     p = below(params, "reduce_streams")
     last = matrices_of(of_block[0].exit(), p, model.num_layers)
     end = reference.inputs(H, last(H))[..., 0, :]
-  if connection.reduce_kind == "gated":  # one more site, which is read alone
+  if connection.reduce_kind == "gated":  # one more site, which only reads
     exit_ = connection.exit()
     if model.final_norm_eps is not None:
       exit_ = exit_.clone(norm_eps=eps)
@@ -94,7 +95,7 @@ def logits(
 
 
 def _connections(model: TransformerLM) -> list[Connection]:
-  """The connection as such, and those of the sites of a block."""
+  """Returns the connection without a place, and then the connection of each site of a block."""
   per_block = 1 if model.block == "whole" else 2
   views = 4 if model.block == "whole" and model.attention_views else 1
   given = {
@@ -120,7 +121,7 @@ def _whole(
   layer: int,
   visible: np.ndarray,
 ) -> np.ndarray:
-  """A site whose branch is a Pre-Norm block of one input, or of query, key, value and residual."""
+  """Runs a site whose branch is a Pre-Norm block with one input, or one for each view."""
   m = matrices_of(connection, below(p, "connection"), layer)(H)
   views = reference.inputs(H, m)  # [..., v, d]
   *read, x = [views[..., i, :] for i in range(views.shape[-2])]
@@ -138,9 +139,9 @@ def _whole(
 def attention(
   p: Params, x: np.ndarray | list[np.ndarray], model: TransformerLM, visible: np.ndarray
 ) -> np.ndarray:
-  """Softmax attention of one input, or of a list of three: of queries, keys and values.
+  """Computes softmax attention from one input, or from a list of inputs for query, key and value.
 
-  Inputs and result are `[B, L, d]`, `visible` is bool `[B | 1, L, L]`.
+  Inputs and result are `[B, L, d]`; `visible` is bool `[B | 1, L, L]`.
   """
   of = x if isinstance(x, list) else [x] * 3
   query, key, value = (
@@ -152,10 +153,10 @@ def attention(
   if model.positions == "rotary":
     positions = np.arange(of[0].shape[1])[None]
     query, key = (rotate(a, positions, model.rotary_theta) for a in (query, key))
-  heads = np.arange(query.shape[2]) // (query.shape[2] // key.shape[2])  # whose keys each head uses
+  heads = np.arange(query.shape[2]) // (query.shape[2] // key.shape[2])  # key head of each query
   scores = np.einsum("blhk,bmhk->bhlm", query, key[:, :, heads]) / np.sqrt(query.shape[-1])
   scores = np.where(visible[:, None], scores, -np.inf)
-  # The largest is taken off as a constant: softmax does not see it, nor do derivatives.
+  # Subtracting the largest score, as a constant, changes neither the softmax nor its derivatives.
   weights = np.exp(scores - np.max(scores.real, axis=-1, keepdims=True))
   weights = weights / np.sum(weights, axis=-1, keepdims=True)
   out = np.einsum("bhlm,bmhk->blhk", weights, value[:, :, heads])
@@ -163,7 +164,7 @@ def attention(
 
 
 def rotate(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
-  """Rotary positions of `[B, L, h, k]`: pairs (i, i + k/2) turn by position * theta^(-2i/k)."""
+  """Applies rotary positions to `[B, L, h, k]`: pair (i, i + k/2) turns by pos * theta^(-2i/k)."""
   k = x.shape[-1]
   angle = positions[..., None, None] * theta ** (-2 * np.arange(k // 2) / k)  # [B | 1, L, 1, k/2]
   a, b = x[..., : k // 2], x[..., k // 2 :]
@@ -172,7 +173,7 @@ def rotate(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
 
 
 def feed_forward(p: Params, x: np.ndarray, model: TransformerLM) -> np.ndarray:
-  """`[B, L, d]` -> `[B, L, d]`; GELU by its tanh approximation, or SwiGLU."""
+  """Computes the feed-forward, `[B, L, d]` to `[B, L, d]`, with SwiGLU or tanh-GELU."""
   hidden = x @ p["in_kernel"]
   if model.activation == "swiglu":
     gate = x @ p["gate_kernel"]
@@ -182,20 +183,20 @@ def feed_forward(p: Params, x: np.ndarray, model: TransformerLM) -> np.ndarray:
 
 
 def norm(p: Params, x: np.ndarray, model: TransformerLM, eps: float | None = None) -> np.ndarray:
-  """The model's norm over the last axis, with the parameters that `p` has."""
+  """Applies the model's norm over the last axis, with the scale and bias that `p` has."""
   eps = model.norm_eps if eps is None else eps
   return reference.normalise(x, model.norm, eps, p.get("scale"), p.get("bias"))
 
 
 def below(params: Params, path: str) -> Params:
-  """The parameters under a path, by what follows it."""
+  """Returns the parameters under a path, by the rest of their path."""
   return {k.removeprefix(f"{path}/"): v for k, v in params.items() if k.startswith(f"{path}/")}
 
 
 def _branch(
   model: TransformerLM, p: Params, name: str, visible: np.ndarray, has_norm: bool
 ) -> reference.Branch:
-  """A sublayer's layer T, its own norm included where it has one."""
+  """Returns a sublayer's layer T, including its norm if it has one."""
 
   def run(h: np.ndarray) -> np.ndarray:
     h = norm(below(p, f"{name}_norm"), h, model) if has_norm else h

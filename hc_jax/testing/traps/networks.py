@@ -1,4 +1,4 @@
-"""Traps that only a whole network shows; see `hc_jax.testing.traps.one_site`."""
+"""Traps that only a whole network can show; `hc_jax.testing.traps.one_site` has the others."""
 
 import functools
 
@@ -29,17 +29,17 @@ from hc_jax.testing.traps.subject import (
   value_and_grad,
 )
 
-CLOSE = 1e-5  # largest difference of two float32 networks that are equal on paper
+CLOSE = 1e-5  # largest difference of two float32 networks that are mathematically equal
 
 
 def streams_cross_blocks(subject: Subject) -> None:
-  """T3. What block 0 writes to stream 1 alone stays there until somebody reads stream 1."""
+  """Checks T3: a write of block 0 to stream 1 stays in that stream until a block reads it."""
   run = forward(subject, dynamic=False)
   params = kicked(network(subject, dynamic=False))
   eye = np.eye(STREAMS)
 
   def hidden(reader: int, scale: float) -> np.ndarray:
-    """Block 1 reads stream `reader`; of the final streams only 0 is kept and summed."""
+    """Runs the network with block 1 reading stream `reader`, and only stream 0 kept at the end."""
     at = set_sites(
       params,
       static_read=lambda k: eye[0] if k < 2 else eye[reader],
@@ -47,29 +47,29 @@ def streams_cross_blocks(subject: Subject) -> None:
       static_mix=lambda k: np.diag(eye[0]) if k == SITES - 1 else eye,
     )
     layers = at["stack"]["layers"]
-    kernel = layers["ffn"]["out_kernel"]  # block 0's feed-forward gets another output
+    kernel = layers["ffn"]["out_kernel"]  # scaled, so that block 0 writes something else
     factor = np.float32([scale, 1])[:, None, None]
     layers = {**layers, "ffn": {**layers["ffn"], "out_kernel": kernel * factor}}
     return run({**at, "stack": {**at["stack"], "layers": layers}}).hidden
 
   check(
     np.abs(hidden(0, 2.0) - hidden(0, 1.0)).max() < CLOSE,
-    "streams are collapsed between blocks: what block 0 wrote to stream 1 alone reached a block "
-    "that reads stream 0 alone",
+    "streams are collapsed between blocks: a write to stream 1 alone reached a block that reads "
+    "only stream 0",
   )
   check(
     np.abs(hidden(1, 2.0) - hidden(1, 1.0)).max() > 1e-2,
-    "what block 0 wrote to stream 1 does not reach the block that reads stream 1",
+    "a write to stream 1 does not reach the block that reads stream 1",
   )
 
 
 def reduce_comes_before_the_final_norm(subject: Subject) -> None:
-  """T5. Logits are those of the norm of the summed streams; at init those of Pre-Norm."""
+  """Checks T5: the final norm comes after the streams are summed; at init logits are Pre-Norm's."""
   found = forward(subject)(initial(subject))
   want = forward(subject, n=0)(residual(subject, initial(subject))).logits
   check(
     np.abs(found.logits - want).max() < CLOSE,
-    "at init the logits are not those of the Pre-Norm residual network of the same branches",
+    "at init the logits are not those of the Pre-Norm residual network with the same branches",
   )
   params = kicked(network(subject))
   found = forward(subject)(params)
@@ -77,12 +77,12 @@ def reduce_comes_before_the_final_norm(subject: Subject) -> None:
   normed = reference.normalise(found.hidden.astype(np.float64), "layernorm", 1e-12)
   check(
     distance(found.logits, normed @ embedding.T) < FORWARD,
-    "the final norm does not follow the reduce: logits are not those of norm(sum of streams)",
+    "the final norm does not come after the reduce: logits are not those of norm(sum of streams)",
   )
 
 
 def reduce_is_the_sum(subject: Subject) -> None:
-  """T6. Before the final norm, n equal streams are n times the residual network, not once."""
+  """Checks T6: reduce is the sum of the streams, not the mean."""
   streams = site_streams()
   check(
     distance(subject.reduce(streams), streams.astype(np.float64).sum(-2)) < FORWARD,
@@ -97,12 +97,12 @@ def reduce_is_the_sum(subject: Subject) -> None:
   check(
     distance(found, STREAMS * once.astype(np.float64)) < GRADIENT,
     f"before the final norm the {STREAMS} streams at init are not {STREAMS} times the residual "
-    "network: the model's reduce is no sum, or its streams do not start as equals",
+    "network: the model's reduce is not a sum, or its streams do not start as copies",
   )
 
 
 def init_counts_sublayers(subject: Subject) -> None:
-  """T7. Sublayer k reads stream k mod n at init: attention of block l is 2l; scanned and not."""
+  """Checks T7: sublayer k reads stream k mod n at init; attention of block l is sublayer 2l."""
   for scan in (True, False):
     params = initial(subject, scan=scan)
     layers = (unstack_layers(params) if scan else params)["stack"]
@@ -116,7 +116,7 @@ def init_counts_sublayers(subject: Subject) -> None:
 
 
 def dynamic_part_starts_at_zero(subject: Subject) -> None:
-  """T9. Dynamic kernels start at zero, their scales at 0.01, logits at those of static ones."""
+  """Checks T9: dynamic kernels start at zero, and scales at 0.01."""
   params = initial(subject)
   for path, leaf in hc_params.named_leaves(params):
     if path.endswith("dynamic_kernel"):
@@ -129,7 +129,7 @@ def dynamic_part_starts_at_zero(subject: Subject) -> None:
 
 
 def decay_goes_by_name(subject: Subject) -> None:
-  """T12. Which parameters decay is the same for scanned and unrolled layers, and the paper's."""
+  """Checks T12: the paper's choice of parameters decays, in scanned and in unrolled layers."""
   fields = {"norm_params": True, "qk_norm": True}
   masks = {}
   for scan in (True, False):
@@ -142,7 +142,7 @@ def decay_goes_by_name(subject: Subject) -> None:
   for path, decays in masks[True].items():
     check(
       masks[False].get(path) == decays,
-      f"whether {path} decays differs between scanned and unrolled layers: go by name, not by rank",
+      f"{path} decays in only one of scanned and unrolled layers; decide by name, not by rank",
     )
     name = path.rsplit("/", 1)[-1]
     wanted = not (name.startswith("static_") or name.endswith(("scale", "bias")))
@@ -150,8 +150,8 @@ def decay_goes_by_name(subject: Subject) -> None:
 
 
 def dropout_spares_the_streams(subject: Subject) -> None:
-  """T15. With every branch output dropped, what is left is the mixed embedding, and not zero."""
-  fields = {"dynamic": False, "dropout": 1 - 2**-24}  # of so few numbers it drops all; 1 is refused
+  """Checks T15: if every branch output is dropped, the mixed embedding is left, not zero."""
+  fields = {"dynamic": False, "dropout": 1 - 2**-24}  # drops all so few numbers; 1 is refused
   params = kicked(network(subject, **fields))
   found = forward(subject, **fields)(params, TOKENS, jax.random.key(0)).hidden
   H = np.asarray(params["token_embed"]["embedding"], np.float64)[TOKENS]
@@ -168,9 +168,10 @@ def dropout_spares_the_streams(subject: Subject) -> None:
 
 
 def everything_learns(subject: Subject) -> None:
-  """T16. After one step every parameter of every connection has a gradient, layer by layer.
+  """Checks T16: after one step, every parameter of every connection gets a gradient.
 
-  The first site's static_read is apart: it sees n equal streams, whose sum a norm makes of it.
+  The first site's static_read is the exception: its streams are equal, so that it is only a scale,
+  which the norm removes.
   """
   run, params = value_and_grad(subject, **SCANNED), initial(subject)
   _, first = run(params, TOKENS)
@@ -194,7 +195,7 @@ def everything_learns(subject: Subject) -> None:
 
 
 def nothing_leaks(subject: Subject) -> None:
-  """T18. A change of token t changes no bit before t, and no bit of another row of the batch."""
+  """Checks T18: a change of token t changes no bit before t, and no bit of other rows."""
   run, params, t = forward(subject), kicked(network(subject)), TOKENS.shape[1] // 2
   tokens = TOKENS.copy()
   tokens[0, t] = (tokens[0, t] + 1) % (TOKENS.max() + 1)
@@ -214,7 +215,7 @@ def nothing_leaks(subject: Subject) -> None:
 
 
 def one_stream_is_the_residual(subject: Subject) -> None:
-  """T20. With one static stream the network at init is Pre-Norm, to rounding."""
+  """Checks T20: with one static stream, the network at init is Pre-Norm, up to rounding."""
   fields = {"n": 1, "dynamic": False}
   params = initial(subject, **fields)
   found = forward(subject, **fields)(params)

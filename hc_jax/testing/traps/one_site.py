@@ -1,7 +1,7 @@
-"""Traps that one connection shows by itself, against the float64 reference where there is one.
+"""Traps that a single connection can show, some by comparison with the float64 reference.
 
-A trap is a function of a `Subject` that raises AssertionError with one line, the convention that is
-broken, or `NotApplicable`. `hc_jax.testing.traps.table` has the table of them.
+A trap is a function of a `Subject`. It raises AssertionError with one line that names the broken
+convention, or `NotApplicable`. `hc_jax.testing.traps.table` lists all traps.
 """
 
 import jax
@@ -31,14 +31,17 @@ Y = normal("y", 2, 5, WIDTH)
 
 
 def mix_is_used(subject: Subject) -> None:
-  """T1. A mix that swaps two streams swaps them; an involution, so that T2's mistake passes."""
+  """Checks T1: a mix that swaps two streams swaps them.
+
+  A swap equals its transpose, so that the mistake of T2 passes here.
+  """
   swap = np.float32([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
   streams, want = site_streams(), np.einsum("ij,...jw->...iw", swap, site_streams())
   coefs = Coefs(read=np.ones((1, 3), np.float32), write=np.zeros((3, 1), np.float32), mix=swap)
   check(
     np.array_equal(jit(subject.write)(streams, Y, coefs), want),
-    "mix is not applied: write(streams, y, coefs) with a mix that swaps streams 0 and 1 and a "
-    "write of zero does not swap them",
+    "mix is not applied: write(streams, y, coefs) with a mix that swaps streams 0 and 1, and a "
+    "write of zero, does not swap them",
   )
   for dynamic in (False, True):
     params = {**site_params(dynamic=False), "static_mix": swap, "static_write": 0 * coefs.write}
@@ -47,13 +50,13 @@ def mix_is_used(subject: Subject) -> None:
       params["dynamic_scale"] = np.ones(2, np.float32)
     check(
       np.array_equal(site(subject, dynamic=dynamic)(params, streams, Y)[2], want),
-      f"mix is computed and never used (dynamic={dynamic}): static_mix swaps streams 0 and 1, "
+      f"mix is computed and never used (dynamic={dynamic}): static_mix swaps streams 0 and 1, but "
       "the next streams are not swapped",
     )
 
 
 def mix_is_oriented(subject: Subject) -> None:
-  """T2. mix[i, j] carries stream j into stream i; its dynamic part is made of the source stream."""
+  """Checks T2: mix[i, j] carries stream j into i, and its dynamic part depends on stream j."""
   streams, weights = site_streams(), normal("mix", STREAMS, STREAMS)
   coefs = Coefs(read=normal("r", 1, STREAMS), write=normal("w", STREAMS, 1), mix=weights)
   want = np.einsum("ij,...jw->...iw", weights.astype(np.float64), streams)
@@ -74,13 +77,13 @@ def mix_is_oriented(subject: Subject) -> None:
   changed = np.abs(np.asarray(run(params, moved, Y)[1].mix) - before).max(axis=(0, 1)) > 1e-6
   check(
     np.array_equal(changed, np.arange(STREAMS)[None, :].repeat(STREAMS, 0) == 1),
-    "the dynamic mix is transposed: a change of stream 1 must change column 1 of mix, what stream "
-    "1 gives to all, and nothing else",
+    "the dynamic mix is transposed: a change of stream 1 must change column 1 of mix (the weights "
+    "of stream 1 in all streams) and nothing else",
   )
 
 
 def starts_as_equation_14(subject: Subject) -> None:
-  """T8. What a site reads, writes and mixes at init is e_k, ones and the identity, as values."""
+  """Checks T8: at init, read is e_k, write is all ones and mix is the identity (Eq. 14)."""
   for fields in ({}, {"dynamic": False}):
     params = initial(subject, **fields)
     for k, coefs in enumerate(forward(subject, **fields)(params).coefs):
@@ -90,13 +93,13 @@ def starts_as_equation_14(subject: Subject) -> None:
         found = getattr(coefs, name)
         check(
           found is not None and np.abs(np.asarray(found) - value).max() < 1e-6,
-          f"{name} of site {k} does not start as Eq. 14 has it ({fields or 'dynamic'}): a squashed "
-          "value needs an initial value of its own",
+          f"{name} of site {k} does not start as in Eq. 14 ({fields or 'dynamic'}): a map after a "
+          "sigmoid or softmax needs other initial values",
         )
 
 
 def norm_is_the_one_asked_for(subject: Subject) -> None:
-  """T10. Golden values per norm option, in float64: its kind, its own parameters, its eps."""
+  """Checks T10: the norm's kind, parameters and eps, against the float64 reference."""
   for norm in ("layernorm", "rmsnorm"):
     for with_params, eps in ((False, 0.3), (True, 1e-5)):
       found, want = _coefs_and_reference(subject, norm=norm, norm_params=with_params, norm_eps=eps)
@@ -108,32 +111,32 @@ def norm_is_the_one_asked_for(subject: Subject) -> None:
 
 
 def tanh_is_what_is_asked_for(subject: Subject) -> None:
-  """T11. Golden values with and without tanh, in float64."""
+  """Checks T11: coefficients with and without tanh, against the float64 reference."""
   for tanh in (True, False):
     found, want = _coefs_and_reference(subject, tanh=tanh)
     check(
       distance(found, want) < FORWARD,
-      f"tanh={tanh} is not obeyed: the dynamic part must be scale * "
+      f"tanh={tanh} is ignored: the dynamic part must be scale * "
       f"{'tanh(norm(X) W)' if tanh else 'norm(X) W'}",
     )
 
 
 def coefs_are_float32(subject: Subject) -> None:
-  """T13. Streams in bf16, coefficients in float32 from end to end: dtype and value."""
+  """Checks T13: bf16 streams have coefficients with float32 dtype and float32 precision."""
   streams = jnp.asarray(site_streams(), jnp.bfloat16)
   _, coefs, out = site(subject)(site_params(), streams, jnp.asarray(Y, jnp.bfloat16))
   dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(coefs)}
   check(dtypes == {"float32"}, f"coefficients of bf16 streams are {dtypes}, not float32")
-  check(out.dtype == jnp.bfloat16, f"bf16 streams come back from write as {out.dtype}")
+  check(out.dtype == jnp.bfloat16, f"write returns bf16 streams as {out.dtype}")
   want = reference.from_params(site_params())(np.asarray(streams, np.float64))
   check(
     distance(coefs, _as_coefs(want)) < FORWARD,
-    "coefficients of bf16 streams are float32 in name alone: they were rounded to bf16 on the way",
+    "coefficients of bf16 streams have the dtype float32, but were rounded to bf16 on the way",
   )
 
 
 def init_is_finite_and_stable(subject: Subject) -> None:
-  """T14. Every initial value is finite, and a function of the key."""
+  """Checks T14: every initial value is finite, and the same for the same key."""
   for path, leaf in hc_params.named_leaves(initial(subject)):
     check(
       bool(np.all(np.isfinite(leaf))), f"{path} is initialised with numbers that are not finite"
@@ -144,7 +147,7 @@ def init_is_finite_and_stable(subject: Subject) -> None:
   for path, leaf in first.items():
     check(
       np.array_equal(leaf, second[path]),
-      f"{path} is initialised differently by two calls with one key",
+      f"{path} is initialised differently by two calls with the same key",
     )
 
 
@@ -153,7 +156,7 @@ def _traced_anew(init, *args) -> dict:
 
 
 def options_are_heard(subject: Subject) -> None:
-  """T17. Every option changes what comes out or raises; in the model, the program that runs."""
+  """Checks T17: every option of a connection changes its result, and of a model its program."""
   plain = site(subject)(site_params(), site_streams(), Y)
   for fields in ({"tanh": False}, {"norm": "rmsnorm"}, {"norm_eps": 0.3}):
     other = site(subject, **fields)(site_params(), site_streams(), Y)
@@ -189,7 +192,9 @@ def options_are_heard(subject: Subject) -> None:
     check(False, "the option implementation='nonsense' is ignored instead of refused")
   for scan in (True, False):
     plain = _program(subject, scan=scan)
-    check(plain == _program(subject, scan=scan), "one model has two programs: T17 sees nothing")
+    check(
+      plain == _program(subject, scan=scan), "one model gives two programs, so that T17 cannot tell"
+    )
     for fields in CONNECTION_OPTIONS + (() if scan else MODEL_OPTIONS):
       check(
         _program(subject, scan=scan, **fields) != plain,
@@ -212,7 +217,7 @@ MODEL_OPTIONS = (
 
 
 def _site_gradients(subject: Subject, **fields) -> dict:
-  """Of a loss on the next streams of one site, by parameter."""
+  """Returns the gradients of a loss on the next streams of one site, by parameter."""
   connection = subject.connection(num_streams=STREAMS, **fields)
 
   def loss(params):
@@ -225,7 +230,7 @@ def _site_gradients(subject: Subject, **fields) -> dict:
 
 
 def _program(subject: Subject, **fields) -> int:
-  """A hash of a model's program, its initial values' included; nothing compiles."""
+  """Returns a hash of a model's program, including its initialisation; nothing compiles."""
   model = network(subject, num_layers=1, **fields)
   jaxpr = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), TOKENS)
   return hash(_without_addresses(str(jaxpr)))
@@ -240,7 +245,7 @@ def _show(fields: dict) -> str:
 
 
 def _coefs_and_reference(subject: Subject, **fields) -> tuple[Coefs, Coefs]:
-  """The coefficients of one site and what the reference says they are."""
+  """Returns the coefficients of one site, by the subject and by the reference."""
   norm = fields.get("norm", "layernorm")
   params = site_params(norm=norm if fields.get("norm_params") else "")
   streams = site_streams()
@@ -251,7 +256,7 @@ def _coefs_and_reference(subject: Subject, **fields) -> tuple[Coefs, Coefs]:
 
 
 def _site_and_reference(subject: Subject, streams: np.ndarray, **fields) -> tuple[list, list]:
-  """Branch input and next streams of one site, and what the reference says they are."""
+  """Returns branch input and next streams of one site, by the subject and by the reference."""
   params = site_params(dynamic=fields.get("dynamic", True))
   H = streams.astype(np.float64)
   m = reference.from_params(params)(H)

@@ -1,4 +1,4 @@
-"""The trap of many paths: every way to run a network against one float64 reference."""
+"""Trap T19: every way to run a network, compared with one float64 reference."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from hc_jax.testing.traps.subject import (
 
 
 def all_paths_agree(subject: Subject) -> None:
-  """T19. Every way to run a network gives the float64 reference, forward and gradients."""
+  """Checks T19: every way to run a network equals the float64 reference, with its gradients."""
   params, streams = site_params(), site_streams()
   H = streams.astype(np.float64)
   connection = subject.connection(num_streams=STREAMS)
@@ -41,7 +41,7 @@ def all_paths_agree(subject: Subject) -> None:
   m = reference.from_params(params)(H)
   check(
     distance(out, reference.sublayer(H, m, lambda h: Y)) < FORWARD,
-    "one connection, run eagerly, is not the float64 reference",
+    "one connection, run eagerly, does not equal the float64 reference",
   )
   logits, gradients = exact(STREAMS)
   for path in GRADIENT_PATHS:
@@ -73,10 +73,10 @@ GRADIENT_PATHS = (
 
 
 def _bfloat16(subject: Subject) -> None:
-  """Streams and products in bf16: a site within 6e-3, a network within 1.5 of the residual's.
+  """Checks bf16: errors of a site under 6e-3, of a network under 1.5 times the residual's.
 
-  The networks have the same branches, and connections a little away from their initial values:
-  a network of quite random maps amplifies any rounding, whatever its dtype.
+  Both networks have the same branches. Connections are near their initial values, because a network
+  with random maps amplifies rounding in any dtype.
   """
   streams, y = (jnp.asarray(a, jnp.bfloat16) for a in (site_streams(), Y))
   m = reference.from_params(site_params())(np.asarray(streams, np.float64))
@@ -84,7 +84,7 @@ def _bfloat16(subject: Subject) -> None:
   found = site(subject)(site_params(), streams, y)[2]
   check(
     distance(found, reference.sublayer(H, m, lambda h: branch)) < 6e-3,
-    "one connection with bf16 streams is farther than 6e-3 from float64",
+    "one connection with bf16 streams is more than 6e-3 away from float64",
   )
   params = jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
@@ -102,6 +102,6 @@ def _bfloat16(subject: Subject) -> None:
     errors[n] = distance(forward(subject, n=n, dtype=jnp.bfloat16)(of).logits, want)
   check(
     errors[STREAMS] < 1.5 * errors[0],
-    f"in bf16 the network is {errors[STREAMS]:.1e} from float64, the residual one {errors[0]:.1e}: "
-    "more than 1.5 times as far",
+    f"in bf16 the network is {errors[STREAMS]:.1e} away from float64, more than 1.5 times as far "
+    f"as the residual network ({errors[0]:.1e})",
   )

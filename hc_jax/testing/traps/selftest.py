@@ -1,4 +1,4 @@
-"""`hc-jax selftest`: the traps, one after the other, on what is installed."""
+"""`hc-jax selftest`: runs all traps on the installed package."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +13,15 @@ def selftest(
   traps: Sequence[Trap] = TRAPS,
   log: Callable[[str], None] = print,
 ) -> int:
-  """Runs the traps and prints a line for each.
+  """Runs traps and prints a line for each.
+
+  Args:
+    subject: things under test; those of this package by default.
+    traps: traps to run.
+    log: function that receives each line.
 
   Returns:
-    1 if one failed, else 0.
+    1 if a trap failed, else 0.
   """
   subject = Subject() if subject is None else subject
   device = jax.devices()[0].device_kind
@@ -35,11 +40,11 @@ def selftest(
 
 
 def examine(trap: Trap, subject: Subject) -> tuple[str, str]:
-  """("pass" | "FAIL" | "skip", why); a trap that crashes has failed, and says what it met."""
+  """Runs one trap and returns `("pass" | "FAIL" | "skip", why)`; an exception is a failure too."""
   try:
     trap.run(subject)
   except NotApplicable as reason:
-    return "skip", f"not applicable, {reason}"
+    return "skip", f"not applicable: {reason}"
   except AssertionError as error:
     return "FAIL", str(error)
   except Exception as error:  # a broken subject may raise anything

@@ -1,4 +1,4 @@
-"""T4, the trap of connections whose mix goes through Sinkhorn."""
+"""Trap T4, for connections whose mix is made by Sinkhorn."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ from hc_jax.testing.traps.subject import STREAMS, Subject, distance, site_stream
 
 
 def sinkhorn_is_per_token(subject: Subject) -> None:
-  """T4. Every token's mix `[n, n]` has rows that sum to one and columns nearly, and its logits
-  learn: Sinkhorn over an axis of one makes all ones, over tokens mixes them, and neither learns.
+  """Checks T4: every token's mix `[n, n]` has row sums of one, column sums near one, and learns.
+
+  Sinkhorn over an axis of size one gives all ones; over the token axis it mixes tokens.
   """
   if subject.mhc is None:
-    raise NotApplicable("it has no variant with Sinkhorn")
+    raise NotApplicable("it has no Sinkhorn variant")
   connection = subject.mhc(num_streams=STREAMS)
   streams = site_streams()
   shapes = axes.unboxed(jax.eval_shape(connection.init, jax.random.key(0), streams, 0))["params"]
@@ -41,8 +42,8 @@ def sinkhorn_is_per_token(subject: Subject) -> None:
     worst = np.abs(mix.sum(axis) - 1).max()
     check(
       worst < bound,
-      f"{name} of a Sinkhorn mix sum to one but for {worst:.1e}, over [B, L, n, n]: Sinkhorn runs "
-      "over other axes than the two last ones, or ends on columns",
+      f"sums of {name} of a Sinkhorn mix [B, L, n, n] differ from one by {worst:.1e}: Sinkhorn "
+      "runs over other axes than the last two, or ends on columns",
     )
   for name in ("mix_kernel", "mix_bias", "mix_scale"):
     check(
@@ -51,5 +52,5 @@ def sinkhorn_is_per_token(subject: Subject) -> None:
   want = matrices_of(connection, params)(streams.astype(np.float64)).A_r.swapaxes(-1, -2)
   check(
     distance(mix, want) < FORWARD,
-    "a Sinkhorn mix is not that of its own token's logits (2512.24880 Eq. 7-9)",
+    "a token's Sinkhorn mix is not made from its own logits alone (2512.24880 Eq. 7-9)",
   )

@@ -1,4 +1,4 @@
-"""What the traps examine, a network small enough to compile in a second, and its numbers."""
+"""The subject of the traps, and a network for it that compiles in a second."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ PyTree = Any
 STREAMS, WIDTH, LAYERS, VOCAB, EPS = 3, 8, 2, 11, 1e-5
 SITES = 2 * LAYERS
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 6)).astype(np.int32)
-WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # of the logits in the loss
-SCANNED = {"scan": True, "remat": "none", "derivatives": "custom"}  # the plainest way to run
-# A final norm without eps: n equal streams and one then end in the same logits.
+WEIGHTS = normal("loss", *TOKENS.shape, VOCAB)  # weights of the logits in the loss
+SCANNED = {"scan": True, "remat": "none", "derivatives": "custom"}  # baseline for other ways
+# The final norm has nearly no eps, so that n equal streams and one give the same logits.
 TINY = {
   "vocab_size": VOCAB,
   "d_model": WIDTH,
@@ -41,18 +41,18 @@ TINY = {
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """The things under test; the package's own by default.
+  """An implementation under test; by default the one of this package.
 
   Attributes:
-    name: distinguishes subjects; compiled code is kept by it and by the fields.
-    connection: a class with the fields and parameters of `HyperConnection`.
-    mhc: a class with the fields and parameters of `MHC`; None for a package without Sinkhorn.
-    model: takes the fields of `TransformerLM`.
-    read: as `ops.read`.
-    write: as `ops.write`.
-    expand: as `ops.expand`.
-    reduce: as `ops.reduce`.
-    decay_mask: as `params.decay_mask`.
+    name: name in messages.
+    connection: class with the fields and parameters of `HyperConnection`.
+    mhc: class with the fields and parameters of `MHC`; None without a Sinkhorn variant.
+    model: function or class that takes the fields of `TransformerLM` and returns a Linen module.
+    read: replacement of `hc_jax.ops.read`.
+    write: replacement of `hc_jax.ops.write`.
+    expand: replacement of `hc_jax.ops.expand`.
+    reduce: replacement of `hc_jax.ops.reduce`.
+    decay_mask: replacement of `hc_jax.params.decay_mask`.
   """
 
   name: str = "hc_jax"
@@ -74,7 +74,7 @@ def network(
   derivatives: str = "custom",
   **fields: Any,
 ) -> nn.Module:
-  """The tiny model with n streams; with n = 0 the Pre-Norm residual network of its branches."""
+  """Returns the tiny model with n streams; n = 0 gives the Pre-Norm residual network."""
   connection = Residual
   if n:
     connection = functools.partial(
@@ -84,13 +84,13 @@ def network(
 
 
 def shapes(model: nn.Module) -> PyTree:
-  """A model's parameters as shapes."""
+  """Returns the parameters of a model as shapes."""
   variables = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
   return axes.unboxed(variables["params"])
 
 
 def kicked(model: nn.Module, kick: float = 0.3) -> PyTree:
-  """Parameters away from their initial values, by their path; the same for scan and loop."""
+  """Returns parameters away from their initial values, equal for scanned and unrolled layers."""
   scanned = model.clone(scan=True)
   tree = jax.tree_util.tree_map_with_path(functools.partial(_value, kick), shapes(scanned))
   return tree if model.scan else unstack_layers(tree)
@@ -107,7 +107,7 @@ def _value(kick: float, path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
 
 @functools.cache
 def initial(subject: Subject, **fields: Any) -> PyTree:
-  """A model's parameters as it initialises them."""
+  """Returns the initial parameters of the tiny model, as NumPy arrays."""
   model = network(subject, **fields)
   return jax.tree.map(
     np.asarray, axes.unboxed(jit(model.init)(jax.random.key(3), TOKENS)["params"])
@@ -115,7 +115,7 @@ def initial(subject: Subject, **fields: Any) -> PyTree:
 
 
 def sharing(source: PyTree, target: PyTree) -> PyTree:
-  """`target` with every parameter that `source` has too taken from there."""
+  """Returns `target`, with each parameter that `source` has too replaced by that of `source`."""
   found = dict(hc_params.named_leaves(source))
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: found.get(hc_params.path_name(path), leaf), target
@@ -123,12 +123,12 @@ def sharing(source: PyTree, target: PyTree) -> PyTree:
 
 
 def residual(subject: Subject, params: PyTree) -> PyTree:
-  """Parameters of the Pre-Norm residual network with the branches of `params`, scanned."""
+  """Returns the parameters of the Pre-Norm residual network with the branches of `params`."""
   return sharing(params, shapes(network(subject, n=0)))
 
 
 def set_sites(params: PyTree, **values: Callable[[int], Any]) -> PyTree:
-  """Stacked parameters whose connections' static parts are `value(site)`, site by site."""
+  """Returns stacked parameters, with static parts of connections set by `name=value(site)`."""
 
   def pick(path, leaf):
     name = hc_params.path_name(path)
@@ -144,7 +144,7 @@ def set_sites(params: PyTree, **values: Callable[[int], Any]) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-  """Of one forward pass: logits, the reduced streams before the final norm, coefs by site."""
+  """The results of a forward pass: logits, reduced streams before the final norm, coefs by site."""
 
   logits: np.ndarray
   hidden: np.ndarray
@@ -153,7 +153,7 @@ class Outputs:
 
 @functools.cache
 def forward(subject: Subject, **fields: Any) -> Callable[..., Outputs]:
-  """`f(params, tokens, dropout_key=None) -> Outputs`, compiled."""
+  """Returns `f(params, tokens=TOKENS, dropout_key=None) -> Outputs`, compiled."""
   model = network(subject, **fields)
 
   @jit
@@ -180,7 +180,7 @@ def forward(subject: Subject, **fields: Any) -> Callable[..., Outputs]:
 
 @functools.cache
 def value_and_grad(subject: Subject, **fields: Any) -> Callable:
-  """`f(params, tokens) -> ((loss, logits), gradients)`, compiled."""
+  """Returns `f(params, tokens) -> ((loss, logits), gradients)`, compiled."""
   model = network(subject, **fields)
 
   def loss(params, tokens):
@@ -191,7 +191,7 @@ def value_and_grad(subject: Subject, **fields: Any) -> Callable:
 
 
 def decoded(model: nn.Module, params: PyTree, tokens: np.ndarray) -> np.ndarray:
-  """Logits `[B, L, V]` of one token after another, from an empty cache; tokens `[B, L]`."""
+  """Decodes tokens `[B, L]` one after another from an empty cache; returns logits `[B, L, V]`."""
   init = functools.partial(model.init, decode=True)
   empty = jax.eval_shape(init, jax.random.key(0), tokens[:, :1])["cache"]
   cache = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
@@ -211,7 +211,7 @@ def decoded(model: nn.Module, params: PyTree, tokens: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def site(subject: Subject, **fields: Any) -> Callable:
-  """`f(params, streams, y) -> (branch input, coefs, next streams)` of one site, compiled."""
+  """Returns `f(params, streams, y) -> (branch input, coefs, next streams)` of site 0, compiled."""
   connection = subject.connection(**{"num_streams": STREAMS, **fields})
 
   @jit
@@ -223,12 +223,12 @@ def site(subject: Subject, **fields: Any) -> Callable:
 
 
 def site_params(n: int = STREAMS, *, dynamic: bool = True, norm: str = "") -> dict:
-  """Parameters of one site, away from their initial values.
+  """Returns parameters of one site, away from their initial values.
 
   Args:
-    n: streams.
-    dynamic: those of DHC.
-    norm: "layernorm" or "rmsnorm" for a norm with parameters.
+    n: number of streams.
+    dynamic: whether to include the dynamic parameters.
+    norm: "layernorm" or "rmsnorm" for a norm with parameters; "" for a norm without.
   """
   params = {
     "static_read": normal("static_read", 1, n),
@@ -246,16 +246,19 @@ def site_params(n: int = STREAMS, *, dynamic: bool = True, norm: str = "") -> di
 
 
 def site_streams(n: int = STREAMS) -> np.ndarray:
-  """Streams `[2, 5, n, w]`, no two of which are alike, with a mean that LayerNorm takes out."""
+  """Returns streams `[2, 5, n, w]` that all differ, with means that LayerNorm must remove."""
   return normal("streams", 2, 5, n, WIDTH) + 0.5 * normal("means", 2, 5, n, 1)
 
 
 @functools.cache
 def exact(num_streams: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-  """Logits and gradients of the kicked dynamic network in float64, by path of unrolled layers.
+  """Returns logits and gradients of the kicked dynamic network in float64.
 
   Args:
-    num_streams: n; 0 for the residual network (no gradients are taken).
+    num_streams: n; 0 gives the residual network, without gradients.
+
+  Returns:
+    Logits `[B, L, V]`, and gradients by path in unrolled layers.
   """
   model = network(Subject(), n=num_streams, scan=False)
   flat = hc_params.named_leaves(kicked(model))
@@ -267,7 +270,7 @@ def exact(num_streams: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
 
 
 def distance(got: PyTree, want: PyTree) -> float:
-  """Norm of the difference over the norm of what is wanted, over the whole tree."""
+  """Returns the norm of `got - want` over the norm of `want`, over whole trees."""
   a, b = (
     np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
     for tree in (got, want)

@@ -1,7 +1,7 @@
-"""The twenty traps of hyper-connection code, each seen in some implementation, as functions.
+"""Table of the twenty traps: mistakes in hyper-connection code, each seen in some implementation.
 
 for trap in TRAPS:
-  trap.run(Subject())        # AssertionError: one line, the convention that is broken
+  trap.run(Subject())        # AssertionError: one line that names the broken convention
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ class Trap:
   """A mistake, and the function that finds it.
 
   Attributes:
-    name: "T1" and so on.
-    title: the mistake, in words.
-    run: raises AssertionError with one line if the subject makes it, and `NotApplicable` where the
-      question does not arise.
+    name: short name, "T1" to "T20" for the traps.
+    title: short description, printed next to the result.
+    run: function of a subject. It raises AssertionError with one line if the subject makes the
+      mistake, and `NotApplicable` if the subject lacks the feature.
   """
 
   name: str
@@ -40,8 +40,8 @@ _TRAPS = (
   ("initial index constant, random or per block", networks.init_counts_sublayers),
   ("sigmoid or softmax over plain initial values", wiring.starts_as_equation_14),
   ("dynamic part not zero at init, or scaled wrongly", networks.dynamic_part_starts_at_zero),
-  ("another norm than the one asked for", wiring.norm_is_the_one_asked_for),
-  ("tanh missing, or there unasked", wiring.tanh_is_what_is_asked_for),
+  ("a norm other than the chosen one", wiring.norm_is_the_one_asked_for),
+  ("tanh missing, or used when disabled", wiring.tanh_is_what_is_asked_for),
   ("weight decay by rank", networks.decay_goes_by_name),
   ("coefficients in bf16", wiring.coefs_are_float32),
   ("parameters not initialised", wiring.init_is_finite_and_stable),
@@ -50,6 +50,6 @@ _TRAPS = (
   ("option ignored", wiring.options_are_heard),
   ("leaks from future tokens or other sequences", networks.nothing_leaks),
   ("one path differs: jit, scan, remat, decode, bf16", paths.all_paths_agree),
-  ("one stream is not the residual", networks.one_stream_is_the_residual),
+  ("one stream does not equal the residual", networks.one_stream_is_the_residual),
 )
 TRAPS = tuple(Trap(f"T{i}", title, run) for i, (title, run) in enumerate(_TRAPS, 1))
