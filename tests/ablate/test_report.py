@@ -134,7 +134,7 @@ def test_a_busy_machine_is_owned_up_to(make_sweep, tmp_path):
     assert "Other programs ran" not in (tmp_path / "report.md").read_text()
   made[0].provenance["load"] = 3.1
   report.write_report(str(tmp_path), sweep, made, "x", lambda line: None)
-  assert "Other programs ran on the machine meanwhile" in (tmp_path / "report.md").read_text()
+  assert "Other programs ran on the machine" in (tmp_path / "report.md").read_text()
 
 
 def test_the_page_needs_no_other_file(write, tmp_path):

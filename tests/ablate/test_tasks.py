@@ -132,7 +132,7 @@ def test_what_a_comparison_was_begun_with_must_not_change(whole):
     (None, (), "needs at least one arm"),
     (None, (1, 1), "one seed, and no seed twice"),
     ({"a/b": line.task()}, SEEDS, "arm 'a/b' cannot name a folder"),
-    ({"..": line.task()}, SEEDS, r"the arm '\.\.' gives a folder"),
+    ({"..": line.task()}, SEEDS, r"arm '\.\.' cannot name a folder"),
     ({"a": line.task(name="")}, SEEDS, r"Task\.name is empty"),
     ({"a": line.task(val=())}, SEEDS, "the task of arm 'a' cannot be compared; give it val"),
   ],

@@ -29,7 +29,7 @@ def test_the_package_does_not_fall_in(trap):
 
 
 def test_a_package_without_sinkhorn_has_no_trap_of_it():
-  with pytest.raises(NotApplicable, match="no variant with Sinkhorn"):
+  with pytest.raises(NotApplicable, match="no Sinkhorn variant"):
     TRAPS[3].run(Subject(mhc=None))
 
 
@@ -52,7 +52,7 @@ def test_selftest_prints_a_line_for_each_and_fails_if_one_does():
     ["T12", "FAIL"],
   ]
   assert lines[2].endswith("streams collapsed per block: it raised TypeError: no such thing")
-  assert "no variant with Sinkhorn" in lines[3] and "go by name, not by rank" in lines[4]
+  assert "no Sinkhorn variant" in lines[3] and "by name, not by rank" in lines[4]
   assert lines[-1].startswith("1 pass, 2 FAIL, 1 skip in ")
 
 
