@@ -72,3 +72,44 @@ def test_every_equation_of_the_paper_has_code_and_a_test():
     proved.update((kind, n) for n in range(numbers[0], numbers[-1] + 1))
   wanted = {("Eq.", n) for n in range(1, 15)} | {("Algorithm", n) for n in (1, 2, 3)}
   assert proved == wanted | {("Figure", 8)}
+
+
+@functools.cache
+def messages():
+  """Returns all lines of the source, with strings that go on in the next line made one."""
+  joined = re.compile(r"""["']\s*\n\s*f?["']""")
+  return [
+    line
+    for path in sorted((ROOT / "hc_jax").rglob("*.py"))
+    for line in joined.sub("", path.read_text()).splitlines()
+    if '"' in line or "'" in line
+  ]
+
+
+def is_said(quoted):
+  """Returns whether one message has all parts of the quoted one in order; `...` is any value."""
+  parts = [part.strip() for part in quoted.split("...") if len(part.strip()) > 1]
+  return bool(parts) and any(in_order(parts, message) for message in messages())
+
+
+def in_order(parts, text):
+  end = 0
+  for part in parts:
+    start = text.find(part, end)
+    if start < 0:
+      return False
+    end = start + len(part)
+  return True
+
+
+def test_every_message_on_the_page_is_in_the_source():
+  ours = (ROOT / "docs/trouble.md").read_text().split("JAX itself says these:")[0]
+  quoted = re.findall(r"^\| `([^`]+)`", ours, flags=re.M)
+  assert len(quoted) > 40
+  assert not [message for message in quoted if not is_said(message)]
+
+
+def test_a_message_that_nobody_says_is_found():
+  assert is_said("config key ... takes ..., not ...")
+  assert not is_said("config key ... eats ..., not ...")
+  assert not is_said("...")

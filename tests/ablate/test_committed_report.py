@@ -78,3 +78,18 @@ def test_pages_quote_the_cost_and_the_other_arms_of_the_report(rows):
   assert f"{dhc2[1]} and {shc4[1]} times the residual network's" in family
   others = f"{shc4[0]} and {dhc2[0]}, in steps of {shc4[1]} and {dhc2[1]} times"
   assert others in words("docs/ablations.md")
+
+
+def test_results_compare_the_arms_with_each_other(rows):
+  text, pairs = words("docs/results.md"), {"SHC×4": "shc4", "DHC×2": "dhc2", "DHC×4": "dhc4"}
+  quoted = re.findall(r"\| (\S+) minus (\S+) \| (\S+) \[(\S+), (\S+)\] \|", text)
+  assert len(quoted) == 3
+  for a, b, *numbers in quoted:
+    found = paired_difference(*([row["val/loss"] for row in rows[pairs[x]]] for x in (a, b)))
+    assert [f"{x:.3f}" for x in (found.mean, found.low, found.high)] == numbers
+    assert found.low < 0 < found.high
+  for name, arm in pairs.items():
+    found = difference(rows, arm)
+    want = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    assert re.search(rf"\| {name} \|[^|]*\| {re.escape(want)} \|", text)
+    assert f"| {processor_time(rows, arm)} |" in text
