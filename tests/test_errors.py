@@ -120,7 +120,7 @@ def opened(monkeypatch):
   [
     (["--files=absent.txt"], "--files: 'absent.txt' does not exist"),
     (["--files=rows.jsonl"], "fields that hold text: body; set --field"),
-    (["--files=a.txt", "--split=val"], "--split=val is of the run's own text, and --files another"),
+    (["--files=a.txt", "--split=val"], "--split=val splits the run's own text; leave"),
     (["--batches=0"], "--batches=0 must be at least 1"),
     (["--batch-size=0"], "--batch-size=0 must be at least 1"),
   ],

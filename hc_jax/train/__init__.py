@@ -1,4 +1,4 @@
-"""Training: one loop, exact resume, and what is needed to open a run again."""
+"""Training: one loop, exact resume, and functions that open a run again."""
 
 from hc_jax.plan.planning import make_plan as make_plan
 from hc_jax.plan.table import plan_lines as plan_lines

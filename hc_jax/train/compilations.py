@@ -1,4 +1,4 @@
-"""How many programs are compiled while a run is under way, and what the cache knew."""
+"""Counter of the programs that JAX compiles during a run, and of compilation-cache hits."""
 
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,7 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 
 
 class Compilations:
-  """Counts, while it is entered, what is compiled and what the cache knew."""
+  """Context manager that counts compiled programs, cache hits and cache misses."""
 
   def __init__(self) -> None:
     self.programs = self.hits = self.misses = 0
@@ -38,7 +38,7 @@ class Compilations:
     self.programs += event == _PROGRAM
 
   def cached(self, since: tuple[int, int] = (0, 0)) -> str:
-    """Hits and misses in words, those of `since` taken off."""
+    """Returns the hits and misses after `since` (hits, misses) as text; "no cache" without one."""
     if not jax.config.jax_compilation_cache_dir:
       return "no cache"
     hits, misses = self.hits - since[0], self.misses - since[1]

@@ -1,9 +1,9 @@
-"""Compiled programs kept from one start to the next, for the user who compiled them alone.
+"""Compilation cache that persists between starts and trusts only entries that this user wrote.
 
-An entry is machine code, and JAX runs what it finds: with `zstandard` installed its entries have no
-checksum, and a damaged one is never replaced. Here each entry is authenticated (HMAC-SHA256, with a
-key in the user's home). One that is damaged, or that somebody else wrote, is removed: a miss, that
-costs one compilation, once.
+A cache entry is machine code, and JAX runs it without a check: if `zstandard` is installed, entries
+have no checksum, and a damaged entry is never replaced. This cache authenticates each entry
+(HMAC-SHA256, with a key in the user's home). It removes an entry that is damaged or that somebody
+else wrote; the program is then compiled once more.
 """
 
 import contextlib
@@ -26,20 +26,22 @@ from hc_jax import folders
 
 KEY = os.path.join("~", ".cache", "hc_jax", "compile.key")
 _KEY_BYTES = 32
-# JAX makes its cache of a folder by this function, which has no public name (0.10 to 0.12).
+# JAX creates its file cache with this private function (0.10 to 0.12); none is public.
 _SEAM = "get_file_cache"
 
 
 @contextlib.contextmanager
 def cache(spec: str, workdir: str, log: Callable[[str], None] = print) -> Iterator[None]:
-  """While it is entered, compiled programs are kept in a folder and found there again.
+  """Stores compiled programs in a folder, and reuses them, while the context is entered.
+
+  Does nothing if JAX has a cache folder already (JAX_COMPILATION_CACHE_DIR). JAX then uses that
+  folder itself, without authentication, and the caller must protect it.
 
   Args:
-    spec: `train.compilation_cache`: a folder, relative to the one that holds the workdir, so that
-      runs side by side share it; "" turns it off. A folder that JAX was given otherwise
-      (JAX_COMPILATION_CACHE_DIR) is used instead, by JAX itself: it is the caller's to protect.
+    spec: `train.compilation_cache`: a folder relative to the parent of the workdir, so that runs in
+      neighbouring workdirs share it; "" turns the cache off.
     workdir: the run's folder.
-    log: gets a line when there is no cache, with the reason.
+    log: called with one line, which has the reason, if the cache cannot be used.
   """
   if not spec or jax.config.jax_compilation_cache_dir:
     yield
@@ -49,7 +51,7 @@ def cache(spec: str, workdir: str, log: Callable[[str], None] = print) -> Iterat
     folder = os.path.join(os.path.dirname(workdir), os.path.expanduser(spec), _name(key))
     _make_own(folder)
     if not hasattr(internals, _SEAM):
-      raise OSError(None, f"JAX {jax.__version__} is newer than this")
+      raise OSError(None, f"JAX {jax.__version__} is newer than this version supports")
   except OSError as error:
     log(f"no compilation cache: {error.filename or spec}: {error.strerror or error}")
     yield
@@ -76,14 +78,14 @@ def _update(values: dict[str, Any]) -> None:
 
 
 class Entries:
-  """The entries in a folder, each with its authentication before it: a cache as JAX calls it."""
+  """Cache of the form that JAX expects (`get`, `put`), on files that start with their HMAC."""
 
   def __init__(self, folder: str, key: bytes, log: Callable[[str], None] = print) -> None:
     self._path = pathlib.Path(folder)
     self._key, self._log = key, log
 
   def get(self, name: str) -> bytes | None:
-    """Returns an entry as it was put; None if there is none. Removes one that has changed."""
+    """Returns the entry `name` as `put` wrote it, or None. Removes an entry that has changed."""
     try:
       content = folders.read_bytes(str(self._path), name, 1 << 32)
     except OSError:
@@ -97,7 +99,7 @@ class Entries:
     return None
 
   def put(self, name: str, value: bytes) -> None:
-    """Writes an entry, whole or not at all; where the disk is full there is none."""
+    """Writes an entry atomically; writes none, without an error, if the disk is full."""
     with contextlib.suppress(OSError):
       descriptor, temporary = tempfile.mkstemp(dir=self._path, prefix=".new-")
       try:
@@ -113,10 +115,10 @@ class Entries:
 
 
 def _own_key() -> bytes:
-  """Returns the user's key; makes it if there is none.
+  """Returns the user's key; creates it if it is missing.
 
   Raises:
-    OSError: it cannot be read or made, or is not the user's alone.
+    OSError: the key cannot be read or created, or other users can read it.
   """
   path = os.path.expanduser(KEY)
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -124,7 +126,7 @@ def _own_key() -> bytes:
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     with os.fdopen(descriptor, "wb") as file:
       file.write(secrets.token_bytes(_KEY_BYTES))
-    os.replace(temporary, path)  # of two at the same time the last one counts
+    os.replace(temporary, path)  # if two processes race, the later rename wins
   _check_own(path, os.lstat(path), stat.S_ISREG)
   key = pathlib.Path(path).read_bytes()
   if len(key) != _KEY_BYTES:
@@ -133,10 +135,10 @@ def _own_key() -> bytes:
 
 
 def _make_own(folder: str) -> None:
-  """Makes a folder that only the user can enter; closes one of the user's to others.
+  """Creates a folder that only the user can enter; sets mode 0700 on the user's existing folder.
 
   Raises:
-    OSError: it cannot be made, or is not the user's alone.
+    OSError: the folder cannot be created, or belongs to another user.
   """
   os.makedirs(os.path.dirname(folder), exist_ok=True)
   with contextlib.suppress(FileExistsError):
@@ -155,10 +157,10 @@ def _check_own(path: str, found: os.stat_result, kind: Callable[[int], bool]) ->
 
 
 def _name(key: bytes) -> str:
-  """Names the folder of this processor: code for another one does not run here.
+  """Returns a folder name for this processor, because code for another processor may not run here.
 
-  The key is part of it: nobody foretells the name, and hosts without a common home do not remove
-  each other's entries.
+  The key enters the name for two reasons: another user cannot predict the name, and hosts that have
+  different keys do not remove each other's entries.
   """
   facts = [platform.system(), platform.machine()]
   with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""What a run says while it runs: plain lines, aligned, as good in a file as on a terminal.
+"""Console output of a run: plain aligned lines, readable in a file and on a terminal.
 
-In a notebook progress is one line that is replaced, the newest lines are above it, and the loss is
-drawn below.
+In a notebook, one progress line is updated in place. The newest other lines stand above it, and the
+loss is drawn below.
 """
 
 import sys
@@ -18,14 +18,14 @@ from hc_jax.errors import in_words
 from hc_jax.params import ParamCount
 from hc_jax.processes import cluster
 
-# The one of the cell that runs. Not a context variable: threads of a run say lines too.
+# Block of the running cell. Not a context variable, because threads of a run print lines too.
 _block: notebook.Block | None = None
 
 
 def say(line: str) -> None:
-  """Prints a line, as `output.write_line` does. Of several processes only the first speaks.
+  """Prints a line by `output.write_line`, in process 0 only.
 
-  Inside `gathered`, in a notebook, the line is one of the cell's block.
+  Inside `gathered`, in a notebook, the line goes to the cell's block.
   """
   if not cluster.is_main():
     return
@@ -37,9 +37,9 @@ def say(line: str) -> None:
 
 @contextmanager
 def gathered() -> Iterator[None]:
-  """Shows all that is said inside in one block of a notebook's cell; elsewhere changes nothing.
+  """Shows all lines of the context in one block of a notebook's cell; does nothing elsewhere.
 
-  Runs of a sweep, each of which gathers its own lines, share the block of the sweep.
+  Nested contexts share the outermost block, so the runs of a sweep use the sweep's block.
   """
   global _block
   if _block is not None or (found := notebook.block()) is None:
@@ -54,13 +54,13 @@ def gathered() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as `0:00:00`, days counted into the hours."""
+  """Returns seconds as `h:mm:ss`; hours may exceed 24."""
   minutes, second = divmod(round(seconds), 60)
   return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
 class Clock:
-  """Time spent training, without what is timed apart, as compiling and evaluating."""
+  """Timer of training, which excludes compilation, evaluation, checkpoints and telemetry."""
 
   def __init__(self) -> None:
     self.apart = {"compile": 0.0, "eval": 0.0, "checkpoint": 0.0, "telemetry": 0.0}
@@ -69,7 +69,7 @@ class Clock:
 
   @contextmanager
   def paused(self, what: str) -> Iterator[None]:
-    """Books the time inside as `what`, and not as training."""
+    """Adds the time spent in the context to `apart[what]` instead of to training."""
     start, cpu = time.perf_counter(), time.process_time()
     try:
       yield
@@ -80,7 +80,7 @@ class Clock:
       self._cpu_paused += time.process_time() - cpu
 
   def lap(self) -> tuple[float, float]:
-    """Returns seconds of training since the last lap, and those of all processors together."""
+    """Returns wall seconds and CPU seconds (all threads) of training since the last call."""
     now, cpu = time.perf_counter(), time.process_time()
     spent, self._lap, self._paused = now - self._lap - self._paused, now, 0.0
     worked, self._cpu_lap, self._cpu_paused = cpu - self._cpu_lap - self._cpu_paused, cpu, 0.0
@@ -99,7 +99,7 @@ def _place(name: str) -> int:
 
 
 class Console:
-  """The header and the lines of a run, or of several side by side."""
+  """Writer of the header and the lines of one run, or of several runs that train together."""
 
   def __init__(
     self, num_steps: int, unit: str = "tokens", words: Mapping[str, str] | None = None
@@ -107,9 +107,9 @@ class Console:
     """Prepares the lines.
 
     Args:
-      num_steps: of the run.
-      unit: of what steps are counted in.
-      words: for arguments that lines name; see `hc_jax.errors.named`.
+      num_steps: last step of the run.
+      unit: plural noun for the items in a batch, such as "tokens".
+      words: texts that replace argument names in lines; see `hc_jax.errors.named`.
     """
     self._total, self._unit, self._words = num_steps, unit, words or {}
     self._block = (_block or notebook.block()) if cluster.is_main() else None
@@ -117,7 +117,7 @@ class Console:
       self._block.restart()
 
   def say(self, line: str, progress: bool = False) -> None:
-    """Says a line; one of progress may be replaced by the next."""
+    """Prints a line; in a notebook the next progress line replaces a progress line."""
     line = in_words(line, self._words)
     if self._block is None:
       say(line)
@@ -136,7 +136,7 @@ class Console:
     run: str,
     processes: Sequence[str] = (),
   ) -> None:
-    """Says once what is about to run, on what. (What the data is, its preparation has said.)"""
+    """Prints the run, its devices, its model and its batch. (Loading the data prints the data.)"""
     devices = mesh.devices.flatten()
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     self.say(f"run     {run}")
@@ -153,7 +153,7 @@ class Console:
       self.say(f"batch   {about}")
 
   def train(self, step: int, rows: Sequence[dict[str, Any]], eta: float) -> None:
-    """Says how far the runs are; `eta` in seconds."""
+    """Prints step, rate and losses; `rows` has one row per run, `eta` is in seconds."""
     row, name = rows[0], f"perf/{self._unit}_per_s"
     rate = f"{row[name]:,.0f} {self._unit}/s" if name in row else f"{1 / row['perf/step_s']:.3g}/s"
     losses = " ".join(f"{each['train/loss']:.4f}" for each in rows)
@@ -167,7 +167,7 @@ class Console:
       self._block.loss("train", step, row["train/loss"])
 
   def eval(self, step: int, values: Sequence[dict[str, float]], seconds: float) -> None:
-    """Says what an evaluation gave."""
+    """Prints the results of an evaluation; `values` has one mapping per run."""
     if self._block is not None and "val/loss" in values[0]:
       self._block.loss("val", step, values[0]["val/loss"])
     names = sorted((name.removeprefix("val/") for name in values[0]), key=_place)
@@ -178,13 +178,19 @@ class Console:
     self.say(f"{self._at(step)}  val   {'  '.join(said)}  ({seconds:.1f} s)")
 
   def saved(self, step: int, seconds: float, waited: float) -> None:
-    """Says that a checkpoint is durable, `seconds` after training began to wait for it."""
+    """Prints that a checkpoint is durable.
+
+    Args:
+      step: step of the checkpoint.
+      seconds: time from the start of the save until it was durable.
+      waited: part of `seconds` during which training stood still.
+    """
     self.say(
       f"{self._at(step)}  checkpoint on disk after {seconds:.2f} s, training waited {waited:.2f} s"
     )
 
   def finished(self, step: int, seconds: float, apart: dict[str, float], workdir: str) -> None:
-    """Says that all steps are taken, and what took how long."""
+    """Prints the end of the run and the seconds that each part took."""
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in apart.items())
     self.say(f"finished step {step:,}: training {seconds:.1f} s, {spent}; {workdir}")
     if apart["telemetry"] and seconds:

@@ -1,4 +1,4 @@
-"""Which value was the first that is no number: found by taking the failing step apart again."""
+"""Search for the first NaN or infinity of a training step, by computing the step again in parts."""
 
 import re
 from typing import Any
@@ -14,24 +14,24 @@ from hc_jax.step.state import TrainState
 from hc_jax.step.step import split_batch
 from hc_jax.step.task import Batch, Task
 
-# Methods whose outputs are looked at: every module's call, and a connection's second half.
+# Methods whose outputs are checked: the call of every module, and a connection's second half.
 _METHODS = ("__call__", "write")
 
 
 def find_nonfinite(task: Task, state: TrainState, batch: Batch, accumulation: int = 1) -> str:
   """Names the first site of a training step that holds a NaN or an infinity.
 
-  Looked at in this order: the parameters; the batch; the forward pass, by `task.locate`; the loss
-  and its metrics; the gradient of every parameter.
+  Checks, in this order: the parameters; the batch; the forward pass, by `task.locate`; the loss and
+  its metrics; the gradient of every parameter.
 
   Args:
-    task: that was trained.
-    state: before the failing step.
-    batch: of the failing step.
-    accumulation: of the failing step.
+    task: task that is trained.
+    state: state before the failing step.
+    batch: batch of the failing step.
+    accumulation: number of micro-batches in the step.
 
   Returns:
-    One sentence.
+    One sentence for the user.
   """
   for name, leaf in named_leaves(state.params):
     if _bad(leaf):
@@ -53,7 +53,7 @@ def find_nonfinite(task: Task, state: TrainState, batch: Batch, accumulation: in
 
 
 def _in_loss(task: Task, params: Any, rest: Any, part: Batch, key: jax.Array) -> tuple[str, Any]:
-  """Names what is not finite in loss or gradients, "" if nothing; and the collections after it."""
+  """Returns what is not finite in loss or gradients ("" if all is), and the new collections."""
 
   def loss_of(params: Any) -> Any:
     found = task.loss({"params": params, **rest}, part, key)
@@ -71,21 +71,20 @@ def _in_loss(task: Task, params: Any, rest: Any, part: Batch, key: jax.Array) ->
 
 
 def in_forward(model: nn.Module, variables: Any, part: Any, key: jax.Array) -> str | None:
-  """Names the first output in a model of tokens that is not finite; None if all are.
+  """Names the first module output of a language model that is not finite; None if all are finite.
 
-  Looks at every module's output in the order of execution, layer by layer, innermost first, and at
-  the loss.
+  Checks outputs in the order of execution: layer by layer, inner modules before outer ones.
 
   Args:
-    model: that was trained.
-    variables: before the step.
-    part: `inputs`, `targets`, `mask` and perhaps `segment_ids`, each `[B, L]`.
-    key: of dropout.
+    model: a `TransformerLM`.
+    variables: variables before the step.
+    part: one micro-batch: `inputs` and perhaps `segment_ids`, each `[B, L]`.
+    key: key of dropout.
   """
   order: dict[str, int] = {}
 
   def note(module: nn.Module, method: str) -> bool:
-    # Flax asks after the call: children come before their parent, in the order of execution.
+    # Flax calls this filter after the method, so children come before their parent.
     if method in _METHODS:
       order.setdefault("/".join((*module.path, method)), len(order))
     return method in _METHODS
@@ -112,7 +111,7 @@ def in_forward(model: nn.Module, variables: Any, part: Any, key: jax.Array) -> s
     if not where or not _bad(leaf):
       continue
     at = "/".join(names[: where[-1] + 1])
-    stacked = "layers" in names  # scanned: axis 0 is the layer
+    stacked = "layers" in names  # under scan, axis 0 is the layer
     start = sum(first.get(name, 0) for name in names) if stacked else 0
     for layer in range(start, start + leaf.shape[0]) if stacked else [_layer(names)]:
       if kind := _bad(leaf[layer - start] if stacked else leaf):
@@ -125,7 +124,7 @@ def in_forward(model: nn.Module, variables: Any, part: Any, key: jax.Array) -> s
 
 
 def _first_layers(captured: Any) -> dict[str, int]:
-  """The number of the first layer of each segment of scanned layers, by the segment's name."""
+  """Returns the number of the first layer of each segment of scanned layers, by segment name."""
   counts = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
     if found := re.search(r"'(segment_(\d+))'\]\['layers'\]", jax.tree_util.keystr(path)):
@@ -139,7 +138,7 @@ def _layer(names: list[str]) -> int | None:
 
 
 def _rank(at: str, layer: int | None, order: dict[str, int]) -> tuple[int, int, int]:
-  """Sorts sites by execution: before the layers, layer by layer, after the layers."""
+  """Returns a sort key for execution order: before the layers, layer by layer, after the layers."""
   number = order.get(at, len(order))
   if layer is not None:
     return (1, layer, number)
@@ -157,7 +156,7 @@ def _words(names: list[str], layer: int | None, kind: str) -> str:
 
 
 def _bad(leaf: Any) -> str:
-  """Says "NaN" or "infinity"; "" for finite numbers and for anything that is no float."""
+  """Returns "NaN" or "infinity"; "" if the numbers are finite or are not floats."""
   if not jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating):
     return ""
   values = np.asarray(leaf, np.float32)

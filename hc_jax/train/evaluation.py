@@ -1,4 +1,4 @@
-"""A run's loss on its own validation text, or on any other."""
+"""Evaluation of a run, on its own validation set or on other text."""
 
 import dataclasses
 import functools
@@ -18,21 +18,21 @@ from hc_jax.train.program import compiler_options
 from hc_jax.train.run import Run, TaskRun
 from hc_jax.train.run_text import run_tokens
 
-_LAUNCHED = 32  # batches that are on the device at a time
+_LAUNCHED = 32  # batches on the device at a time, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What a run was found to make of some text.
+  """Results of evaluating a run on one text.
 
   Attributes:
-    text: which, in words.
-    loss: nats per token.
-    perplexity: exp of it.
-    bits_per_byte: of tokens that stand for text; None if none does.
-    tokens: that count in the loss.
-    documents: that these tokens are of, the last perhaps in part.
-    num_bytes: of text, that the tokens stand for.
+    text: description of the text.
+    loss: mean loss in nats per token.
+    perplexity: `exp(loss)`.
+    bits_per_byte: loss in bits per byte of text; None if no token stands for text.
+    tokens: number of tokens in the loss.
+    documents: number of documents that these tokens come from; the last may be cut.
+    num_bytes: number of bytes that these tokens stand for.
   """
 
   text: str
@@ -57,25 +57,25 @@ def evaluate_run(
 ) -> Evaluation:
   """Evaluates a run as its trainer does, on this process's first device.
 
-  Windows have the run's `data.length`, one after the other. With `batches` equal to the run's
-  `train.eval_batches` the numbers are those that its trainer wrote for this step.
+  Cuts the text into consecutive windows of the run's `data.length`. With `batches` equal to the
+  run's `train.eval_batches`, returns the numbers that the trainer wrote at this step.
 
   Args:
-    run: of `load_run`.
-    files: files or folders to read instead of the run's text; all of their text counts, a last
-      window that is not full included.
-    field: of a record in them that holds the text; None is the run's `data.field`.
-    split: of the run's own text, "val" (also None) or "train".
+    run: an opened run, from `load_run`.
+    files: files or folders to read instead of the run's text. All of their text counts, including
+      a last window that is not full.
+    field: name of the text field in records of `files`; None is the run's `data.field`.
+    split: split of the run's own text: "val" (also None) or "train".
     data_dir: the folder in which the run's text was prepared; "" is $HC_JAX_DATA or
       ~/.cache/hc_jax.
-    batches: how many at most, each of the run's `train.batch_size` windows; None is all.
-    batch_size: windows that the model takes at a time: it decides about memory, not about the
-      numbers, rounding apart. None is the trainer's.
-    log: gets lines about the text; None prints them to stderr.
+    batches: largest number of batches, each of the run's `train.batch_size` windows; None is all.
+    batch_size: windows that the model takes at a time. It changes memory, and the numbers only by
+      rounding. None is the trainer's.
+    log: called with lines about the text; None prints them to stderr.
 
   Raises:
-    UserError: what is wrong with these arguments or the text; the run's own text is
-      not prepared there; the device's memory is too small.
+    UserError: an argument or the text is not usable, the run's own text is not prepared in
+      `data_dir`, or the device's memory is too small.
   """
   config, train = run.config.data, run.config.train
   rows = train.batch_size // train.accumulation if batch_size is None else batch_size
@@ -101,7 +101,7 @@ def evaluate_run(
 
 
 def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:
-  """The sums of all batches, compiled with what the trainer tells the compiler."""
+  """Returns the sums of each batch, compiled with the trainer's compiler options."""
   device = jax.local_devices()[0]
   mesh = sharding.make_mesh("dp", devices=[device])
   options = compiler_options(run.config.train.deterministic, device.platform)
@@ -130,17 +130,22 @@ def _sums(run: Run, batches: data.EvalBatches) -> list[dict[str, Any]]:
 
 
 def evaluate_task(run: TaskRun) -> dict[str, float]:
-  """Returns what `task.summarise` gives of a run on the task's validation set.
+  """Evaluates a run of a task on the task's validation set.
 
   Args:
-    run: of `load_task_run`.
+    run: an opened run, from `load_task_run`.
+
+  Returns:
+    The values of `task.summarise`, by name.
 
   Raises:
     UserError: the task has no validation set.
   """
   task = run.task
   if not task.evaluates:
-    raise UserError(f"the task {task.name!r} has no val, evaluate and summarise to evaluate by")
+    raise UserError(
+      f"the task {task.name!r} cannot be evaluated; give it `val`, `evaluate` and `summarise`"
+    )
   mesh = sharding.make_mesh("dp", devices=jax.local_devices()[:1])
   with sharding.use_mesh(mesh, "dp"):
     sums = batch_sums(jax.jit(task.evaluate), run.variables, task.val, mesh)

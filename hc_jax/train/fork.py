@@ -1,4 +1,4 @@
-"""A run that begins with another run's weights, and the record of what it took and changed."""
+"""Forks: runs that begin with the weights of another run, and the record of that origin."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from hc_jax.train.run import choose_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-  """Weights of another run, to begin a run from.
+  """Source of the first weights of a run: a checkpoint of another run.
 
   Attributes:
     run: workdir of the other run, which is only read.
-    step: step of its checkpoint; None is the newest, "best" the one with the lowest val/loss.
-    optimizer: whether its optimizer state and step are taken too. The new run then continues at
+    step: step of the checkpoint. None is the newest; "best" is the one with the lowest val/loss.
+    optimizer: whether to take the optimizer state and the step too. The new run then continues at
       that step; otherwise it begins at step 0 with a new optimizer state and schedule.
   """
 
@@ -33,10 +33,17 @@ class Fork:
 
 
 def parse_fork(text: str | None, optimizer: bool = False) -> Fork | None:
-  """Returns the fork that `--fork=RUN`, `RUN@STEP` or `RUN@best` and `--fork-optimizer` name.
+  """Parses the value of `--fork`: RUN, RUN@STEP or RUN@best.
+
+  Args:
+    text: the value; None if the flag was not given.
+    optimizer: whether `--fork-optimizer` was given.
+
+  Returns:
+    The fork; None if `text` is None.
 
   Raises:
-    UserError: `optimizer` is given without a run.
+    UserError: `optimizer` is set and `text` is None.
   """
   if text is None:
     if optimizer:
@@ -58,21 +65,23 @@ def settle(
 ) -> dict[str, Any] | None:
   """Returns the origin of the run in `workdir`, for its card; None if it is not a fork.
 
-  A run that has a checkpoint never opens its source again. All processes must come here.
+  Once the run has a checkpoint, the source is never opened again. Every process must make this
+  call.
 
   Args:
-    fork: what the caller asks for.
-    workdir: claimed for the new run.
-    description: what the new run is.
-    target: its state's shapes, of `abstract_state`.
-    num_steps: its last step.
-    log: gets a line for each key that the fork changes.
+    fork: the fork that the caller asks for, if any.
+    workdir: folder claimed for the new run.
+    description: task and config of the new run.
+    target: shapes of the new run's state, from `abstract_state`.
+    num_steps: last step of the new run.
+    log: called with a line for each config key that the fork changes.
 
   Returns:
-    `run`, `step`, `optimizer`, and `changed`, a line for each key: "key old -> new".
+    `run`, `step`, `optimizer`, and `changed`, a list of lines "key old -> new".
 
   Raises:
-    UserError: the source cannot be read or does not fit, or `workdir` holds a run of other origin.
+    UserError: the source cannot be read or does not fit, or `workdir` holds a run of another
+      origin.
   """
   origin = None
   with cluster.together():
@@ -100,14 +109,14 @@ def _settle(
     return _open(fork, workdir, description, target, num_steps, log)
   if saved:
     raise UserError(
-      f"{workdir} was to begin from {saved['run']}@{saved['step']} and has no checkpoint yet; "
+      f"{workdir} was meant to begin from {saved['run']}@{saved['step']}, but has no checkpoint; "
       "repeat the command with its `fork`, or choose another `workdir`"
     )
   return None
 
 
 def _check_same(fork: Fork, saved: dict[str, Any] | None, workdir: str) -> None:
-  """Refuses a workdir whose run did not begin as `fork` says."""
+  """Refuses a workdir whose run has another origin than `fork`."""
   if saved is None:
     raise UserError(
       f"workdir {workdir} holds a run that was not forked; choose another `workdir`, or leave out "
@@ -131,7 +140,7 @@ def _open(
   num_steps: int,
   log: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Returns the record of a source that was found to fit."""
+  """Checks that the source fits the new run; returns the record of the origin."""
   run = _full(fork.run)
   if os.path.realpath(run) == os.path.realpath(workdir):
     raise UserError(f"`fork={run}` is the workdir itself; choose another `workdir`")
@@ -161,14 +170,14 @@ def _open(
 
 
 def first_state(origin: dict[str, Any], program: Program) -> TrainState:
-  """Returns the state that a fork begins with.
+  """Returns the first state of a fork: weights of the source, rng of the new run's seed.
 
   Args:
-    origin: of `settle`.
-    program: of the new run: its batches and dropout do not depend on the source's.
+    origin: record of the source, from `settle`.
+    program: program of the new run.
 
   Raises:
-    UserError: the source cannot be read any more.
+    UserError: the source can no longer be read.
   """
   run, step, target, seed = origin["run"], origin["step"], program.abstract, program.seeds[0]
   params = restore.read_params(run, step, target.params)

@@ -1,4 +1,4 @@
-"""The language model as a task: the one place that reads a config's model, data and batches."""
+"""The language model as a task. No other module reads the model, data and batches of a config."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,18 +19,18 @@ from hc_jax.step.task import Task, Telemetry
 from hc_jax.train import debug_nans
 from hc_jax.train.telemetry import telemetry
 
-LOOK_LENGTH = 128  # tokens of a window that telemetry looks at
+LOOK_LENGTH = 128  # tokens of each window that telemetry uses
 
 
 def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Returns the mesh of a config, on which its batches divide.
+  """Returns the mesh of a config.
 
   Args:
-    config: of `hc_jax.config.load_config`.
-    devices: of the mesh; all there are by default.
+    config: a config, from `hc_jax.config.load_config`.
+    devices: devices of the mesh; all devices by default.
 
   Raises:
-    UserError: it does not fit the devices, or a batch does not divide over it.
+    UserError: the mesh does not fit the devices, or a batch cannot be divided over the mesh.
   """
   sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
   rows, parts = config.train.batch_size, config.train.accumulation
@@ -45,21 +45,22 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
 def language_model(
   config: Any, mesh: Mesh, log: Callable[[str], None] = print, copies: int = 1
 ) -> Task:
-  """Returns the task that a config describes; prepares the data, if that is still to do.
+  """Returns the task of a config; prepares its data first if that has not been done.
 
   Args:
-    config: of `hc_jax.config.load_config`.
-    mesh: of `make_mesh`.
-    log: gets lines about the data.
-    copies: of the model that one program trains, for several seeds; memory is planned by it.
+    config: a config, from `hc_jax.config.load_config`.
+    mesh: mesh of the run, from `make_mesh`.
+    log: called with lines about the data.
+    copies: number of models that one program trains (one per seed); used to bound memory.
 
   Raises:
-    UserError: whatever is wrong with data or model.
+    UserError: the data or the model cannot be made from the config.
   """
   rows, length = config.train.batch_size, config.data.length
   with named(arguments()):
     tokenizer = data.load_tokenizer(config.data.tokenizer)
-  model = models.make_model(config.model, tokenizer.vocab_size)  # before what takes its time
+  # Before the data: a wrong model is then reported without waiting for the preparation.
+  model = models.make_model(config.model, tokenizer.vocab_size)
   text = open_text(config.data, log, tokenizer)
   if rows * length > len(text.train):
     raise UserError(
@@ -103,15 +104,15 @@ def language_model(
 def open_text(
   config: Any, log: Callable[[str], None] = print, tokenizer: data.Tokenizer | None = None
 ) -> data.TextData:
-  """Returns the text that the group `data` of a config names; prepared first, if still to do.
+  """Opens the text of a config; prepares it first if that has not been done.
 
   Args:
-    config: the group.
-    log: gets lines about the data.
-    tokenizer: the one that the group names, if it is open already.
+    config: group `data` of a config.
+    log: called with lines about the data.
+    tokenizer: tokenizer of the group, if it is open already.
 
   Raises:
-    UserError: whatever is wrong with the text or the tokenizer.
+    UserError: the text or the tokenizer cannot be read.
   """
   words = arguments()
   with named(words):
@@ -128,13 +129,13 @@ def open_text(
 
 
 def train_batches(config: Any, text: data.TextData, block: tuple[int, int], seed: int) -> Any:
-  """Returns the endless training batches of a seed; `[s]` makes step s + 1.
+  """Returns an endless sequence of training batches; element s is the batch of step s + 1.
 
   Args:
-    config: of a run.
-    text: that it is trained on.
-    block: (i, count): of every batch only the i-th of `count` blocks of rows.
-    seed: of the order of the windows.
+    config: config of the run.
+    text: text to train on.
+    block: (i, count); each batch has only the i-th of `count` equal blocks of its rows.
+    seed: seed of the order of the windows.
   """
   with named(arguments()):
     return data.train_batches(
@@ -148,7 +149,7 @@ def train_batches(config: Any, text: data.TextData, block: tuple[int, int], seed
 
 
 def _val_batches(config: Any, text: data.TextData, mesh: Mesh) -> data.EvalBatches:
-  # Evaluation takes the parts' size, for memory; the set is that of whole batches all the same.
+  # Evaluation uses micro-batches, to fit in memory, and covers the same windows as whole batches.
   with named(arguments()):
     return data.eval_batches(
       text.val,
@@ -161,17 +162,17 @@ def _val_batches(config: Any, text: data.TextData, mesh: Mesh) -> data.EvalBatch
 
 
 def _loss_parts(config: Any, model: Any, mesh: Mesh, copies: int) -> int:
-  """Returns in how many parts the logits of a micro-batch are made."""
+  """Returns the number of parts in which the logits of a micro-batch are computed."""
   length = config.data.length
   rows = copies * config.train.batch_size // config.train.accumulation
   return parts_of(length, rows * length * model.vocab_size // mesh.size, config.train.loss_parts)
 
 
 def _few(config: Any, mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns, of a validation batch, one row for each part that the mesh splits a batch into."""
+  """Returns a slice of a validation batch: one row for each shard of the batch on the mesh."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = config.train.batch_size // config.train.accumulation
-  keep = max(1, len(batch["inputs"]) * shards // rows)  # of this process
+  keep = max(1, len(batch["inputs"]) * shards // rows)  # rows of this process
   length = min(LOOK_LENGTH, config.data.length)
   length -= length % mesh.shape["tensor"]
   names = [name for name in ("inputs", "segment_ids") if name in batch]

@@ -1,4 +1,4 @@
-"""The steps of a run, or of several side by side, and what happens between them."""
+"""The training loop of one run, or of several runs that one program trains together."""
 
 import dataclasses
 import math
@@ -20,11 +20,11 @@ from hc_jax.train.program import Program, Steps, compile_steps
 
 @dataclasses.dataclass
 class Record:
-  """What is written down of one run of a loop.
+  """Record of one run of a loop.
 
   Attributes:
-    metrics: takes its rows.
-    diverged: the first step with a number that is not finite; None without one.
+    metrics: writer of the run's rows.
+    diverged: first step with a number that is not finite; None if there is none.
   """
 
   metrics: Metrics | NoMetrics
@@ -32,10 +32,10 @@ class Record:
 
 
 class Loop:
-  """Takes the steps of a program.
+  """Loop that takes the steps of a program, and logs, evaluates and saves between them.
 
-  A run that is alone ends with an error when it diverges. Of several side by side it is recorded
-  as diverged, and the others continue.
+  If the program trains one run and it diverges, the loop raises NonFiniteError. If it trains
+  several, the loop records which run diverged, and the others continue.
   """
 
   def __init__(
@@ -50,18 +50,18 @@ class Loop:
     workers: int = 1,
     save_last: bool = True,
   ) -> None:
-    """Compiles nothing yet.
+    """Prepares the loop; `run` compiles the program.
 
     Args:
-      program: of the runs.
-      workdir: folder of the checkpoints.
-      checkpoints: saves there.
-      records: one for each run of the program.
-      profile: traces steps on request.
-      console: says what happens.
-      card: goes with every checkpoint.
-      workers: threads that read batches ahead.
-      save_last: whether the last step makes a checkpoint.
+      program: program of the runs.
+      workdir: folder of the run.
+      checkpoints: writer of checkpoints in that folder.
+      records: one record for each run of the program.
+      profile: tracer of the steps that the user chose.
+      console: writer of the console lines.
+      card: JSON values stored with every checkpoint.
+      workers: number of threads that read batches ahead.
+      save_last: whether to save a checkpoint after the last step.
     """
     self._program, self._workdir, self._card = program, workdir, card
     self._task, self._settings = program.task, program.settings
@@ -70,25 +70,25 @@ class Loop:
     self._pending: tuple[int, dict[str, jax.Array], jax.Array | None] | None = None
     self._before: tuple[TrainState, Any] | None = None
     self.clock, self.compilations, self._programs = Clock(), Compilations(), 0
-    self._done, self._row_done = 0, 0  # steps of this process; those as of the last row
+    self._done, self._row_done = 0, 0  # steps since this start: now, and at the last row
     self.seconds = self._cpu = self._row_seconds = self._row_cpu = 0.0
     self.steps: Steps | None = None
 
   def run(self, state: TrainState, start: int, saved: int | None, stop: Agreement) -> TrainState:
-    """Takes the steps from `start` on.
+    """Takes the steps after `start`.
 
     Args:
-      state: after `start` steps.
-      start: steps taken.
-      saved: step of the newest checkpoint; None without one.
-      stop: says when to stop early.
+      state: state after `start` steps.
+      start: number of steps taken already.
+      saved: step of the newest checkpoint; None if there is none.
+      stop: agreement of the processes on when to stop early.
 
     Returns:
       The state after the last step.
 
     Raises:
-      Stopped: it was asked to stop; the state is saved.
-      NonFiniteError: a run that is alone diverged.
+      Stopped: a signal asked the run to stop; the state is saved.
+      NonFiniteError: the only run of the program diverged.
       StorageError: a file could not be written.
     """
     settings, self._stop, step = self._settings, stop, start
@@ -98,7 +98,7 @@ class Loop:
     batches = self._program.batches(start, self._workers)
     batch = next(batches)
     self.steps = steps = self._compile(state, batch)
-    if saved is None and "fork" in self._card:  # from here on the run does not need its source
+    if saved is None and "fork" in self._card:  # so that the fork never needs its source again
       self._save(state, start)
       saved = start
     stop.count(stop.cast())
@@ -116,7 +116,7 @@ class Loop:
       vote = stop.cast()
       if step < settings.num_steps:
         batch = next(batches)
-      self._settle()  # the step before, now that this one runs
+      self._settle()  # reads the step before, so that the devices never wait for the host
       self._pending = (step, launched, vote)
       if self._profile.after(step, state):
         self._console.say(f"trace written to {self._workdir}/profile")
@@ -131,7 +131,7 @@ class Loop:
     return state
 
   def _between(self, state: TrainState, step: int) -> int | None:
-    """Evaluates, looks and saves where it is due; returns the step if it was saved."""
+    """Evaluates, computes telemetry and saves when due; returns the step if it was saved."""
     settings, ends = self._settings, step == self._settings.num_steps
     evaluates = ends or (settings.eval_every and step % settings.eval_every == 0)
     saves = (ends and self._save_last) or (not ends and step % settings.checkpoint_every == 0)
@@ -168,14 +168,14 @@ class Loop:
   def _settle(
     self, evaluated: TrainState | None = None, looked: TrainState | None = None
   ) -> list[dict[str, float]]:
-    """Reads the pending step's numbers, checks and records them.
+    """Reads, checks and records the numbers of the pending step.
 
     Args:
       evaluated: state to evaluate, if any.
-      looked: state to look at, if any.
+      looked: state to compute telemetry from, if any.
 
     Returns:
-      What the evaluation gave, run by run.
+      Results of the evaluation, one mapping per run; empty mappings without one.
     """
     if self._pending is None:
       return [{} for _ in self._records]
@@ -209,7 +209,7 @@ class Loop:
         record.metrics.write({"step": step, **finite})
 
   def _warn_of_compilations(self, step: int) -> None:
-    """After the first step nothing is left to compile; the steps themselves cannot be again."""
+    """Warns of compilations after the first step, which come from a task's own Python code."""
     more = self.compilations.programs - self._programs
     self._programs = self.compilations.programs
     if more and self._done > 1:
@@ -223,7 +223,7 @@ class Loop:
     self.seconds, self._cpu = self.seconds + seconds, self._cpu + cpu
 
   def _speed(self, step: int) -> dict[str, float]:
-    """Returns rates since the last row, and the seconds so far of what is timed apart."""
+    """Returns the rates since the last row, and total seconds of compilation, evaluation etc."""
     steps, seconds = self._done - self._row_done, self.seconds - self._row_seconds
     cpu = self._cpu - self._row_cpu
     self._row_done, self._row_seconds, self._row_cpu = self._done, self.seconds, self._cpu
@@ -259,7 +259,7 @@ class Loop:
       before = self.compilations.programs
       card = {**self._card, "diverged": [record.diverged for record in self._records]}
       found = None if best is None else (self._task.best, best)
-      self._checkpoints.save(state, step, card, found)  # says so when it is durable
+      self._checkpoints.save(state, step, card, found)  # reports later, once it is durable
       # With several processes Orbax compiles its own barriers for the first save.
       self._programs += self.compilations.programs - before
 

@@ -1,4 +1,4 @@
-"""A trace of a few steps, on request."""
+"""Profiler traces of a few chosen steps."""
 
 import os
 from typing import Any
@@ -9,13 +9,17 @@ from hc_jax.errors import UserError
 
 
 class Profile:
-  """Traces the steps START <= step < STOP of a spec into `<workdir>/profile`."""
+  """Tracer of the steps START <= step < STOP, which writes to `<workdir>/profile`."""
 
   def __init__(self, spec: str, workdir: str) -> None:
-    """Reads the spec.
+    """Parses `spec`.
+
+    Args:
+      spec: "START:STOP"; "" traces nothing.
+      workdir: folder of the run.
 
     Raises:
-      UserError: it is neither "" nor "START:STOP" with 1 <= START < STOP.
+      UserError: `spec` is neither "" nor "START:STOP" with 1 <= START < STOP.
     """
     self._folder = os.path.join(workdir, "profile")
     self._steps, self._on = range(0), False
@@ -29,13 +33,13 @@ class Profile:
     self._steps = range(int(start), int(stop))
 
   def before(self, step: int) -> None:
-    """Call before step number `step` (from 1) is launched."""
+    """Starts the trace if it is due. Call it before launching step number `step` (from 1)."""
     if step in self._steps and not self._on:
       jax.profiler.start_trace(self._folder)
       self._on = True
 
   def after(self, step: int, state: Any) -> bool:
-    """Call after it is launched; true when a trace was written just now."""
+    """Ends the trace if it is due. Call it after launching the step; True if it wrote a trace."""
     if not self._on or step + 1 in self._steps:
       return False
     jax.block_until_ready(state)
@@ -43,7 +47,7 @@ class Profile:
     return True
 
   def close(self) -> None:
-    """Writes the trace if one is under way."""
+    """Writes the trace if one has started."""
     if self._on:
       self._on = False
       jax.profiler.stop_trace()

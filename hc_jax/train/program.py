@@ -1,4 +1,4 @@
-"""What a run executes: the programs of its steps, compiled ahead of time."""
+"""Programs of a run's steps (training, evaluation, telemetry), compiled ahead of time."""
 
 import contextlib
 import dataclasses
@@ -26,19 +26,19 @@ from hc_jax.train.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A task on a mesh, for one seed or for several side by side.
+  """A task on a mesh, for one seed or for several seeds that train together.
 
-  With several seeds every leaf of state, batch and numbers has a first axis of seeds: the same
-  step, mapped. It runs on one device.
+  With several seeds, the step is mapped over a first axis of seeds, which every leaf of state,
+  batch and metrics then has. Such a program runs on one device.
 
   Attributes:
-    task: what is trained.
-    recipe: its optimizer.
-    settings: of the run.
-    mesh: of `hc_jax.sharding.make_mesh`.
+    task: task to train.
+    recipe: recipe of the optimizer.
+    settings: settings of the run.
+    mesh: mesh from `hc_jax.sharding.make_mesh`.
     preset: name of the sharding rules.
-    seeds: of the runs, in order.
-    together: whether the seeds are mapped; otherwise there is one.
+    seeds: seeds of the runs, in order.
+    together: whether the step is mapped over the seeds; if not, there is one seed.
   """
 
   task: Task
@@ -51,18 +51,18 @@ class Program:
 
   @property
   def optimizer(self) -> optax.GradientTransformation:
-    """The optimizer of all steps of the run."""
+    """Optimizer whose schedule ends at the run's last step."""
     return self.recipe.optimizer(self.settings.num_steps)
 
   @property
   def compiler_options(self) -> dict[str, Any] | None:
-    """What XLA is told."""
+    """Options for XLA; None for its defaults."""
     device = self.mesh.devices.flat[0]
     return compiler_options(self.settings.deterministic, device.platform)
 
   @functools.cached_property
   def abstract(self) -> TrainState:
-    """Shapes and shardings of the state."""
+    """State of ShapeDtypeStructs, with shardings."""
     if not self.together:
       return abstract_state(self.task.init, self.optimizer, mesh=self.mesh, preset=self.preset)
     where = sharding.replicated(self.mesh)
@@ -72,7 +72,7 @@ class Program:
     )
 
   def first_state(self) -> TrainState:
-    """Returns the state before the first step; of each seed bitwise that of a run alone."""
+    """Returns the state before step 1. Seeds that train together start bitwise as alone."""
     if self.together:
       return self._stacked()
     where = {"mesh": self.mesh, "preset": self.preset}
@@ -100,12 +100,12 @@ class Program:
         yield to_devices(found[0], self.mesh)
 
   def runs(self, values: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Returns numbers of the host run by run; those of one run are scalars."""
+    """Splits host values `[seeds]` (or scalars, for one run) into one mapping per run."""
     rows = {name: np.atleast_1d(value) for name, value in values.items()}
     return [{k: float(v[i]) for k, v in rows.items()} for i in range(len(self.seeds))]
 
   def state_of(self, tree: Any, run: int) -> Any:
-    """Returns one run's part of a state or batch."""
+    """Returns the part of a state or batch that belongs to run number `run`."""
     return jax.tree.map(lambda leaf: leaf[run], tree) if self.together else tree
 
 
@@ -118,12 +118,12 @@ def _check_length(batches: Any, num_steps: int) -> None:
 
 
 class Compiled(NamedTuple):
-  """The executables of a run.
+  """Executables of a run.
 
   Attributes:
     train: `(state, batch, end) -> (state, values)`.
     evaluate: `(variables, batch) -> sums`; None without a validation set.
-    look: `(variables, batch) -> values`; None where there is nothing to look at.
+    look: `(variables, batch) -> values`; None without telemetry.
   """
 
   train: Any
@@ -132,12 +132,12 @@ class Compiled(NamedTuple):
 
 
 def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
-  """Compiles the steps of a run: what runs later cannot compile again.
+  """Compiles the steps of a run ahead of time, so that no step can trigger a compilation.
 
   Args:
-    program: of the run.
-    state: before the first step.
-    batch: the first batch, on the devices.
+    program: program of the run.
+    state: state before the first step.
+    batch: first batch, on the devices.
   """
   settings, task, variables = program.settings, program.task, state.variables
 
@@ -161,15 +161,16 @@ def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
 
 
 def _check_evaluation(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
-  """Refuses, before the first step, what would fail at the first evaluation.
+  """Refuses, before the first step, a task whose first evaluation would fail.
 
   Raises:
-    UserError: sums that are not scalars, or no value called `best`.
+    UserError: `task.evaluate` returns sums that are not scalars, or `task.summarise` returns no
+      value named `task.best`.
   """
   for name, shape in shapes.items():
     if shape:
       raise UserError(f"Task.evaluate gives {name!r} as an array {list(shape)}; give its sum")
-  with contextlib.suppress(ArithmeticError, ValueError):  # of numbers that are made up
+  with contextlib.suppress(ArithmeticError, ValueError):  # the sums here are not real ones
     found = task.summarise(dict.fromkeys(shapes, 1.0))
     if task.best not in found:
       raise UserError(
@@ -179,7 +180,7 @@ def _check_evaluation(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None
 
 
 class Steps:
-  """What a loop calls: the executables of a program, with what they are given each time."""
+  """Executables of a program, with the arguments that are the same at every call."""
 
   def __init__(self, program: Program, compiled: Compiled) -> None:
     self._program, self.compiled, self._end = program, compiled, _end(program)
@@ -188,33 +189,34 @@ class Steps:
       self._few = to_devices(program.task.telemetry.batch, program.mesh)
 
   def train(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Launches a step; the values are still on the devices."""
+    """Launches a step; returns the new state and the step's values, still on the devices."""
     return self.compiled.train(state, batch, self._end)
 
   def evaluate(self, state: TrainState) -> list[dict[str, float]]:
-    """Returns what the task's summary says of each run; the task evaluates."""
+    """Evaluates; returns the values of `task.summarise`, one mapping per run."""
     program, task = self._program, self._program.task
     sums = batch_sums(self.compiled.evaluate, state.variables, task.val, program.mesh)
     by_run = zip(*[program.runs(one) for one in sums], strict=True)
     return [dict(task.summarise(totals(run))) for run in by_run]
 
   def look(self, state: TrainState) -> list[dict[str, float]]:
-    """Returns the telemetry of each run; what is not finite is left out."""
+    """Returns the telemetry, one mapping per run, without values that are not finite."""
     found = jax.device_get(self.compiled.look(state.variables, self._few))
     runs = self._program.runs(found)
     return [{name: x for name, x in run.items() if math.isfinite(x)} for run in runs]
 
 
 def _end(program: Program) -> jax.Array:
-  """Returns the last step, an argument: a run of more steps is the same program."""
+  """Returns the last step as an array, so that a run with more steps reuses the same program."""
   where = sharding.replicated(program.mesh)
   return jax.device_put(np.int32(program.settings.num_steps), where)
 
 
 def jit_step(program: Program) -> Any:
-  """Returns `(state, batch, end) -> (state, values)`, jitted.
+  """Returns the jitted training step, `(state, batch, end) -> (state, values)`.
 
-  The state stays on its devices, and is updated in place unless NaNs are looked for.
+  The state stays on its devices. Its buffers are donated, except with `debug_nans`, which needs the
+  state before the step.
   """
   task, recipe, settings = program.task, program.recipe, program.settings
 
@@ -238,18 +240,18 @@ def jit_step(program: Program) -> Any:
 
 
 def _mapped(program: Program, function: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `(variables, batch) -> values` of all runs; the batch is the same for each."""
+  """Maps `(variables, batch) -> values` over the runs, which share the batch."""
   return jax.vmap(function, in_axes=(0, None)) if program.together else function
 
 
 def compiler_options(deterministic: bool, platform: str) -> dict[str, Any] | None:
-  """Returns what XLA is told: on GPUs `deterministic` forbids sums in whatever order they come."""
+  """Returns options for XLA: on a GPU, `deterministic` fixes the order of every sum."""
   gpu = platform in ("gpu", "cuda", "rocm")
   return {"xla_gpu_deterministic_ops": True} if deterministic and gpu else None
 
 
 def memory_bytes(compiled: Any) -> int | None:
-  """Returns bytes of a compiled program while it runs, arguments included, as XLA planned them."""
+  """Returns the bytes that XLA plans for a running program, arguments included; None if unknown."""
   found = compiled.memory_analysis()
   if found is None:
     return None

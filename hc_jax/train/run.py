@@ -1,4 +1,4 @@
-"""A finished or interrupted run, opened to sample from, analyse or evaluate."""
+"""Functions that open a finished or interrupted run, to sample, analyse or evaluate it."""
 
 import dataclasses
 import functools
@@ -23,23 +23,24 @@ from hc_jax.runs.workdir import saved_config, saved_description
 from hc_jax.sample import continue_text
 from hc_jax.step.task import Task
 
-# Bytes that a window may take, for each parameter and for the smallest of models.
+# Most bytes that a window may take: per parameter, and for the smallest model. A config that needs
+# more was probably not written for this checkpoint.
 _PER_PARAMETER, _SMALL = 400, 4 << 30
-_POSITIONS = 1 << 20  # what is not a size of parameters, as max_length may be, is at most this
+_POSITIONS = 1 << 20  # upper bound for sizes that no parameter has, such as max_length
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What lies in a run.
+  """Opened run of a language model.
 
   Attributes:
-    config: the resolved config.
-    model: of the config.
+    config: resolved config of the run.
+    model: model of the config, a `TransformerLM`.
     params: float32 parameters, on this process's first device.
-    tokenizer: the run's own copy.
-    step: of the checkpoint.
-    card: what stands beside its numbers.
-    workdir: the run's folder.
+    tokenizer: tokenizer, from the run's own copy.
+    step: step of the checkpoint.
+    card: description stored with the checkpoint.
+    workdir: folder of the run.
   """
 
   config: Any
@@ -61,19 +62,23 @@ class Run:
     top_p: float = 1.0,
     seed: int = 0,
   ) -> list[str]:
-    """Lets the model write; returns the prompt with each of its continuations.
+    """Samples continuations of a prompt from the model.
 
     Args:
       prompt: text to continue.
-      tokens: how many tokens to write at most; a text ends sooner where the next would begin.
-      samples: how many texts.
+      tokens: largest number of tokens to sample; a sample ends earlier at the end of its document.
+      samples: number of continuations.
       temperature: as in `hc_jax.sample.generate`.
-      top_k: likewise.
-      top_p: likewise.
-      seed: decides what is drawn.
+      top_k: as in `hc_jax.sample.generate`.
+      top_p: as in `hc_jax.sample.generate`.
+      seed: seed of the sampling.
+
+    Returns:
+      Texts that begin with the prompt, one for each continuation.
 
     Raises:
-      UserError: as `hc_jax.sample.continue_text`.
+      UserError: an argument is out of range, or the prompt does not fit; see
+        `hc_jax.sample.continue_text`.
     """
     draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     model = (self.model, self.params, self.tokenizer)
@@ -84,14 +89,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
-  """What lies in a run of a task of the user's own.
+  """Opened run of any task.
 
   Attributes:
-    task: as given.
+    task: task of the run, from the caller.
     variables: "params" and the other collections, on this process's first device.
-    step: of the checkpoint.
-    card: what stands next to its numbers.
-    workdir: the run's folder.
+    step: step of the checkpoint.
+    card: description stored with the checkpoint.
+    workdir: folder of the run.
   """
 
   task: Task
@@ -111,19 +116,20 @@ def load_task_run(
 
   Args:
     workdir: folder of the run.
-    task: that was trained; it comes from the caller, never from the run.
+    task: task that was trained. It comes from the caller, because a run never names code to import.
     step: as in `load_run`.
     log: as in `load_run`.
 
   Raises:
-    UserError: no run, another task's run, no such checkpoint, or none of them good.
+    UserError: the folder holds no run or the run of another task, it has no checkpoint of `step`,
+      or every candidate is damaged.
     StorageError: a checkpoint cannot be read.
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
   saved = saved_description(workdir)
   if saved.task != task.name:
     raise UserError(
-      f"{workdir} holds a run of the task {saved.task!r}, and Task.name is {task.name!r}; give the "
+      f"{workdir} holds a run of the task {saved.task!r}, but Task.name is {task.name!r}; give the "
       "task that was trained"
     )
   chosen = choose_checkpoint(workdir, step, log or functools.partial(print, file=sys.stderr))
@@ -138,16 +144,17 @@ def load_task_run(
 def load_run(
   workdir: str, step: int | str | None = None, log: Callable[[str], None] | None = None
 ) -> Run:
-  """Opens a run; needs neither its training data nor its mesh, and executes nothing from it.
+  """Opens a run of a language model, without its training data and mesh; runs no code from it.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint; None is the newest, "best" the one with the lowest val/loss. One that
-      does not agree with its manifest is passed over for the next in that order.
-    log: gets a line for each that is passed over; None prints it to stderr.
+    workdir: folder of the run.
+    step: step of the checkpoint. None takes the newest, "best" the one with the lowest val/loss;
+      both skip a checkpoint that does not match its manifest.
+    log: called with a line for each checkpoint that is skipped; None prints it to stderr.
 
   Raises:
-    UserError: no run, no such checkpoint, or none of them good.
+    UserError: the folder holds no run of a language model, it has no checkpoint of `step`, or
+      every candidate is damaged.
     StorageError: a checkpoint cannot be read.
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
@@ -167,11 +174,13 @@ def load_run(
 
 
 def _check_sizes(config: Any, shapes: Any) -> None:
-  """Refuses a config of another size than the checkpoint, before time or memory goes into it.
+  """Refuses a config that describes a much larger model than the checkpoint holds.
+
+  A run's folder may come from a stranger, and building a huge model would exhaust memory.
 
   Raises:
-    UserError: a size exceeds the number of parameters, or an unrolled model has more layers than
-      there are arrays.
+    UserError: a size exceeds the number of parameters, an unrolled model has more layers than the
+      checkpoint has arrays, or a window needs too much memory.
   """
   leaves = jax.tree.leaves(shapes)
   count = sum(math.prod(leaf.shape) for leaf in leaves)
@@ -185,27 +194,27 @@ def _check_sizes(config: Any, shapes: Any) -> None:
   for key, (value, most) in sizes.items():
     if type(value) is int and value > most:
       raise UserError(f"{key}={value} does not fit a checkpoint of {count:,} parameters")
-  # In float32: keys and values that sampling keeps, and attention's scores of one window.
+  # Bytes in float32: the key-value cache of sampling, and the attention scores of one window.
   cache = 8 * model.num_layers * model.max_length * model.d_model
   scores = 4 * model.num_heads * config.data.length**2
   for key, needed in (("model.max_length", cache), ("data.length", scores)):
     if needed > _PER_PARAMETER * count + _SMALL:
       raise UserError(
-        f"{key} makes a model of {count:,} parameters take {needed:,} bytes; it is not the "
-        "config of this checkpoint"
+        f"{key} would make a model of {count:,} parameters take {needed:,} bytes; this config does "
+        "not belong to this checkpoint"
       )
 
 
 def choose_checkpoint(workdir: str, step: int | str | None, log: Callable[[str], None]) -> int:
-  """Returns the checkpoint to read: the first good one of those that `step` stands for.
+  """Returns the step of the checkpoint to read: the first undamaged candidate for `step`.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     step: as in `load_run`.
-    log: gets a line for each that is passed over.
+    log: called with a line for each checkpoint that is skipped.
 
   Raises:
-    UserError: there is none, or none of them is good.
+    UserError: the run has no candidate, or all are damaged.
   """
   steps = checkpoint.folders_of(workdir)
   if not steps:

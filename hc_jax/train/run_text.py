@@ -1,8 +1,8 @@
-"""The text to look at a run with: from the caller's folders and files, never from the run's own.
+"""Text for evaluating and analysing a run. It comes from the caller, never from the run's config.
 
-A run's config names data by paths and by TFDS data sets. If a stranger wrote it, reading those
-would copy files of the user's, or let a data set's description import a module. So only the
-fingerprint of the prepared text counts, and the one source that every Python carries.
+A run's config names data by paths and TFDS data sets. If a stranger wrote the config, reading
+them could copy the user's files, or import a module that a data set names. So the text of a run is
+found only by the fingerprint of prepared text, or made anew from Python's standard library.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,23 +24,24 @@ def run_tokens(
   data_dir: str = "",
   log: Callable[[str], None] = print,
 ) -> tuple[data.TokenArray, str]:
-  """Returns the tokens to look at a run with, and a few words that name them.
+  """Returns tokens to evaluate or analyse a run with, and a short description of their text.
 
   Args:
-    run: of `load_run`.
+    run: an opened run, from `load_run`.
     files: files or folders to read instead of the run's text.
-    field: of a record in them that holds the text; None is the run's `data.field`.
-    split: of the run's own text, "val" (also None) or "train".
+    field: name of the text field in records of `files`; None is the run's `data.field`.
+    split: split of the run's own text: "val" (also None) or "train".
     data_dir: the folder in which the run's text was prepared; "" is $HC_JAX_DATA or
       ~/.cache/hc_jax.
-    log: gets lines about the text.
+    log: called with lines about the text.
 
   Raises:
-    UserError: the run's text is not prepared there, or `files` cannot be read.
+    UserError: the run's text is not prepared in `data_dir`, `files` cannot be read, or `split` is
+      unknown or given together with `files`.
   """
   if files:
     if split is not None:
-      raise UserError(f"`split={split}` is of the run's own text, and `files` another; give one")
+      raise UserError(f"`split={split}` splits the run's own text; leave it or `files` out")
     found = data.read_files(files, run.tokenizer, field=field or run.config.data.field, log=log)
     return found, ", ".join(files)
   if split not in (None, "val", "train"):
@@ -50,7 +51,7 @@ def run_tokens(
 
 
 def _text(run: Run, data_dir: str, log: Callable[[str], None]) -> data.TextData:
-  """Returns the text that the run was trained on, by its fingerprint."""
+  """Returns the text that the run was trained on, found by its fingerprint."""
   name, trained_on = run.config.data.name, run.card["data"]["fingerprint"]
   found = data.find_text(trained_on, run.tokenizer, data_dir, log)
   if found is not None:

@@ -1,4 +1,4 @@
-"""What a run of any task does between its first and its last step."""
+"""Settings of a run: steps, intervals, checkpoints, trackers. They apply to every task."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from hc_jax.fields import check_fields, field
 
 
 def _steps(spec: str) -> str | None:
-  """Returns what is wrong with the steps of a profile."""
+  """Returns the fault of a profile's START:STOP, or None."""
   start, _, stop = spec.partition(":")
   if not spec or (start.isdecimal() and stop.isdecimal() and 1 <= int(start) < int(stop)):
     return None
@@ -14,7 +14,7 @@ def _steps(spec: str) -> str | None:
 
 
 def _trackers(specs: tuple[str, ...]) -> str | None:
-  """Returns what is wrong with the names of factories."""
+  """Returns the fault of a list of tracker factories, or None."""
   for spec in specs:
     module, _, factory = spec.partition(":")
     if not module or not factory:
@@ -28,22 +28,22 @@ class Settings:
 
   Attributes:
     num_steps: optimizer steps; may grow on resume.
-    accumulation: micro-batches in one step; divides the rows of a batch.
+    accumulation: micro-batches in one step; must divide the rows of a batch.
     eval_every: steps between evaluations; 0 evaluates only at the end.
     checkpoint_every: steps between checkpoints; the last step always makes one.
-    keep: newest checkpoints kept, besides the best.
+    keep: number of newest checkpoints to keep, in addition to the best.
     log_every: steps between rows of metrics.jsonl and lines of the console.
     telemetry_every: steps between rows of hc/* (docs/analysis.md); 0 writes none.
     mirror: address that checkpoints are copied to, such as gs://bucket/run (docs/survive.md); ""
       copies none.
     trackers: objects that get the metrics too, each named as module:factory.
     profile: "START:STOP", the steps to trace into <workdir>/profile; "" traces none.
-    compilation_cache: folder of compiled programs, from the workdir's parent; "" keeps none.
-    deterministic: on GPU, sums in one order, for bitwise resume; slower.
-    debug_nans: on a non-finite loss, names the first site that made it.
+    compilation_cache: folder of compiled programs, relative to the workdir's parent; "" keeps none.
+    deterministic: on a GPU, adds numbers in a fixed order, for bitwise resume; slower.
+    debug_nans: after a non-finite loss, finds and names the first site that is not finite.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: a value is out of range or malformed.
   """
 
   num_steps: int = field(100_000, least=1)
@@ -70,11 +70,12 @@ class LanguageSettings(Settings):
 
   Attributes:
     batch_size: sequences per optimizer step, over all devices.
-    loss_parts: parts of the length whose logits exist at a time; 0 is as few as fit well.
-    eval_batches: batches of an evaluation: always the first ones, in order.
+    loss_parts: number of parts of the length for which logits are computed one after the other, to
+      save memory; 0 chooses.
+    eval_batches: batches in an evaluation, always the first ones of the validation set.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: a value is out of range or malformed.
   """
 
   batch_size: int = field(256, least=1)

@@ -1,4 +1,4 @@
-"""A run from its task to its last step, or to wherever it was interrupted and continues."""
+"""Entry points of training: each starts a run in a workdir, or resumes the run that is there."""
 
 import contextlib
 import dataclasses
@@ -49,31 +49,33 @@ def train(
   facts: Mapping[str, Any] | None = None,
   fork: forks.Fork | None = None,
 ) -> TrainState:
-  """Trains a task in `workdir`, from the newest checkpoint there if there is one.
+  """Trains a task in `workdir`; resumes from the newest checkpoint there, if there is one.
 
-  Interrupted in whatever way and started again, the run ends with the numbers of one that was
-  never interrupted: bitwise on CPU, weights, optimizer state and `metrics.jsonl` (but `perf/*`).
+  A run that is interrupted in any way and started again gives the same numbers as a run without an
+  interruption. On CPU they are bitwise the same: weights, optimizer state and `metrics.jsonl`
+  (except `perf/*`).
 
   Args:
     task: model, loss and batches.
-    optimizer: of optax, or a `Recipe`, whose schedule may end later when the run is resumed.
-    settings: steps, intervals, and what is looked at.
-    workdir: a new or empty folder, or that of the run to resume.
-    seed: of parameters, batches and dropout.
-    mesh: of `hc_jax.sharding.make_mesh`; all devices along its first axis by default.
+    optimizer: an optax optimizer, or a `Recipe`, whose schedule adapts when a resumed run has more
+      steps.
+    settings: steps, intervals, checkpoints and telemetry.
+    workdir: a new or empty folder, or the folder of the run to resume.
+    seed: seed of parameters, batches and dropout.
+    mesh: mesh from `hc_jax.sharding.make_mesh`; by default all devices along its first axis.
     preset: name of the sharding rules.
-    facts: further JSON values that describe the run, as the optimizer's learning rate: they are
-      shown by `hc-jax inspect`, and must be the same when the run is resumed.
-    fork: another run whose weights a new run begins with; a fork that is resumed needs neither this
+    facts: further JSON values that describe the run, such as the learning rate. `hc-jax inspect`
+      shows them, and they must be the same when the run is resumed.
+    fork: another run, whose weights a new run begins with. Resuming the fork needs neither this
       argument nor that run.
 
   Returns:
     The state after `settings.num_steps` steps.
 
   Raises:
-    UserError: something is wrong before training.
+    UserError: the task, the settings or the workdir cannot be used; nothing was trained.
     Stopped: SIGTERM or SIGINT arrived; the state is saved.
-    NonFiniteError: the training diverged; the last good checkpoint is kept.
+    NonFiniteError: training diverged; the last good checkpoint is kept.
     StorageError: a file of the run cannot be read or written.
     OutOfMemoryError: the device's memory is too small.
   """
@@ -97,10 +99,10 @@ def train(
 
 
 def check_task(task: Task) -> None:
-  """Refuses a task without a name, or with half of what an evaluation needs.
+  """Refuses a task without a name, or with a validation set that it cannot evaluate.
 
   Raises:
-    UserError: naming the field.
+    UserError: a field of the task is missing; the message names it.
   """
   if not task.name:
     raise UserError(
@@ -109,22 +111,22 @@ def check_task(task: Task) -> None:
     )
   for name in ("evaluate", "summarise"):
     if len(task.val) and getattr(task, name) is None:
-      raise UserError(f"Task.{name} is None, and Task.val has batches; give both, or no val")
+      raise UserError(f"Task.{name} is None, but Task.val has batches; give both, or no val")
 
 
 def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None) -> TrainState:
   """Trains the language model of `config` in `workdir`; see `train`.
 
   Args:
-    config: of `hc_jax.config.load_config`.
+    config: a config, from `hc_jax.config.load_config`.
     workdir: as in `train`.
     fork: as in `train`.
 
   Returns:
-    The state after `train.num_steps` steps.
+    The state after `config.train.num_steps` steps.
 
   Raises:
-    UserError, Stopped, NonFiniteError, StorageError, OutOfMemoryError: as `train`.
+    UserError, Stopped, NonFiniteError, StorageError, OutOfMemoryError: as in `train`.
   """
   settings = settings_of(config)
   description = workdirs.Description(workdirs.LANGUAGE_MODEL, config_lib.to_json(config))
@@ -136,10 +138,10 @@ def train_and_evaluate(config: Any, workdir: str, fork: forks.Fork | None = None
 
 
 def settings_of(config: Any) -> Settings:
-  """Returns the settings of a config's group `train`.
+  """Returns the settings in group `train` of a config.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: a value is out of range or malformed.
   """
   names = [field.name for field in dataclasses.fields(Settings)]
   with named(arguments()):
@@ -147,7 +149,7 @@ def settings_of(config: Any) -> Settings:
 
 
 def language_program(config: Any, log: Callable[[str], None] = say) -> Program:
-  """Returns the program of a config, on all devices; prepares its data if that is still to do."""
+  """Returns the program of a config on all devices; prepares the data first if needed."""
   recipe, mesh = make_recipe(config.optim), make_mesh(config)
   task = language_model(config, mesh, log)
   return Program(task, recipe, settings_of(config), mesh, config.mesh.preset, (config.seed,))
@@ -164,7 +166,7 @@ def _run(
   workers: int = 1,
   words: Mapping[str, str] | None = None,
 ) -> TrainState:
-  """Trains one run: claims its folder, finds where it begins, and takes the steps."""
+  """Trains one run: claims its folder, restores or creates its state, and takes the steps."""
   with contextlib.ExitStack() as held:
     with cluster.together():
       mirror = open_mirror(settings.mirror if cluster.is_main() else "", say)
@@ -200,7 +202,7 @@ def _run(
       state = _begin(program, restored, workdir, identity, origin)
       start = int(state.step)
       with (
-        mirror,  # entered once damaged checkpoints are set aside, left when the last one is saved
+        mirror,  # after damaged checkpoints are set aside; left after the last one is saved
         checkpoint.Checkpoints(workdir, settings.keep, on_disk) as checkpoints,
         _metrics(workdir, start, trackers) as metrics,
       ):
@@ -233,7 +235,7 @@ def _begin(
   identity: Mapping[str, Any],
   origin: dict[str, Any] | None,
 ) -> TrainState:
-  """Returns the state to start from: restored, forked, or made from the seed."""
+  """Returns the first state of this start: restored, forked, or created from the seed."""
   if restored is None and origin is None:
     return program.first_state()
   if restored is None:
@@ -246,13 +248,13 @@ def _begin(
 def check_identity(
   workdir: str, saved: Mapping[str, Any], identity: Mapping[str, Any], argument: str = "workdir"
 ) -> None:
-  """Refuses to continue with another task or other data than were begun with.
+  """Refuses to resume a run with another task or other data.
 
   Args:
-    workdir: folder that was begun.
-    saved: facts on its card.
+    workdir: folder of the run.
+    saved: facts of the task on the run's card.
     identity: facts of the task now.
-    argument: of the caller, that names the folder.
+    argument: name of the caller's argument for the folder, for the message.
 
   Raises:
     UserError: a fact differs.

@@ -1,20 +1,24 @@
-"""What connections do while they are trained: a few numbers, by a program of its own.
+"""Telemetry: a few numbers about the connections, computed at intervals during training.
 
-Every `train.telemetry_every` steps the model runs forward on a few validation windows, always the
-same, so that the curves show the weights and not the text. Nothing of it goes back into training.
+Every `train.telemetry_every` steps, a separate program runs the model forward on a few validation
+windows. They are always the same windows, so that the curves show the weights and not the text.
+Training does not use the results.
 
-With P the product of the mixes of all sites, first to last, per token; means are over tokens:
+P is the product of the mixes of all sites, first to last, for each token. Means are over tokens.
 
-* `hc/amax_fwd`, `hc/amax_bwd`: `max_i |sum_j P_ij|`, `max_j |sum_i P_ij|` (arXiv 2512.24880), mean;
-* `hc/gain_fwd`, `hc/gain_bwd`: `max_i sum_j |P_ij|`, `max_j sum_i |P_ij|`, mean;
-* `hc/site_amax_fwd`, ...: the same four of single mixes, the mean of the site where it is largest;
-* `hc/offdiag`: `sum_{i != j} |mix_ij| / n`, mean over sites and tokens;
-* `hc/energy_share_i`: share of stream i in `sum_i |x_i|^2`, of what the last site reads;
-* `hc/stream_rms`: root mean square of these streams;
-* `hc/dynamic_ratio`: of all maps that have the axes of the tokens, the root mean square distance
-  from their mean over tokens / the norm of that mean, over all sites.
+* `hc/amax_fwd`, `hc/amax_bwd`: mean of `max_i |sum_j P_ij|` and of `max_j |sum_i P_ij|` (arXiv
+  2512.24880).
+* `hc/gain_fwd`, `hc/gain_bwd`: mean of `max_i sum_j |P_ij|` and of `max_j sum_i |P_ij|`.
+* `hc/site_amax_fwd`, ...: the same four for the mix of one site, at the site with the largest mean.
+* `hc/offdiag`: `sum_{i != j} |mix_ij| / n`, mean over sites and tokens.
+* `hc/energy_share_i`: share of stream i in `sum_i |x_i|^2`, where x are the streams that the last
+  site reads.
+* `hc/stream_rms`: root mean square of the streams that the last site reads.
+* `hc/dynamic_ratio`: over all maps that depend on the token, the root mean square distance to the
+  map's mean over tokens, divided by the norm of that mean.
 
-What a network does not have is left out: products where n changes, everything for the residual.
+Numbers that a network cannot have are left out: products if n changes between sites, and all
+numbers for the residual network.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,18 +30,18 @@ import jax.numpy as jnp
 
 from hc_jax.connections import Call, observing
 
-LENGTH = 128  # tokens of a window
+LENGTH = 128  # tokens in a window
 _SOWN = "telemetry"
 _HIGHEST = jax.lax.Precision.HIGHEST
 Site = dict[str, jax.Array]
 
 
 def telemetry(params: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> Site:
-  """The numbers above, float32 scalars; pure, jit it with the model bound.
+  """Computes the numbers of the module's docstring, as float32 scalars. Pure: jit it.
 
   Args:
-    params: of the model.
-    batch: `inputs` `[B, L]` and perhaps `segment_ids`.
+    params: parameters of the model.
+    batch: `inputs` `[B, L]` and perhaps `segment_ids` `[B, L]`.
     model: a `TransformerLM`.
   """
   with observing(_record):
@@ -57,7 +61,7 @@ def telemetry(params: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> 
 
 
 def _record(call: Call, run: Callable) -> Any:
-  """Sows, at each read, the maps and the energy of every stream."""
+  """Sows the maps and the energy of every stream at each read."""
   out = run(call.streams)
   if call.kind == "read":
     maps = {name: x for name, x in vars(out[1]).items() if x is not None}
@@ -69,7 +73,7 @@ def _record(call: Call, run: Callable) -> Any:
 
 
 def _sites(node: Any) -> Iterator[Site]:
-  """What was sown, each with an axis of sites in front: of the layers that are scanned, or one."""
+  """Yields the sown values with a first axis of sites, of length 1 for a layer without scan."""
   for name, child in node.items():
     if name == _SOWN:
       for site in child:
@@ -79,7 +83,7 @@ def _sites(node: Any) -> Iterator[Site]:
 
 
 def _mixing(sites: list[Site]) -> Site:
-  """Gains of the product and of its factors, and what leaves the diagonal; mixes `[S, ...]`."""
+  """Returns the gains of P and of single mixes, and `hc/offdiag`; each mix is `[S, ..., n, n]`."""
   found = {}
   each = [_gains(site["mix"]) for site in sites]
   for name in each[0]:
@@ -102,7 +106,7 @@ def _mixing(sites: list[Site]) -> Site:
 
 
 def _spread(mix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """`[S, n, n]` to the token axes of the others; those that have them stay."""
+  """Broadcasts a static mix `[S, n, n]` to `[S, *shape]`; leaves a mix with token axes as it is."""
   missing = len(shape) + 1 - mix.ndim
   mix = mix.reshape(len(mix), *(1,) * missing, *mix.shape[1:])
   return jnp.broadcast_to(mix, (len(mix), *shape))
@@ -124,7 +128,7 @@ def _off_diagonal(mix: jax.Array) -> jax.Array:
 
 
 def _energies(sites: list[Site]) -> Site:
-  """Of the streams that the last site with several reads."""
+  """Returns energy shares and RMS of the streams that the last site with several streams reads."""
   counts = {site["energy"].shape[-1] for site in sites}
   if len(counts) != 1:
     return {}
@@ -136,7 +140,7 @@ def _energies(sites: list[Site]) -> Site:
 
 
 def _dynamic(sites: list[Site]) -> Site:
-  """How far maps are from their mean over tokens, where they have the axes of the tokens."""
+  """Returns `hc/dynamic_ratio`: how far maps with token axes are from their mean over tokens."""
   apart, size = [], []
   for site in sites:
     for name in ("read", "write", "mix"):

@@ -194,7 +194,7 @@ def test_processes_that_do_not_belong_together_are_refused(processes, tmp_path):
   ended = processes(tmp_path / "run", 2, own={1: ["--config.optim.learning_rate=2e-2"]})
   assert [e.returncode for e in ended] == [2, 2]
   for e in ended:
-    assert "error: process 1 has another optim.learning_rate than process 0; start all" in e.stderr
+    assert "error: process 1 and process 0 differ in optim.learning_rate; start all" in e.stderr
   assert not (tmp_path / "run").exists()
 
 
