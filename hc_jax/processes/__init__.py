@@ -1,1 +1,1 @@
-"""Several processes of one run: how they find each other, agree, and end."""
+"""Several processes of one run: they find each other, agree, and end together."""

@@ -1,4 +1,4 @@
-"""After which step the processes of a run stop: the same in all, whichever got the signal."""
+"""Agreement of a run's processes on the step after which they all stop."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,14 @@ from hc_jax.processes.signals import StopSignal
 
 
 class Agreement:
-  """Makes the processes of a run stop after the same step, whichever of them got the signal.
+  """Vote that stops all processes of a run after the same step, whichever process got the signal.
 
-  With every step each process casts a vote, the maximum over all devices is taken beside the step,
-  and is read when the step's numbers are: all read the same votes at the same step. (JAX's own
-  preemption sync point hears of SIGTERM through a handler of its own, which ours replaces; and it
-  knows neither SIGINT nor a second signal.) One process asks its handler alone.
+  Each process casts a vote at every step. The maximum over all devices is computed next to the
+  step, and read together with the step's numbers, so all processes read the same votes at the same
+  step. A run of one process asks its signal handler directly.
+
+  JAX's own preemption sync point is not used. It learns of SIGTERM by its own handler, which ours
+  replaces, and it handles neither SIGINT nor a second signal.
   """
 
   def __init__(self, stop: StopSignal, mesh: Mesh) -> None:
@@ -29,21 +31,21 @@ class Agreement:
 
   @property
   def requested(self) -> bool:
-    """Whether to stop; the same in all processes."""
+    """Whether to stop; the same answer in all processes."""
     return self._agreed if self._many else self._stop.requested
 
   @property
   def name(self) -> str:
-    """Of the signal."""
+    """Name of the signal, or a phrase if another process got it."""
     return self._stop.name or "a signal to another process"
 
   def cast(self) -> jax.Array | None:
-    """Launches the vote of this step; None with one process."""
+    """Launches the vote of this step; returns None if there is one process."""
     if not self._many:
       return None
     mine = self._yes if self._stop.requested else self._no
     return self._any(jax.make_array_from_process_local_data(self._where, mine))
 
   def count(self, vote: jax.Array | None) -> None:
-    """Reads a vote that was cast."""
+    """Reads a vote that `cast` launched."""
     self._agreed = self._agreed or (vote is not None and bool(jax.device_get(vote)))

@@ -1,9 +1,9 @@
-"""Several processes of one run: how they find each other, agree, and end.
+"""Several processes of one run: they find each other, exchange text, and end together.
 
-JAX's own coordination service does it, whose address and numbers come from flags or from a cluster
-that JAX knows (SLURM, Open MPI, TPU pods, Kubernetes). Words that all processes must agree on go
-through its key-value store, not through the devices: it works before there is a mesh, and waits as
-long as one of them prepares data.
+JAX's coordination service connects the processes. Its address and the process numbers come from
+flags, or from a cluster that JAX detects (SLURM, Open MPI, TPU pods, Kubernetes). Text that all
+processes must agree on goes through the service's key-value store, not through the devices. The
+store works before a mesh exists, and waits while one process prepares data.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from hc_jax.processes.coordinator import listen_address
 from hc_jax.tables import aligned
 
 _LONGEST = 7 * 24 * 3600  # seconds
-_FOREVER = _LONGEST * 1000  # milliseconds; a process that dies is noticed by its heartbeat
-# How collectives and the coordination service speak of a peer that is gone.
+_FOREVER = _LONGEST * 1000  # milliseconds; the heartbeat notices a process that dies
+# Words in the errors of collectives and of the coordination service when a peer is gone.
 _LOST = ("Gloo", "UNAVAILABLE", "Connection closed by peer", "Connection reset", "heartbeat")
-LOST = 134  # exit code: another process of the run died; JAX itself ends with SIGABRT, the same
+LOST = 134  # exit code if another process died; the same as of SIGABRT, by which JAX ends a process
 _IN_ORDER = (0, 75)  # exit codes: finished, and stopped by a signal
-_TOGETHER = (*_IN_ORDER, 2, 3)  # exit codes that all processes end with, or none
+_TOGETHER = (*_IN_ORDER, 2, 3)  # if one process ends with such a code, all do
 _WAIT = 10.0  # seconds for the others to fail as well
 _DAY = 24 * 3600
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -42,15 +42,15 @@ _rounds = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """Where the processes of a run meet.
+  """Address, size and timeouts of a group of processes.
 
   Attributes:
-    distributed: "auto": explicit numbers, or those of a cluster that JAX detects, or one process;
-      "off": one process.
-    coordinator: HOST:PORT that process 0 listens at; None: to be detected.
-    num_processes: how many there are; None: to be detected.
-    process_id: of this one, from 0; None: to be detected.
-    connect_timeout: seconds to wait for the others at the start.
+    distributed: "auto" uses the fields below, else a cluster that JAX detects, else one process;
+      "off" is one process.
+    coordinator: HOST:PORT at which process 0 listens; None detects it.
+    num_processes: number of processes; None detects it.
+    process_id: number of this process, from 0; None detects it.
+    connect_timeout: seconds to wait for the other processes at the start.
     heartbeat_timeout: seconds of silence after which a process counts as dead.
   """
 
@@ -63,13 +63,13 @@ class Cluster:
 
 
 def connect(cluster: Cluster) -> None:
-  """Joins the other processes; must come before anything else of JAX.
+  """Joins the other processes of the run. Call it before any other use of JAX.
 
-  When they do not come in time, says so on stderr and ends the process with exit code 2.
+  If the others do not come in time, prints that to stderr and ends the process with exit code 2.
 
   Raises:
-    UserError: flags that do not go together, an address that cannot be used, or processes that
-      differ in their number, packages or precision.
+    UserError: flags contradict each other, the address cannot be used, or the processes differ in
+      number, packages or precision.
   """
   given = {
     "--coordinator": cluster.coordinator,
@@ -81,10 +81,10 @@ def connect(cluster: Cluster) -> None:
     return
   explicit = cluster.coordinator is not None
   if not explicit and "1" in (os.environ.get(n) for n in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
-    return  # alone; joined, it would be given one device of its host
-  # Its handler of SIGTERM would take the place of ours (see agreement.py).
+    return  # alone: JAX would assign it only one device of its host
+  # JAX's handler of SIGTERM would replace ours (see agreement.py).
   jax.config.update("jax_enable_preemption_service", False)
-  # Numbers that are all given leave nothing to detect, nor local devices to choose.
+  # Otherwise JAX could still detect a cluster, and restrict the local devices by it.
   method = {"cluster_detection_method": "deactivate"} if explicit else {}
   if explicit and cluster.process_id == 0:
     method["coordinator_bind_address"] = listen_address(cluster.coordinator)
@@ -94,10 +94,10 @@ def connect(cluster: Cluster) -> None:
         cluster.coordinator,
         cluster.num_processes,
         cluster.process_id,
-        # Ours comes first: when JAX's own runs out, it ends the process by SIGABRT.
+        # Longer than our timeout, because JAX's own ends the process by SIGABRT.
         initialization_timeout=int(cluster.connect_timeout) + 60,
         heartbeat_timeout_seconds=max(1, int(cluster.heartbeat_timeout)),
-        shutdown_timeout_seconds=_DAY,  # those that are done wait for those that still save
+        shutdown_timeout_seconds=_DAY,  # a process that is done waits for others that still save
         **method,
       )
       _compare()
@@ -107,20 +107,20 @@ def connect(cluster: Cluster) -> None:
       return  # no cluster: one process
     except (RuntimeError, OSError) as error:
       if not explicit and "must be called before" in str(error):
-        return  # called from a program that uses JAX already, by itself: a notebook, a test
+        return  # a single process whose caller has used JAX already, such as a notebook
       reason = str(error).strip().splitlines()[0]
       raise UserError(
-        f"the processes of this run cannot meet at {cluster.coordinator or 'the cluster'}: "
-        f"{reason}; is the port free and the host's name right? Or run one process: "
+        f"the processes of this run cannot connect at {cluster.coordinator or 'the cluster'}: "
+        f"{reason}; check that the port is free and the host's name right, or run one process: "
         "--distributed=off"
       ) from error
 
 
 def _compare() -> None:
-  """Refuses processes that would not compute the same; JAX aborts such a run without the reason.
+  """Refuses processes that would compute different things; JAX would abort without a reason.
 
   Raises:
-    UserError: this process differs from process 0, or process 0 from another.
+    UserError: this process differs from process 0, or this is process 0 and another one differs.
   """
   mine = {"--num-processes": str(count()), "jax_enable_x64": str(jax.config.jax_enable_x64)}
   mine |= {name: metadata.version(name) for name in _PACKAGES}
@@ -145,7 +145,7 @@ def _check(cluster: Cluster, given: dict[str, object]) -> None:
   missing = [name for name, value in given.items() if value is None]
   there = [name for name, value in given.items() if value is not None]
   if there and cluster.distributed == "off":
-    raise UserError(f"{there[0]} does nothing with --distributed=off; leave one of them out")
+    raise UserError(f"{there[0]} has no effect with --distributed=off; leave one of the two out")
   if there and missing:
     raise UserError(f"{there[0]} needs {' and '.join(missing)} as well")
   if not there:
@@ -153,19 +153,19 @@ def _check(cluster: Cluster, given: dict[str, object]) -> None:
   host, _, port = cluster.coordinator.rpartition(":")
   if not (host and port.isdecimal() and 0 < int(port) < 65536):
     raise UserError(
-      f"--coordinator={cluster.coordinator} is not HOST:PORT, such as node001:12345: the host of "
-      "process 0, and any free port of it"
+      f"--coordinator={cluster.coordinator} is not HOST:PORT, such as node001:12345; give the host "
+      "of process 0 and any free port there"
     )
   if not 0 <= cluster.process_id < cluster.num_processes:
     raise UserError(
-      f"--process-id={cluster.process_id} of --num-processes={cluster.num_processes}: it counts "
-      f"from 0 to {cluster.num_processes - 1}"
+      f"--process-id={cluster.process_id} is out of range for "
+      f"--num-processes={cluster.num_processes}; give 0 to {cluster.num_processes - 1}"
     )
 
 
 @contextlib.contextmanager
 def _patience(cluster: Cluster) -> Iterator[None]:
-  """Ends the process with exit code 2 when what is inside takes longer than `connect_timeout`."""
+  """Ends the process with exit code 2 if the context lasts longer than `connect_timeout`."""
 
   def give_up() -> None:
     me = "" if cluster.process_id is None else f"process {cluster.process_id} of "
@@ -190,22 +190,22 @@ def _patience(cluster: Cluster) -> Iterator[None]:
 
 
 def count() -> int:
-  """How many processes this run has."""
+  """Returns the number of processes of this run."""
   return _service.global_state.num_processes if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
-  """This process's number, from 0."""
+  """Returns the number of this process, from 0."""
   return _service.global_state.process_id if jax.distributed.is_initialized() else 0
 
 
 def is_main() -> bool:
-  """Whether this is the process that speaks and writes: the one of number 0."""
+  """Returns whether this is process 0, which prints and writes for the run."""
   return index() == 0
 
 
 def gather(text: str) -> list[str]:
-  """Every process's text, by number; all processes must come here, in the same order of calls."""
+  """Returns the texts of all processes, by number. All must make the same calls in one order."""
   if count() == 1:
     return [text]
   client, key = _service.global_state.client, f"hc_jax/{next(_rounds)}"
@@ -216,10 +216,10 @@ def gather(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Raises a UserError of one process in all of them, with its reason.
+  """Makes a UserError that one process raises in the context end all processes, with its reason.
 
   Raises:
-    UserError: of this process, or naming the other process and its reason.
+    UserError: this process raised it, or another one did; the message then names that process.
   """
   failed = None
   try:
@@ -235,7 +235,7 @@ def together() -> Iterator[None]:
 
 
 def table() -> list[str]:
-  """Lines that say which process runs where, and which devices it has."""
+  """Returns one line per process (or range of processes): number, host, and devices."""
   devices = jax.local_devices()
   ids = [device.id for device in devices]
   mine = f"{socket.gethostname()} {os.getpid()}|{len(ids)} x {devices[0].device_kind}|"
@@ -248,10 +248,10 @@ def table() -> list[str]:
 
 
 def leave_by(error: BaseException) -> None:
-  """Parts from the other processes on an error that nobody caught; returns with one process.
+  """Ends this process after an error that nobody caught; returns if there is one process.
 
-  The error of a collective whose peer is gone becomes one line and exit code 134. JAX may be first:
-  its coordination service ends the process by SIGABRT (134 in a shell), with a line of its own.
+  The error of a collective whose peer is gone becomes one line and exit code 134. JAX may be
+  faster: its coordination service ends the process by SIGABRT (134 in a shell), with its own line.
   """
   if count() == 1:
     return
@@ -263,11 +263,11 @@ def leave_by(error: BaseException) -> None:
 
 
 def leave(code: int) -> None:
-  """Parts from the other processes at the end of the program; may not return.
+  """Disconnects from the other processes at the end of the program; may not return.
 
-  An end that all share (finished, stopped, refused, diverged) waits for the others, since JAX
-  aborts every process once process 0, which hosts its coordination service, is gone. A process that
-  fails alone ends at once, and JAX ends the others with exit code 134.
+  If all processes end in the same way (finished, stopped, refused, diverged), this one waits for
+  the others. JAX would otherwise abort them once process 0, which hosts its coordination service,
+  is gone. A process that fails alone ends at once, and JAX ends the others with exit code 134.
   """
   if count() == 1:
     return
@@ -277,7 +277,7 @@ def leave(code: int) -> None:
     except jax.errors.JaxRuntimeError as error:
       _end(_say_lost(str(error)))
     return
-  if code in _TOGETHER:  # in a thread: perhaps this process alone was refused
+  if code in _TOGETHER:  # in a thread, because the others may not be ending after all
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
     thread.join(_WAIT)
@@ -286,8 +286,8 @@ def leave(code: int) -> None:
 
 def _say_lost(reason: str) -> int:
   output.write_line(
-    f"error: process {index()} lost another process of this run ({reason[:160]}); the reason is in "
-    "that one's output. Start all of them again to resume",
+    f"error: process {index()} lost another process of this run ({reason[:160]}); see that "
+    "process's output for the reason, and start all processes again to resume",
     sys.stderr,
   )
   return LOST

@@ -1,4 +1,4 @@
-"""Where process 0 of several listens for the others."""
+"""Choice of the address at which process 0 listens for the other processes."""
 
 import errno
 import ipaddress
@@ -9,17 +9,17 @@ from hc_jax.errors import UserError
 
 
 def listen_address(coordinator: str) -> str:
-  """Returns the address at which JAX's coordination service is to listen, which must be free.
+  """Returns the address at which JAX's coordination service should listen; checks that it is free.
 
-  The service has no authentication, so it listens at the interface that is named alone. It listens
-  at all of them if the host's name says none: its address is not of this machine (a forwarded one),
-  or /etc/hosts gives a name the loopback address, where no other host can come.
+  The service has no authentication, so it listens only at the interface that the host's name
+  resolves to. It listens at all interfaces if the name gives none that works: an address of another
+  machine (a forwarded one), or the loopback address, which no other host can reach.
 
   Args:
     coordinator: HOST:PORT.
 
   Raises:
-    UserError: the name is unknown, or the port is in use. (JAX would end with SIGSEGV.)
+    UserError: the name is unknown, or the port is in use (for which JAX would end with SIGSEGV).
   """
   host, _, port = coordinator.rpartition(":")
   host = host.strip("[]")
@@ -39,14 +39,14 @@ def listen_address(coordinator: str) -> str:
 
 
 def _is_free(coordinator: str, family: int, address: Any) -> bool:
-  """Returns whether this machine can listen at an address; False if the address is not its own.
+  """Returns whether this machine can listen at an address; False if it is another machine's.
 
   Raises:
-    UserError: the port is in use, or not for this user.
+    UserError: the port is in use, or this user may not listen at it.
   """
   try:
     with socket.socket(family, socket.SOCK_STREAM) as tried:
-      tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the run before has just ended
+      tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # just after another run
       tried.bind(address)
       tried.listen(1)
     return True

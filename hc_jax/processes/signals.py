@@ -1,9 +1,8 @@
-"""SIGTERM and SIGINT: they set a flag or end the process, and nothing here raises an exception.
+"""Handling of SIGTERM and SIGINT: they set a flag or end the process, but never raise an exception.
 
-An exception that a handler raises is dropped when it comes inside a callback of the garbage
-collector, and JAX has such callbacks: the signal would be lost. Python's handlers also wait until
-the main thread comes back from C++, and a compilation can hold it for minutes. So a thread reads
-the signals.
+Python drops an exception that a signal handler raises inside a callback of the garbage collector.
+JAX has such callbacks, so the signal would be lost. Python also runs handlers only when the main
+thread returns from C++, which a compilation can delay for minutes. So a thread reads the signals.
 """
 
 import os
@@ -21,7 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def end(number: int, frame: object = None) -> None:
   """Ends the process now, with one line and exit code 128 + `number`.
 
-  Nothing is cleaned up: the next start takes over locks and removes what is half-made.
+  Cleans nothing up: the next start takes over locks and removes incomplete files.
   """
   del frame
   name = signal.Signals(number).name
@@ -30,17 +29,17 @@ def end(number: int, frame: object = None) -> None:
 
 
 class _Watch:
-  """Hands each SIGTERM and SIGINT to `received`, in a thread, while it is entered.
+  """Context manager that calls `received`, in a thread, for each SIGTERM and SIGINT.
 
-  Outside the main thread (a notebook's worker, say) signals cannot be caught and stay as they are.
+  Entered outside the main thread, it does nothing, because Python cannot catch signals there.
   """
 
   def received(self, number: int) -> None:
-    """Acts on a signal, at once."""
+    """Acts on a signal, as soon as it comes."""
     raise NotImplementedError
 
   def handler(self, number: int, frame: Any) -> None:
-    """Acts on a signal in the main thread, once that is back in Python."""
+    """Acts on a signal in the main thread, once that thread is back in Python."""
 
   def __enter__(self) -> Any:
     self._active = threading.current_thread() is threading.main_thread()
@@ -50,7 +49,7 @@ class _Watch:
     self._read, self._write = os.pipe()
     os.set_blocking(self._write, False)
     self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-    for number in _SIGNALS:  # without a handler the system would not write to the pipe
+    for number in _SIGNALS:  # Python writes only signals that have a handler to the pipe
       signal.signal(number, self.handler)
     self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
     self._thread.start()
@@ -66,7 +65,7 @@ class _Watch:
       return
     signal.set_wakeup_fd(self._old_fd)
     for number, handler in self._before.items():
-      if handler is not None:  # None: one that Python did not install, and cannot put back
+      if handler is not None:  # None: not installed by Python, which cannot restore it
         signal.signal(number, handler)
     os.write(self._write, b"\0")
     self._thread.join()
@@ -80,7 +79,7 @@ class _Watch:
 
 
 class Ending(_Watch):
-  """While it is entered, SIGTERM and SIGINT end the process: for programs, outside of the steps."""
+  """Context manager in which SIGTERM and SIGINT end the process; for programs, outside training."""
 
   def received(self, number: int) -> None:
     """Ends the process."""
@@ -88,14 +87,14 @@ class Ending(_Watch):
 
 
 class StopSignal(_Watch):
-  """While it is entered, the first SIGTERM or SIGINT only sets `requested`.
+  """Context manager in which the first SIGTERM or SIGINT only sets `requested`.
 
-  The second one does what it did before: in a command, and by the system's default, it ends the
-  process; in a notebook SIGINT raises KeyboardInterrupt, and the kernel lives. Checkpoints are
-  renamed into place when whole, so a second signal harms none.
+  The second signal has the effect that it had outside the context. In a command, and by the
+  system's default, it ends the process. In a notebook, SIGINT raises KeyboardInterrupt, and the
+  kernel lives. A second signal cannot damage a checkpoint, which is renamed into place when whole.
 
   Attributes:
-    name: name of the signal that came; "" before.
+    name: name of the first signal; "" if none has come.
   """
 
   def __init__(self) -> None:
@@ -109,7 +108,7 @@ class StopSignal(_Watch):
     return self._event.is_set()
 
   def received(self, number: int) -> None:
-    """Sets the flag; the second time ends the process, where it ended before."""
+    """Sets the flag; on the second signal, ends the process if that was the effect outside."""
     self._read_so_far += 1
     before = self._before[number]
     ends = before == signal.SIG_DFL or isinstance(getattr(before, "__self__", None), Ending)
@@ -123,7 +122,7 @@ class StopSignal(_Watch):
     output.write_line(f"{self.name}: finishing the step and saving; once more {again}", sys.stderr)
 
   def handler(self, number: int, frame: Any) -> None:
-    """Does the second time what was done before; Python's own handler raises KeyboardInterrupt."""
+    """Calls the earlier handler on the second signal; Python's own raises KeyboardInterrupt."""
     self._handled += 1
     before = self._before[number]
     if max(self._handled, self._read_so_far) > 1 and callable(before):

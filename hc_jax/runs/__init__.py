@@ -1,1 +1,1 @@
-"""What a run keeps on disk: its folder, lock, checkpoints with their manifests, and metrics."""
+"""Files of a run: folder, lock, checkpoints with manifests, metrics, and their mirror."""

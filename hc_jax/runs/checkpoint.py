@@ -1,8 +1,9 @@
 """Checkpoints: written by Orbax in the background, whole or absent.
 
-A checkpoint is a folder `checkpoints/<step>` of items: `params`, `train` (optimizer state, step,
-rng), for some tasks `collections`, and `card`, JSON that says what the numbers are (config,
-versions, conventions, data); and of their manifest, written last. `restore` reads them back.
+A checkpoint is a folder `checkpoints/<step>` with several items. They are `params`, `train`
+(optimizer state, step, rng), for some tasks `collections`, and `card`, a JSON description of the
+run (config, versions, conventions, data). The manifest of all files is written last. The module
+`restore` reads checkpoints back.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from hc_jax.runs.workdir import LANGUAGE_MODEL
 from hc_jax.step.state import TrainState
 
 FOLDER = "checkpoints"
-_CARD_BYTES = 64 << 20  # an ablation's card holds the curves of its seeds
+_CARD_BYTES = 64 << 20  # large, because an ablation's card has the curves of its seeds
 Saved = Callable[[int, float, float], None]
 CONVENTIONS = {
   "equation": "X' = mix @ X + write @ F(read @ X)",
@@ -50,13 +51,13 @@ def make_card(
   identity: Mapping[str, Any],
   origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Returns what stands next to the numbers of every checkpoint of a run, as JSON values.
+  """Returns the description that is stored with every checkpoint of a run, as JSON values.
 
   Args:
     task: name of the task.
     config: nested groups of JSON values that describe the run.
     identity: facts of the task that must not change when the run is resumed.
-    origin: what the run was forked from, and the keys that changed.
+    origin: source of the run's weights and the keys that the fork changed, if it is a fork.
   """
   versions = {"python": platform.python_version()}
   for name in _PACKAGES:
@@ -74,11 +75,11 @@ def make_card(
 
 
 def folders_of(workdir: str) -> list[int]:
-  """Returns the steps of the folders of checkpoints, ascending, whole or not.
+  """Returns the steps of all checkpoint folders of a run, ascending, complete or not.
 
   Raises:
-    UserError: `checkpoints` is a link, or no folder.
-    OSError: it cannot be read: that is not a run without checkpoints.
+    UserError: `checkpoints` is a link, or not a folder.
+    OSError: `checkpoints` cannot be read, so whether there are checkpoints is unknown.
   """
   names = []
   with contextlib.suppress(NotADirectoryError):  # the workdir is a file
@@ -87,15 +88,15 @@ def folders_of(workdir: str) -> list[int]:
 
 
 def steps_of(workdir: str) -> list[int]:
-  """Steps of the complete checkpoints of a run, ascending: those that have their manifest."""
+  """Returns the steps of the complete checkpoints (which have a manifest) of a run, ascending."""
   return [step for step in folders_of(workdir) if manifest.exists(path_of(workdir, step))]
 
 
 def best_value(card: Mapping[str, Any]) -> float:
-  """Returns the value that a card's checkpoint is compared by: the lowest is best.
+  """Returns the value by which a checkpoint is compared, from its card; lower is better.
 
   Raises:
-    KeyError: it was not evaluated.
+    KeyError: the checkpoint was not evaluated.
   """
   return float(card[card.get("best", "val/loss")])
 
@@ -107,7 +108,7 @@ def best_step(workdir: str) -> int | None:
 
 
 def by_loss(workdir: str) -> list[int]:
-  """Steps of the complete checkpoints that were evaluated, from the best to the worst."""
+  """Returns the steps of the complete, evaluated checkpoints, from the best to the worst."""
   found = []
   for step in steps_of(workdir):
     with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
@@ -116,25 +117,25 @@ def by_loss(workdir: str) -> list[int]:
 
 
 def path_of(workdir: str, step: int, item: str = "") -> str:
-  """The folder of a checkpoint, or of one of its items."""
+  """Returns the path of a checkpoint's folder, or of one of its items."""
   return os.path.join(workdir, FOLDER, str(step), item).rstrip("/")
 
 
 class Checkpoints:
-  """Saves the state of a run in the background; keeps the last `keep` and the best by val/loss.
+  """Writer of a run's checkpoints in the background; keeps the last `keep` and the best.
 
-  Of several processes each writes its shards, and the first does the rest. Orbax's own manager is
-  not used: it removes old checkpoints before the new one has its manifest.
+  With several processes, each writes its shards, and process 0 does the rest. Orbax's own manager
+  is not used, because it removes old checkpoints before the new one has a manifest.
   """
 
   def __init__(self, workdir: str, keep: int, saved: Saved = lambda *_: None) -> None:
-    """Makes the folder, and removes what a save that was killed left in it.
+    """Creates the folder; removes files that a killed save left there.
 
     Args:
-      workdir: of the run.
-      keep: newest complete checkpoints to keep, besides the best.
-      saved: called with step, seconds it took and seconds of those that the caller waited, once a
-        checkpoint is durable; in another thread.
+      workdir: folder of the run.
+      keep: number of newest complete checkpoints to keep, in addition to the best.
+      saved: function called once a checkpoint is durable, in another thread. Its arguments are the
+        step, the seconds that the save took, and the seconds that the caller waited for it.
     """
     self._workdir, self._keep, self._saved = workdir, keep, saved
     self._thread: threading.Thread | None = None
@@ -154,16 +155,16 @@ class Checkpoints:
     card: dict[str, Any],
     best: tuple[str, float] | None = None,
   ) -> None:
-    """Starts to save; returns when the state may change again. Waits for a save still under way.
+    """Starts a save, and returns once the caller may change the state. Waits for an earlier save.
 
     Args:
-      state: after `step` steps.
-      step: steps taken.
-      card: of `make_card`.
-      best: name and value that checkpoints are compared by; None if it was not evaluated.
+      state: state after `step` steps.
+      step: number of steps taken.
+      card: description of the checkpoint, from `make_card`.
+      best: name and value by which checkpoints are compared; None if it was not evaluated.
 
     Raises:
-      StorageError: this save or the one before could not be written.
+      StorageError: this checkpoint or the one before could not be written.
     """
     self.wait()
     start = time.perf_counter()
@@ -187,7 +188,7 @@ class Checkpoints:
     try:
       self._writer.wait_until_finished()
       if not cluster.is_main():
-        return  # all arrays are on disk; the first process adds the manifest
+        return  # all arrays are on disk; process 0 adds the manifest
       try:
         manifest.write(path_of(self._workdir, step), step)
       except OSError:
@@ -199,28 +200,29 @@ class Checkpoints:
       self._error = error
 
   def _prune(self) -> None:
-    """Removes what is not to be kept, once the newest is complete."""
+    """Removes checkpoints that are neither among the newest nor the best."""
     steps = steps_of(self._workdir)
     kept = {*steps[-self._keep :], best_step(self._workdir)}
     for step in folders_of(self._workdir):
       if step not in kept and step < steps[-1]:
         path = path_of(self._workdir, step)
         with contextlib.suppress(FileNotFoundError):
-          os.unlink(os.path.join(path, manifest.FILE))  # from here on it is no checkpoint
+          # First, so that a half-removed folder does not count as a checkpoint.
+          os.unlink(os.path.join(path, manifest.FILE))
         shutil.rmtree(path)
 
   def _sweep(self) -> None:
-    """Removes what saves that did not end have left."""
+    """Removes the files that interrupted saves left."""
     folder = os.path.join(self._workdir, FOLDER)
     for name in os.listdir(folder):
       if ocp.utils.TMP_DIR_SUFFIX in name:
         shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
   def wait(self) -> None:
-    """Returns when the last save is whole on disk, manifest included.
+    """Waits until the last save is complete on disk, including its manifest.
 
     Raises:
-      StorageError: it could not be written.
+      StorageError: the checkpoint could not be written.
     """
     if self._thread is None:
       return
@@ -240,7 +242,7 @@ class Checkpoints:
       raise
 
   def close(self) -> None:
-    """Lets a save under way finish. After a failure nothing more is raised."""
+    """Waits for a save that is still running; raises nothing if an earlier error was raised."""
     known = self._failed
     try:
       self.wait()
@@ -249,7 +251,7 @@ class Checkpoints:
       if not known:
         raise
     finally:
-      if not self._faulty:  # its aftermath may come later
+      if not self._faulty:  # after a fault, libraries may still log about it later
         self._quiet.remove()
 
   def __enter__(self) -> "Checkpoints":
@@ -266,16 +268,16 @@ class Checkpoints:
 
 
 def rest_of(state: TrainState) -> dict[str, Any]:
-  """What the item `train` holds: a state without its variables."""
+  """Returns the content of the item `train`: a state without its variables."""
   return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
 
 
 def read_card(workdir: str, step: int) -> dict[str, Any]:
-  """Returns the card of a checkpoint, the types of its parts checked.
+  """Reads the card of a checkpoint and checks the types of its parts.
 
   Raises:
-    UserError: it is damaged, or not a plain file.
-    OSError: it is missing or cannot be read.
+    UserError: the card is damaged, or not a plain file.
+    OSError: the card is missing or cannot be read.
   """
   name = f"{FOLDER}/{step}/card/metadata"
   try:

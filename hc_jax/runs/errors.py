@@ -1,4 +1,4 @@
-"""How a run ends early, each with the exit code of `hc-jax train`."""
+"""Exceptions that end a run early, with the exit code of `hc-jax train` for each."""
 
 import contextlib
 import errno
@@ -10,20 +10,20 @@ from hc_jax.errors import UserError
 
 
 class Stopped(Exception):
-  """SIGTERM or SIGINT arrived; the state is saved and the same command goes on from there."""
+  """SIGTERM or SIGINT arrived; the state is saved, and the same command resumes the run."""
 
   exit_code = 75  # EX_TEMPFAIL: schedulers read it as "run me again"
 
   def _render_traceback_(self) -> list[str]:
-    """Returns what IPython shows in the place of a traceback: nothing went wrong."""
+    """Returns the lines that IPython shows instead of a traceback, because nothing went wrong."""
     return [str(self)]
 
 
 class NonFiniteError(Exception):
-  """The loss, the gradient or the parameters became NaN or infinite; nothing of it was saved.
+  """The loss, the gradient or the parameters became NaN or infinite; such a state is not saved.
 
   Attributes:
-    step: the first at which a number was not finite.
+    step: first step with a number that is not finite.
   """
 
   exit_code = 3
@@ -34,7 +34,7 @@ class NonFiniteError(Exception):
 
 
 class StorageError(Exception):
-  """A file of the run cannot be read or written: disk full or broken, read-only, moved away."""
+  """A file of the run cannot be read or written: the disk is full, broken, read-only or gone."""
 
   exit_code = 4
 
@@ -45,7 +45,7 @@ class OutOfMemoryError(Exception):
   exit_code = 5
 
 
-# TensorStore reports the system's errors inside errors of other types, with their numbers.
+# TensorStore wraps the system's errors in other types; their numbers are in its messages.
 _NUMBER = re.compile(r"os_error_code='(\d+)'")
 _WORDS = tuple(
   os.strerror(number)
@@ -54,11 +54,11 @@ _WORDS = tuple(
 
 
 def storage_cause(error: BaseException | None, contexts: bool = True) -> str | None:
-  """Returns the system's words if `error`, or its cause, is a fault of files; None otherwise.
+  """Returns the system's message if `error` or its cause is a storage fault; None otherwise.
 
   Args:
     error: an exception.
-    contexts: whether an exception that was being handled counts as a cause.
+    contexts: whether an exception that was being handled (`__context__`) counts as a cause.
   """
   while error is not None:
     if isinstance(error, OSError):
@@ -72,7 +72,7 @@ def storage_cause(error: BaseException | None, contexts: bool = True) -> str | N
 
 
 def reason_of(error: BaseException) -> str:
-  """Returns the first line of what an error says, with its type where that says more."""
+  """Returns the first line of an error's message, with its type if the message alone is unclear."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   first = (str(error).strip().splitlines() or [""])[0][:200]
@@ -82,10 +82,10 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-  """Turns a fault of files into a StorageError that names `what` was being written.
+  """Turns a storage fault in the context into a StorageError that names `what` was being written.
 
   Raises:
-    StorageError: a file could not be written; every other exception passes unchanged.
+    StorageError: a file could not be written. Every other exception passes unchanged.
   """
   try:
     yield
@@ -100,7 +100,7 @@ def writing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage(workdir: str) -> Iterator[None]:
-  """Turns every fault of files that is not reported yet into a StorageError.
+  """Turns every storage fault in the context that is not yet a StorageError into one.
 
   Raises:
     StorageError: a file of the run in `workdir` could not be read or written.
@@ -125,7 +125,7 @@ def _storage_error(fault: str, reason: str) -> StorageError:
 
 
 def memory_cause(error: BaseException) -> str | None:
-  """The first line of `error` when it is that the device's memory is too small."""
+  """Returns the first line of `error` if the device ran out of memory; None otherwise."""
   reason = str(error).strip().splitlines()[0]
-  # What fails in a computation that was dispatched before comes as INTERNAL.
+  # A failure in a computation that was dispatched earlier is reported as INTERNAL.
   return reason if "RESOURCE_EXHAUSTED" in reason or "Out of memory" in reason else None

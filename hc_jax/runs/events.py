@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written where we stand: a full disk is an error here, not in a thread.
+"""TensorBoard's event files, written in the calling thread, so that a full disk raises there.
 
-tensorboardX's SummaryWriter writes in a thread that dies of a full disk with a traceback, and the
-next rows then wait for it for ever.
+tensorboardX's SummaryWriter writes in its own thread. On a full disk that thread dies with a
+traceback, and the next rows wait for it forever.
 """
 
 import os
@@ -11,23 +11,23 @@ from typing import Any
 
 
 class Events:
-  """Appends scalars to an event file of its own."""
+  """Writer of scalars to a new event file."""
 
   def __init__(self, folder: str, purge: int | None = None) -> None:
     """Opens a new file.
 
     Args:
-      folder: that holds the run's event files.
-      purge: hides what earlier files say of this step and of those after it.
+      folder: folder of the run's event files.
+      purge: first step whose values in earlier files TensorBoard should ignore.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     from tensorboardX import event_file_writer, summary  # slow to import, and only a run needs it
     from tensorboardX.proto import event_pb2
 
     self._event, self._scalar = event_pb2.Event, summary.scalar
-    # A name that nobody can have foretold, and put a link in its place.
+    # A random name, so that nobody can have put a link there in advance.
     name = os.path.join(folder, "events")
     self._file = event_file_writer.EventsWriter(name, f".{secrets.token_hex(8)}")
     if purge is not None:
@@ -38,7 +38,7 @@ class Events:
     """Appends the numbers of a row `{"step": ..., name: value, ...}`.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     now = time.time()
     for name, value in row.items():
@@ -47,7 +47,7 @@ class Events:
         self._file.write_event(self._event(wall_time=now, step=row["step"], summary=values))
 
   def flush(self) -> None:
-    """Hands the events to the system."""
+    """Flushes the events to the operating system."""
     self._file.flush()
 
   def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Fetching from a run's mirror: the newest good checkpoint, if the workdir has none as new.
+"""Fetching from a run's mirror: the newest good checkpoint, if it is newer than the workdir's.
 
-A mirror may hold anything. Files are first put into a folder of their own. They are compared with
-the manifest, their names must stay inside, and their sizes are bounded.
+A mirror may hold anything. So files go to a separate folder first, where they are compared with the
+manifest. Their names must stay inside that folder, and their sizes are bounded.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ _TORN = f"no {manifest.FILE}: its copying did not come to an end"
 
 
 def small_files(trackers: Iterable[str]) -> dict[str, int]:
-  """Returns the files that a run needs next to a checkpoint, and the most bytes they may have.
+  """Returns the files that a run needs next to a checkpoint, with the largest size of each.
 
-  The config is the first: with it a folder is that of a run.
+  The config is the first, because a folder with a config counts as a run.
 
   Args:
-    trackers: names in the folder of the trackers; odd ones are left out.
+    trackers: names in the trackers' folder; names that are not plain are left out.
   """
   names = [name for name in trackers if plain(name)][:_TRACKER_FILES]
   return _SMALL | {f"{workdirs.TRACKERS}/{name}": _TRACKER_BYTES for name in names}
 
 
 def remote_steps(remote: Remote) -> list[int]:
-  """Returns the steps of a mirror's folders of checkpoints, ascending, whole or not."""
+  """Returns the steps of all checkpoint folders of a mirror, ascending, complete or not."""
   names = remote.list(FOLDER)
   return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
@@ -49,20 +49,20 @@ def remote_steps(remote: Remote) -> list[int]:
 def fetch(
   remote: Remote, workdir: str, description: workdirs.Description, say: Callable[[str], None]
 ) -> tuple[bool, set[int]]:
-  """Brings the newest good checkpoint, and what belongs to it, into a workdir without one as new.
+  """Copies the newest good checkpoint and its files to a workdir that has none as new.
 
   Args:
     remote: the mirror.
-    workdir: claimed for a run.
-    description: of the run that starts.
-    say: takes lines.
+    workdir: folder claimed for a run.
+    description: task and config of the run that starts.
+    say: called with lines for the user.
 
   Returns:
-    Whether the mirror could be read, and the steps of checkpoints there that are damaged.
+    Whether the mirror could be read, and the steps of its damaged checkpoints.
 
   Raises:
-    UserError: the mirror holds another run, or has only damaged checkpoints.
-    StorageError: the mirror cannot be read, and the workdir has no checkpoint to continue from.
+    UserError: the mirror holds another run, or all its checkpoints are damaged.
+    StorageError: the mirror cannot be read, and the workdir has no checkpoint to resume from.
   """
   for wait in (*WAITS, None):
     try:
@@ -84,17 +84,17 @@ def _unreachable(
   if not steps_of(workdir):
     raise StorageError(
       f"mirror {remote.address} cannot be read ({reason_of(error)}), and {workdir} has no "
-      "checkpoint to continue from. Repair the address or the access and run the same command; "
-      '`mirror=""` begins anew without it'
+      "checkpoint to continue from; correct the address or the access and run the same command, or "
+      'give `mirror=""` to begin anew without it'
     ) from error
   say(f"cannot be read ({reason_of(error)}); the run continues from its workdir")
 
 
 def compare(remote: Remote, workdir: str, description: workdirs.Description) -> bool:
-  """Returns whether a mirror holds a run, which must be the described one.
+  """Returns whether a mirror holds the described run; False if it holds none.
 
   Raises:
-    UserError: it holds another one, or something else than a run's config.
+    UserError: the mirror holds another run, or a config that is not a run's.
   """
   with _staging(workdir) as staging:
     return _compare(remote, workdir, description, staging)
@@ -114,7 +114,7 @@ def _compare(remote: Remote, workdir: str, description: workdirs.Description, st
 
 @contextlib.contextmanager
 def _staging(workdir: str) -> Iterator[str]:
-  """Makes a new folder in the workdir, and removes it in the end."""
+  """Creates a new folder in the workdir, and removes it at the end of the context."""
   path = os.path.join(workdir, workdirs.FETCHED)
   shutil.rmtree(path, ignore_errors=True)
   os.mkdir(path)
@@ -150,7 +150,7 @@ def _fetch(
 
 
 def _download(remote: Remote, step: int, staging: str) -> str | None:
-  """Downloads a checkpoint into `staging`; returns what is wrong with it, or None."""
+  """Downloads a checkpoint to `staging`; returns its fault in words, or None if it is good."""
   name, folder = f"{FOLDER}/{step}", path_of(staging, step)
   content = remote.read(f"{name}/{manifest.FILE}", manifest.LIMIT)
   if content is None:
@@ -159,7 +159,7 @@ def _download(remote: Remote, step: int, staging: str) -> str | None:
   try:
     listed = dict(folders.parse_json(content)["files"])
     sizes = remote.sizes(name)
-    for file, entry in listed.items():  # before anything is downloaded
+    for file, entry in listed.items():  # first, so that a damaged checkpoint is not downloaded
       if sizes.get(file) != entry["bytes"]:
         return f"{file} has {sizes.get(file, 'no')} bytes instead of {entry['bytes']}"
     remote.download(name, listed, folder)
@@ -170,13 +170,13 @@ def _download(remote: Remote, step: int, staging: str) -> str | None:
 
 
 def _place(remote: Remote, step: int, staging: str, workdir: str) -> None:
-  """Moves what was fetched into the workdir, the checkpoint last."""
+  """Moves the fetched files to the workdir, the checkpoint last."""
   for name, limit in small_files(remote.list(workdirs.TRACKERS)).items():
     if (content := remote.read(name, limit)) is not None:
       if folder := os.path.dirname(name):
         folders.make_folder(workdir, folder)
       durable.write_atomically(os.path.join(workdir, name), content, workdir)
   folders.make_folder(workdir, FOLDER)
-  shutil.rmtree(path_of(workdir, step), ignore_errors=True)  # a save that did not come to an end
+  shutil.rmtree(path_of(workdir, step), ignore_errors=True)  # an interrupted save
   os.rename(path_of(staging, step), path_of(workdir, step))
   durable.sync(os.path.join(workdir, FOLDER))

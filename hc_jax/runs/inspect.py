@@ -1,6 +1,6 @@
-"""What lies in a run's folder: its checkpoints, the newest one's card and parameters, its metrics.
+"""Report on a run's folder: checkpoints, card and parameters of the newest one, and metrics.
 
-Reads no array and needs neither the run's devices nor its data.
+The report reads no arrays, and needs neither the run's devices nor its data.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from hc_jax.tables import aligned, in_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """A checkpoint as it lies there.
+  """Checkpoint on disk, whole or damaged.
 
   Attributes:
-    step: after which it was saved.
-    num_bytes: of its files.
-    fault: what is wrong with it, in words; None when it is as it was written.
-    best: value by which the best is kept, mostly val/loss; None if it was not evaluated.
+    step: number of steps before it was saved.
+    num_bytes: size of its files.
+    fault: damage in words; None if every file is as it was written.
+    best: value by which checkpoints are compared, usually val/loss; None if it was not evaluated.
   """
 
   step: int
@@ -36,7 +36,7 @@ class Stored:
 
 
 def stored(workdir: str) -> list[Stored]:
-  """The checkpoints of a run by step, whole or not; each is read once, to compare its hashes."""
+  """Returns the checkpoints of a run by step, damaged ones too; reads every file to hash it."""
   found = []
   for step in checkpoint.folders_of(workdir):
     fault, best = _fault(checkpoint.path_of(workdir, step), step), None
@@ -55,18 +55,18 @@ def _fault(folder: str, step: int) -> str | None:
 
 
 def report(workdir: str, step: int | None = None, log: Callable[[str], None] = print) -> int:
-  """Says what is in a run.
+  """Prints a report on a run.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint whose card and parameters are shown; None is the newest good one.
-    log: gets the lines.
+    workdir: folder of the run.
+    step: step of the checkpoint whose card and parameters are shown; None is the newest good one.
+    log: called with each line.
 
   Returns:
-    How many things are damaged: checkpoints, and the run's config.
+    Number of damaged parts: checkpoints, and the run's config.
 
   Raises:
-    UserError: no run, or no checkpoint of that step.
+    UserError: the folder holds no run, or the run has no checkpoint of that step.
   """
   workdir = os.path.abspath(os.path.expanduser(workdir))
   found = stored(workdir)
@@ -129,7 +129,7 @@ def _card(card: dict[str, Any], step: int, log: Callable[[str], None]) -> None:
 
 
 def _task_facts(card: dict[str, Any]) -> dict[str, Any]:
-  """Returns what a card says of a task of the user's own."""
+  """Returns the facts to show from the card of a user's own task."""
   return {
     "task": card["task"],
     **{str(name)[:13]: value for name, value in card["data"].items()},
@@ -141,7 +141,7 @@ def _task_facts(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _language_facts(card: dict[str, Any]) -> dict[str, Any]:
-  """Returns what a card says of a language model."""
+  """Returns the facts to show from the card of a language model."""
   config, data = card["config"], card["data"]
   model, text = _group(config, "model"), _group(config, "data")
   fields = _group(model, "connection")
@@ -157,13 +157,13 @@ def _language_facts(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group(values: dict[str, Any], key: str) -> dict[str, Any]:
-  """Returns a group of a card's config; empty where a stranger's card has none."""
+  """Returns a group of a card's config; {} if the card, which may be a stranger's, has none."""
   found = values.get(key)
   return found if isinstance(found, dict) else {}
 
 
 def _origin(fork: Any) -> str | None:
-  """Returns what a run was forked from, in words; None if it was not."""
+  """Returns the source and the changes of a fork, in words; None if the run is not a fork."""
   if not isinstance(fork, dict):
     return None
   changed = "; ".join(map(str, fork.get("changed") or ["nothing"]))

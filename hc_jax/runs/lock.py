@@ -1,10 +1,10 @@
-"""One run at a time in a workdir, also when several hosts share its file system.
+"""Lock of a workdir, so that one run at a time uses it, even if several hosts share its disk.
 
-The file `lock` is there while a run is. The system's own lock on it (flock) tells at once whether
-a process of this host still holds it. Where that lock does not reach, between hosts or on a file
-system without it, the owner's word counts: host, process, and a heartbeat every 15 seconds. An
-owner on another host that was silent for two minutes is gone; the clocks of the hosts must agree to
-well under that.
+The file `lock` exists while a run does. The system's own lock on that file (flock) shows whether a
+process of this host still holds it. Between hosts, or on a file system without flock, the content
+of the file decides: host, process, and a heartbeat every 15 seconds. An owner on another host that
+was silent for two minutes counts as gone. So the clocks of the hosts must agree to well under two
+minutes.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ from hc_jax.runs.errors import StorageError
 FILE = "lock"
 HEARTBEAT, GONE = 15.0, 120.0  # seconds
 _LAST = 1e11  # seconds since 1970; a later heartbeat is not a time
-_SIZE = 512  # one write of one size, so that a reader never sees half of it
+_SIZE = 512  # every record has this size and one write, so that a reader never sees half a record
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-  """Who holds a lock.
+  """Owner of a lock.
 
   Attributes:
-    host: its name.
-    pid: of the process.
-    start: of the process, in the system's ticks since boot: another process may get the same pid.
-    heartbeat: seconds since 1970, when the owner last said that it lives.
+    host: name of the owner's host.
+    pid: number of the owner's process.
+    start: start of that process in ticks since boot, since another process may get the same pid.
+    heartbeat: time of the owner's last sign of life, in seconds since 1970.
   """
 
   host: str
@@ -52,10 +52,10 @@ class Owner:
 
 @contextlib.contextmanager
 def locked(folder: str, log: Callable[[str], None] = print) -> Iterator[None]:
-  """Holds the lock of a folder while it is entered; takes over that of an owner who is gone.
+  """Holds the lock of a folder during the context; takes it over from an owner that is gone.
 
   Raises:
-    UserError: another run holds it.
+    UserError: another run holds the lock.
     OSError: the folder cannot be written.
   """
   path = os.path.join(folder, FILE)
@@ -78,10 +78,10 @@ def locked(folder: str, log: Callable[[str], None] = print) -> Iterator[None]:
 
 
 def _open(path: str) -> IO[str]:
-  """Opens the file, with the system's lock on it where there is one."""
+  """Opens the lock file and takes the system's lock on it, if the file system has locks."""
   folder = os.path.dirname(path)
   while True:
-    # Not opened for appending: then every write would go to the end.
+    # Not opened for appending, because every write would then go to the end.
     descriptor = folders.open_file(folder, FILE, os.O_RDWR | os.O_CREAT)
     file = os.fdopen(descriptor, "r+", encoding="utf-8")
     if os.fstat(descriptor).st_nlink > 1:
@@ -95,7 +95,7 @@ def _open(path: str) -> IO[str]:
     except UserError:
       file.close()
       raise
-    file.close()  # its owner left just now, and took it along
+    file.close()  # its owner has just removed it
 
 
 def _refuse(folder: str, file: IO[str]) -> None:
@@ -110,16 +110,16 @@ def _in_use(folder: str, owner: Owner | None) -> UserError:
 
 
 def _why_gone(owner: Owner, file: IO[str], folder: str, log: Callable[[str], None]) -> str:
-  """Why `owner` no longer lives; may wait for the next heartbeat to be due.
+  """Returns the evidence that `owner` is gone; waits for a heartbeat if that is needed to decide.
 
   Raises:
-    UserError: it lives.
+    UserError: the owner lives.
   """
   if owner.host == socket.gethostname():
     if _start_of(owner.pid) == owner.start:
       raise _in_use(folder, owner)
     return "that process is gone"
-  # A heartbeat in the future counts as one of now: a wait has an end.
+  # A heartbeat in the future counts as one of now, so that the wait ends.
   silent = max(time.time() - owner.heartbeat, 0)
   if silent < GONE:
     log(f"waiting for a sign of life of {owner}, for {GONE - silent:.0f} s at most")
@@ -132,7 +132,7 @@ def _why_gone(owner: Owner, file: IO[str], folder: str, log: Callable[[str], Non
 
 
 def _start_of(pid: int) -> str:
-  """When a process of this host started, "" when there is none (or no /proc to tell)."""
+  """Returns the start of a process on this host; "" if it does not exist or /proc is missing."""
   try:
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
       return file.read().rpartition(")")[2].split()[19]
@@ -144,7 +144,7 @@ def _read(file: IO[str]) -> Owner | None:
   try:
     owner = Owner(**folders.parse_json(os.pread(file.fileno(), _SIZE, 0)))
   except (ValueError, TypeError):
-    return None  # empty: made, and left before a word was written
+    return None  # empty: its owner ended before it wrote anything
   values = (owner.host, owner.pid, owner.start, owner.heartbeat)
   kinds = (str, int, str, float)
   sound = all(type(value) is kind for value, kind in zip(values, kinds, strict=True))
@@ -159,9 +159,9 @@ def _write(file: IO[str], owner: Owner) -> None:
 def _beat(path: str, file: IO[str], me: Owner, left: threading.Event) -> None:
   last = me
   while not left.wait(HEARTBEAT):
-    with contextlib.suppress(OSError):  # the disk's troubles are the checkpoints' to report
+    with contextlib.suppress(OSError):  # saving a checkpoint reports a fault of the disk
       if (now := _read(file)) is None:
-        continue  # somebody is writing it: look again
+        continue  # another process is writing it: read again
       if now != last:
         print(f"error: workdir {os.path.dirname(path)} was taken over by {now}", file=sys.stderr)
         os._exit(StorageError.exit_code)

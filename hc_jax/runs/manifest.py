@@ -1,10 +1,10 @@
 """The manifest of a checkpoint: size and SHA-256 of every file in it, written last.
 
-Orbax makes a checkpoint's folder appear whole, but keeps no checksums: a bit that flips in an array
-afterwards is read back as another number, and nothing says so. So a checkpoint counts only with its
-manifest, and is compared with it before anything else reads it. That costs about 1.25 s of
-processor time a GB on a core with SHA instructions (docs/survive.md), in the background while
-training goes on, and again, in the foreground, at a start.
+Orbax makes a checkpoint's folder appear whole, but keeps no checksums. If a bit of an array flips
+later, the array is read back as other numbers, without an error. So a checkpoint counts only if it
+has a manifest, and it is compared with the manifest before anything else reads it. Hashing takes
+about 1.25 s of processor time per GB on a core with SHA instructions (docs/survive.md): once in the
+background while training continues, and once in the foreground at a start.
 """
 
 import concurrent.futures
@@ -20,12 +20,12 @@ FILE = "manifest.json"
 FORMAT = "hc_jax manifest 1"
 # Every checkpoint has these files, and files in these folders.
 REQUIRED = ("card/metadata", "params/_METADATA", "params/d/", "train/_METADATA", "train/d/")
-LIMIT = 64 << 20  # bytes of a manifest; it has about 150 for each file
-_THREADS = 4  # hashing leaves Python's lock
+LIMIT = 64 << 20  # largest manifest in bytes; a file takes about 150
+_THREADS = 4  # hashing releases Python's global lock
 
 
 def write(folder: str, step: int) -> None:
-  """Writes the manifest of all files below `folder`, once they and their names are on the disk.
+  """Writes the manifest of all files below `folder`, after forcing them and their names to disk.
 
   Raises:
     OSError: a file cannot be read or written.
@@ -44,7 +44,7 @@ def write(folder: str, step: int) -> None:
 
 
 def exists(folder: str) -> bool:
-  """Returns whether the save of this checkpoint came to its end.
+  """Returns whether a checkpoint's folder has a manifest, which means that its save finished.
 
   Raises:
     OSError: the folder cannot be read.
@@ -57,13 +57,13 @@ def exists(folder: str) -> bool:
 
 
 def fault(folder: str, step: int) -> str | None:
-  """Returns what is wrong with a checkpoint, in a few words; None when it is as it was written.
+  """Returns the damage of a checkpoint in a few words; None if it is as it was written.
 
-  The files in the folder must be those of the manifest, no more and no fewer, and plain. Sizes are
-  compared first, so that a file cut short is found at once.
+  The folder must hold exactly the files of the manifest, all plain. Sizes are compared first,
+  because that finds a truncated file at once.
 
   Raises:
-    OSError: a file cannot be read: that says nothing of its bytes.
+    OSError: a file cannot be read, so whether it is damaged is unknown.
   """
   try:
     if os.path.islink(folder):
@@ -114,5 +114,5 @@ def _entry(folder: str, name: str, sync: bool = False) -> dict[str, Any]:
       digest = hashlib.file_digest(file, "sha256").hexdigest()
       return {"bytes": file.tell(), "sha256": digest}
   except OSError as error:
-    error.filename = os.path.join(folder, name)  # a read that fails does not know its file
+    error.filename = os.path.join(folder, name)  # a failing read does not name its file
     raise

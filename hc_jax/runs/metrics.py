@@ -1,4 +1,4 @@
-"""What a run measured: `metrics.jsonl`, one row per step, and TensorBoard's events."""
+"""Metrics of a run: `metrics.jsonl`, one row per logged step, and TensorBoard's events."""
 
 import errno
 import json
@@ -16,25 +16,31 @@ from hc_jax.runs.events import Events
 from hc_jax.runs.trackers import Trackers
 
 FILE = "metrics.jsonl"
-LIMIT = 1 << 30  # bytes of the file; a row has about 600
-# A row ends with the CRC-32 of what it would be without it.
+LIMIT = 1 << 30  # largest file in bytes; a row takes about 600
+# A row ends with the CRC-32 of the row without that entry.
 _CHECKED = re.compile(rb'(\{.*), "crc32": (\d{1,10})\}')
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
   """Returns the rows of a run's `metrics.jsonl`, in the order of the file.
 
-  A line that is not a step and finite numbers, or has changed since it was written (by its CRC-32),
-  is left out. Rows without one, of earlier versions, are taken where most have none.
+  Skips lines that are not a step with finite numbers, and lines that do not match their CRC-32.
+  Accepts rows without a CRC-32 only if most rows have none, as in files of earlier versions.
+
+  Args:
+    workdir: folder of the run.
+
+  Returns:
+    Mappings `{"step": ..., name: value, ...}`; none if the file does not exist.
 
   Raises:
-    UserError: it is not a plain file.
+    UserError: `metrics.jsonl` is not a plain file.
   """
   return _parse(workdir)[1]
 
 
 def _parse(workdir: str) -> tuple[bytes, list[dict[str, Any]], int]:
-  """Returns the file, its whole rows, and the number of lines that are not rows."""
+  """Returns the file's bytes, its valid rows, and the number of other lines."""
   try:
     content = folders.read_bytes(workdir, FILE, LIMIT)
   except FileNotFoundError:
@@ -48,7 +54,7 @@ def _parse(workdir: str) -> tuple[bytes, list[dict[str, Any]], int]:
 
 
 def _without_check(row: re.Match[bytes]) -> bytes:
-  """Returns a row without its CRC-32, nothing if that is not the row's."""
+  """Returns a row without its CRC-32; empty if the CRC-32 does not match."""
   text = row[1] + b"}"
   return text if zlib.crc32(text) == int(row[2]) else b""
 
@@ -68,10 +74,10 @@ def _is_number(value: Any) -> bool:
 
 
 class Metrics:
-  """Appends rows to `metrics.jsonl` and to TensorBoard's event files.
+  """Writer of rows to `metrics.jsonl`, TensorBoard's event files and trackers.
 
-  On a run that is resumed at step k, rows past k and torn lines are dropped first, by an atomic
-  rewrite, since the steps after k are taken again. Rows are given in order of step and only once.
+  When a run resumes at step k, it takes the steps after k again. So rows after k and torn lines are
+  removed first, by an atomic rewrite. Give rows in the order of their steps, each step once.
   """
 
   def __init__(
@@ -84,10 +90,10 @@ class Metrics:
     """Opens the files.
 
     Args:
-      workdir: of the run.
-      restored: step that the run is resumed at; None at its start.
-      log: takes lines.
-      trackers: are given each row once it is in the file, and closed with it.
+      workdir: folder of the run.
+      restored: step at which the run resumes; None for a new run.
+      log: called with lines for the user.
+      trackers: trackers that get each row after it is in the file, and that are closed with it.
 
     Raises:
       StorageError: the files cannot be read or written.
@@ -106,7 +112,7 @@ class Metrics:
     content, rows, torn = _parse(self._workdir)
     kept = {row["step"]: row for row in rows if row["step"] <= last}
     text = "".join(_line(row) for row in kept.values())
-    # A file with other names is written anew: rows that are appended must not get into those.
+    # A file with hard links is written anew, so that rows do not appear under its other names.
     alone = not os.path.exists(self._path) or os.stat(self._path).st_nlink == 1
     if content == text.encode() and alone:
       return
@@ -117,10 +123,10 @@ class Metrics:
     )
 
   def write(self, row: dict[str, Any]) -> None:
-    """Appends `{"step": ..., name: value, ...}`; the line is with the system when this returns.
+    """Appends `{"step": ..., name: value, ...}`; flushes the line to the operating system.
 
     Raises:
-      StorageError: the disk is full, or the like.
+      StorageError: the row cannot be written.
     """
     with writing(self._path):
       self._file.write(_line(row))
@@ -130,10 +136,10 @@ class Metrics:
       self._trackers.write(row)
 
   def sync(self) -> None:
-    """Forces the rows to the disk, so that a checkpoint never outlives the rows before it.
+    """Forces the rows to disk, so that after a crash no checkpoint is without its rows.
 
     Raises:
-      StorageError: they cannot be written, or the run's folder is not where it was.
+      StorageError: the rows cannot be written, or the run's folder was moved.
     """
     with writing(self._path):
       self._file.flush()
@@ -145,13 +151,13 @@ class Metrics:
 
   def _open_events(self) -> Events:
     if self._events is None:
-      # Events of steps that are taken again are hidden by the first event's purge mark.
+      # The first event's purge mark hides earlier events of the steps that are taken again.
       purge = None if self._restored is None else self._restored + 1
       self._events = Events(folders.make_folder(self._workdir, "tensorboard"), purge)
     return self._events
 
   def close(self) -> None:
-    """Closes the files and the trackers; a disk that is full is not reported a second time."""
+    """Closes the files and the trackers; ignores a full disk, which was reported before."""
     if self._trackers is not None:
       self._trackers.close()
     try:
@@ -174,7 +180,7 @@ class Metrics:
 
 
 class NoMetrics:
-  """What the other processes of a run have: the first one writes for all."""
+  """Writer that does nothing, for all processes except process 0."""
 
   def write(self, row: dict[str, Any]) -> None:
     """Does nothing."""

@@ -1,8 +1,8 @@
-"""A mirror of a run: its checkpoints and metrics, copied where they outlast the machine.
+"""Mirror of a run: a remote copy of its checkpoints and metrics, which outlasts the machine.
 
-The mirror has the names of the run's folder. A checkpoint is copied with its manifest last, so that
-one without it is torn. Copying is a thread's work: whatever fails there is said and tried again,
-and never stops the run. `hc_jax.runs.fetch` takes from a mirror.
+The mirror uses the file names of the run's folder. The manifest of a checkpoint is copied last, so
+a checkpoint without one is incomplete. A thread copies; it reports a failure, tries again, and
+never stops the run. `hc_jax.runs.fetch` reads from a mirror.
 """
 
 import contextlib
@@ -21,9 +21,10 @@ from hc_jax.runs.checkpoint import FOLDER, path_of, steps_of
 from hc_jax.runs.errors import reason_of
 from hc_jax.runs.remote import Remote
 
-# Seconds between tries, at first and at most.
+# Seconds between attempts: the first wait, and the longest.
 FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0
-# Seconds for copying to come to an end: when the run was stopped, and when it finished.
+# Seconds that the end of a run waits for copying: after a stop (a machine may be about to go away),
+# and after the last step.
 STOPPED, FINISHED = 60.0, 600.0
 
 
@@ -31,13 +32,13 @@ def open_mirror(address: str, say: Callable[[str], None] = print) -> "Mirror | N
   """Returns the mirror at an address, or one that does nothing for an empty address.
 
   Raises:
-    UserError: as `Remote`.
+    UserError: the address cannot be opened; see `Remote`.
   """
   return Mirror(Remote(address), say) if address else NoMirror()
 
 
 class NoMirror:
-  """The mirror of a run that has none, and of all processes except the first."""
+  """Mirror that does nothing, for a run without a mirror and for all processes except process 0."""
 
   def fetch(self, workdir: str, description: workdirs.Description) -> None:
     """Does nothing."""
@@ -53,20 +54,21 @@ class NoMirror:
 
 
 class Mirror:
-  """Copies a run to a remote folder, in a thread while it is entered.
+  """Context manager that copies a run to a remote folder, in a thread.
 
-  Use it in this order: `fetch` once the workdir is claimed, then enter it, then `push` whenever a
-  checkpoint is durable. What is pruned in the workdir is pruned there too, once newer is whole.
+  Call `fetch` once the workdir is claimed, then enter the context, then call `push` whenever a
+  checkpoint is durable. Checkpoints that the run has removed are removed from the mirror once a
+  newer one is complete there.
   """
 
   def __init__(self, remote: Remote, say: Callable[[str], None]) -> None:
     self._remote, self._say_line = remote, say
     self._workdir, self._description = "", None
     self._compared = False  # whether the remote folder is known not to hold another run
-    self._copied: dict[str, bytes] = {}  # digests of what was last copied, or found there
-    self._faulty: set[int] = set()  # checkpoints there that were found damaged
+    self._copied: dict[str, bytes] = {}  # digests of files that were copied, or found there
+    self._faulty: set[int] = set()  # steps of damaged checkpoints in the mirror
     self._changed = threading.Condition()
-    self._wanted = self._done = 0  # calls of push, and those that are satisfied
+    self._wanted = self._done = 0  # numbers of calls of push: requested, and carried out
     self._closing = self._ended = False
     self._failure = ""
 
@@ -74,10 +76,10 @@ class Mirror:
     self._say_line(f"mirror {self._remote.address}: {line}")
 
   def fetch(self, workdir: str, description: workdirs.Description) -> None:
-    """Does what `hc_jax.runs.fetch.fetch` does, for the workdir that will be copied.
+    """Fetches the newest good checkpoint to the workdir; see `hc_jax.runs.fetch.fetch`.
 
     Raises:
-      UserError, StorageError: as there; or the mirror is in the workdir.
+      UserError, StorageError: as in `hc_jax.runs.fetch.fetch`, or the mirror is in the workdir.
     """
     self._workdir, self._description = workdir, description
     if self._remote.is_local and _is_inside(self._remote.root, workdir):
@@ -88,13 +90,13 @@ class Mirror:
       raise UserError(f"mirror {self._remote.address}: {error}") from error
 
   def push(self) -> None:
-    """Asks for the run to be copied as it is on disk now; returns at once."""
+    """Requests a copy of the run as it is on disk now; returns at once."""
     with self._changed:
       self._wanted += 1
       self._changed.notify_all()
 
   def __enter__(self) -> "Mirror":
-    """Starts to copy: first of all what an earlier start has not."""
+    """Starts the thread, which first copies the files that an earlier start did not copy."""
     self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
     self.push()
     self._thread.start()
@@ -110,7 +112,7 @@ class Mirror:
     self.close(FINISHED if error is None else STOPPED if isinstance(error, Exception) else 0.0)
 
   def close(self, seconds: float) -> None:
-    """Lets copying come to its end, for so many seconds at most, and says what is not there."""
+    """Waits for copying to finish, at most `seconds`; reports what was not copied."""
     with self._changed:
       self._closing = True
       self._changed.notify_all()
@@ -130,7 +132,7 @@ class Mirror:
     return self._done >= self._wanted or self._ended
 
   def _work(self) -> None:
-    """Copies whenever there is something new, until the mirror is closed."""
+    """Copies after each request, until the mirror is closed."""
     wait = FIRST_WAIT
     while True:
       with self._changed:
@@ -140,7 +142,7 @@ class Mirror:
         target = self._wanted
       try:
         self._copy()
-      except UserError as error:  # another run is there: no later try would change that
+      except UserError as error:  # the mirror holds another run, so trying again is useless
         self._say(f"{error}. Nothing is copied there")
         with self._changed:
           self._ended = True
@@ -157,7 +159,7 @@ class Mirror:
           self._changed.notify_all()
 
   def _wait_after(self, reason: str, wait: float) -> None:
-    """Says a failure, once for each reason, and waits; when closing, a second at most."""
+    """Reports a failure, if its reason is new, and waits; at most a second while closing."""
     if reason != self._failure:
       self._say(f"cannot be written ({reason}); training continues, trying again in {wait:g} s")
     self._failure = reason
@@ -167,14 +169,14 @@ class Mirror:
       self._changed.wait_for(lambda: self._ended or self._closing != closing, pause)
 
   def _copy(self) -> None:
-    """Makes the remote folder equal to the run's, except for what a mirror leaves out."""
+    """Copies the run's new files, and removes checkpoints that the run no longer has."""
     if not self._compared:
       fetch.compare(self._remote, self._workdir, self._description)
       self._compared = True
     new = [step for step in steps_of(self._workdir) if self._key(step) not in self._copied]
-    self._copy_small()  # after the steps are known: their rows are there already
+    self._copy_small()  # after listing the steps, so that the rows of each step are copied
     there = fetch.remote_steps(self._remote)
-    # The newest first; what is there already, perhaps of another kind, last.
+    # The newest first; last those whose folder exists there already and may be complete.
     for step in sorted(new, key=lambda step: (step in there, -step)):
       if self._ended:
         return
@@ -187,13 +189,13 @@ class Mirror:
       with contextlib.suppress(FileNotFoundError):
         content = folders.read_bytes(self._workdir, name, limit)
         if name == metrics.FILE:
-          content = content[: content.rfind(b"\n") + 1]  # a row may be half written
+          content = content[: content.rfind(b"\n") + 1]  # the last row may be incomplete
         if self._copied.get(name) != (digest := _digest(content)):
           self._remote.write(name, content)
           self._copied[name] = digest
 
   def _copy_checkpoint(self, step: int) -> None:
-    """Copies a checkpoint, the manifest last, unless it is there already."""
+    """Copies a checkpoint with its manifest last, unless the mirror has it already."""
     folder, name = path_of(self._workdir, step), f"{FOLDER}/{step}"
     try:
       content = folders.read_bytes(folder, manifest.FILE, manifest.LIMIT)
@@ -211,11 +213,11 @@ class Mirror:
     except FileNotFoundError:
       if manifest.exists(folder):
         raise
-      return  # pruned meanwhile; what is half copied goes with the next
+      return  # the run removed it meanwhile; the next `_prune` removes the partial copy
     self._copied[self._key(step)] = _digest(content)
 
   def _prune(self) -> None:
-    """Removes what the run no longer has, once something newer is whole."""
+    """Removes checkpoints that the run no longer has, once the mirror has a newer one."""
     kept = set(steps_of(self._workdir))
     newest = max((step for step in kept if self._key(step) in self._copied), default=-1)
     for step in fetch.remote_steps(self._remote):

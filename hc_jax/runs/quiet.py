@@ -1,8 +1,8 @@
-"""One fault, one message: what libraries log and print around a write that failed is dropped.
+"""Filters for the log lines of libraries after a failed write, so that one fault gives one message.
 
-When one of Orbax's writes fails, its thread logs a traceback, and TensorStore prints one for each
-other write that then finds its event loop closed. The fault itself reaches the user as one
-StorageError; nothing else is dropped.
+When a write of Orbax fails, its thread logs a traceback, and TensorStore prints one for each other
+write that then finds its event loop closed. The user gets the fault as one StorageError. Only these
+log lines are dropped.
 """
 
 import logging
@@ -18,28 +18,28 @@ def _aftermath(error: Any) -> bool:
 
 
 def _reported(record: logging.LogRecord) -> bool:
-  """Returns whether a record is about a fault that the run reports itself."""
+  """Returns whether a log record is about a fault that the run reports itself."""
   error = record.exc_info[1] if record.exc_info else None
   return _aftermath(error) or bool(storage_cause(error))
 
 
 class Quiet:
-  """Filters what Orbax logs, from `install` to `remove`."""
+  """Filter of Orbax's log lines, active from `install` to `remove`."""
 
   def install(self) -> "Quiet":
-    """Puts the filters on the handlers: the logger of absl, which Orbax uses, asks no filters."""
+    """Adds the filter to the handlers, because absl's logger, which Orbax uses, ignores filters."""
     self._handlers = [*logging.getLogger("absl").handlers, *logging.getLogger().handlers]
-    if logging.lastResort is not None:  # prints what no other handler takes
+    if logging.lastResort is not None:  # the handler for records that no other handler takes
       self._handlers.append(logging.lastResort)
     for handler in self._handlers:
       handler.addFilter(self)
-    # asyncio speaks of an error that nobody fetched when its future is collected, maybe after
-    # `remove`: this filter stays.
+    # asyncio logs an error that nobody retrieved when the future is collected. That may be after
+    # `remove`, so this filter stays.
     logging.getLogger("asyncio").addFilter(_unreported)
     return self
 
   def remove(self) -> None:
-    """Takes the filters away, except asyncio's."""
+    """Removes the filter from the handlers; asyncio's filter stays."""
     for handler in self._handlers:
       handler.removeFilter(self)
 
@@ -50,7 +50,7 @@ class Quiet:
     self.remove()
 
   def filter(self, record: logging.LogRecord) -> bool:
-    """Keeps absl's errors of other kinds; Orbax also explains itself at length, on every save."""
+    """Keeps a record unless it is below ERROR from absl (Orbax logs on every save) or reported."""
     return record.name != "absl" or (record.levelno >= logging.ERROR and not _reported(record))
 
 
@@ -59,7 +59,7 @@ def _unreported(record: logging.LogRecord) -> bool:
 
 
 def hide_aftermath() -> None:
-  """Drops what TensorStore's threads print by Python's hooks; for programs, never for a library."""
+  """Drops tracebacks that TensorStore's threads print by Python's hooks. Only programs call it."""
 
   def dropping(hook: Callable[..., Any], error_of: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: None if _aftermath(error_of(*args)) else hook(*args)

@@ -1,4 +1,4 @@
-"""A folder at an address of fsspec, such as gs://bucket/run, with the few verbs a mirror needs."""
+"""Folder at an fsspec address, such as gs://bucket/run, with the few operations of a mirror."""
 
 import contextlib
 import os
@@ -10,25 +10,25 @@ from hc_jax import folders
 from hc_jax.errors import UserError
 from hc_jax.runs.errors import reason_of
 
-_PATTERNS = "*?[]"  # fsspec's copying and deleting would take these as a pattern of names
-# Stores in which an object appears whole or not at all; to rename would be to copy.
+_PATTERNS = "*?[]"  # fsspec would expand these as patterns when it copies or deletes
+# Stores that write an object atomically, and in which renaming would copy it.
 _ATOMIC = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 
 
 class Remote:
-  """A folder of an object store or another file system, by names relative to it.
+  """Folder of an object store or another file system; names are relative to the folder.
 
-  Whatever the store's own package raises passes unchanged: each has errors of its own.
+  Methods do not translate the errors of the store's own package, because each package has its own.
   """
 
   def __init__(self, address: str) -> None:
     """Opens the file system; the folder need not exist.
 
     Args:
-      address: as of fsspec; without a protocol it is a local path.
+      address: an fsspec address; without a protocol, a local path.
 
     Raises:
-      UserError: the address cannot be one, or the package for its protocol is not installed.
+      UserError: the address is malformed, or the package for its protocol is not installed.
     """
     import fsspec  # slow to import, and only a run with a mirror needs it
 
@@ -43,7 +43,7 @@ class Remote:
       self._fs, root = fsspec.core.url_to_fs(
         address, use_listings_cache=False, skip_instance_cache=True, **options
       )
-    except Exception as error:  # of fsspec, or of the store's package
+    except Exception as error:  # the store's package has its own exceptions
       raise UserError(f"mirror={address} cannot be opened: {reason_of(error)}") from error
     self.root = root.rstrip("/")
     if not self.root:
@@ -53,7 +53,7 @@ class Remote:
     return f"{self.root}/{name}" if name else self.root
 
   def list(self, name: str) -> list[str]:
-    """Returns the names in a folder; none when it does not exist."""
+    """Returns the names in a folder; [] if it does not exist."""
     try:
       paths = self._fs.ls(self._path(name), detail=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -61,16 +61,16 @@ class Remote:
     return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})
 
   def sizes(self, name: str) -> dict[str, int]:
-    """Returns the sizes in bytes of all files below a folder, by names relative to it."""
+    """Returns the sizes in bytes of all files below a folder, by path relative to the folder."""
     top = self._path(name) + "/"
     found = self._fs.find(top.rstrip("/"), detail=True)
     return {path.removeprefix(top): info["size"] for path, info in found.items()}
 
   def read(self, name: str, limit: int) -> bytes | None:
-    """Returns a file's bytes; None when it does not exist.
+    """Returns a file's bytes; None if it does not exist.
 
     Raises:
-      UserError: it has more than `limit` bytes.
+      UserError: the file has more than `limit` bytes.
     """
     with contextlib.suppress(FileNotFoundError):
       if self._fs.info(self._path(name))["size"] > limit:
@@ -79,7 +79,7 @@ class Remote:
     return None
 
   def write(self, name: str, content: bytes) -> None:
-    """Writes a file that is, at every moment, either the old or the new one."""
+    """Writes a file atomically: readers see either the old or the new content."""
     path = self._path(name)
     first = path if self._is_atomic else f"{path}.tmp"
     with tempfile.NamedTemporaryFile() as file:
@@ -90,33 +90,33 @@ class Remote:
       self._fs.mv(first, path)
 
   def upload(self, folder: str, names: Iterable[str], to: str) -> None:
-    """Copies files of a local folder into one of ours, several at a time where the store can."""
+    """Copies the files `names` of a local folder to the folder `to` of this remote."""
     names = list(names)
     local = [os.path.join(folder, name) for name in names]
     self._fs.put(local, [self._path(f"{to}/{name}") for name in names])
 
   def download(self, name: str, names: Iterable[str], folder: str) -> None:
-    """Copies files of a folder of ours into a local one.
+    """Copies the files `names` of this remote's folder `name` to a local folder.
 
     Raises:
-      UserError: a name leaves `folder`.
+      UserError: a name points outside `folder`.
     """
     names = list(names)
-    for one in names:  # a stranger may have chosen them
+    for one in names:  # checked, because a stranger may have chosen the names
       with folders.parent_of(folder, one, make=True):
         pass
     local = [os.path.join(folder, one) for one in names]
     self._fs.get([self._path(f"{name}/{one}") for one in names], local)
 
   def remove(self, name: str, first: str) -> None:
-    """Removes a folder, its file `first` before all others; absent is fine."""
+    """Removes a folder, beginning with its file `first`; does nothing if it does not exist."""
     for path, recursive in ((self._path(f"{name}/{first}"), False), (self._path(name), True)):
       with contextlib.suppress(FileNotFoundError):
         self._fs.rm(path, recursive=recursive)
 
 
 def plain(name: Any) -> bool:
-  """Returns whether a name is one part of a path, of letters, digits, `.`, `-` and `_` only."""
+  """Returns whether a name is a single path part of only letters, digits, `.`, `-` and `_`."""
   return (
     isinstance(name, str)
     and name.strip(".") != ""

@@ -1,4 +1,4 @@
-"""Checkpoints read back, onto any mesh: the newest one that is as it was written."""
+"""Reading of checkpoints, onto any mesh, after comparing them with their manifests."""
 
 import contextlib
 import math
@@ -21,32 +21,36 @@ from hc_jax.runs.quiet import Quiet
 from hc_jax.step.state import TrainState
 
 REJECTED = "rejected"
-_METADATA_BYTES = 64 << 20  # of a JSON file that describes an item; about 500 for each array
-# Arrays may be this much larger than their files: weights hardly compress, zeros do.
+_METADATA_BYTES = 64 << 20  # largest JSON description of an item; an array takes about 500 bytes
+# Arrays may be this many times larger than their files, since zeros compress well.
 _INFLATION, _SMALL = 100, 256 << 20
 
 
 def restore_newest(
   workdir: str, target: TrainState, log: Callable[[str], None] = print
 ) -> tuple[TrainState, dict[str, Any]] | None:
-  """State and card of the newest good checkpoint, or None when there is none to go on from.
+  """Reads the newest good checkpoint, which is one that matches its manifest.
 
-  Good is what agrees with its manifest; the others are named with the reason, a line each, and
-  moved aside, to `rejected/`, once an older one is known to be good; the steps after that are taken
-  again. A single one without a manifest is a run's first save, interrupted: the run begins anew.
+  Logs the fault of each newer checkpoint. Moves those to `rejected/` once an older one is known to
+  be good; the run then takes the steps after that one again. If the only checkpoint has no
+  manifest, it is an interrupted first save, and the run begins anew.
 
   Args:
-    workdir: of the run.
-    target: of `abstract_state`; its shardings need not be those that the checkpoint was saved with.
-    log: takes lines.
+    workdir: folder of the run.
+    target: shapes and shardings of the state, from `abstract_state`. The shardings may differ from
+      those at the save.
+    log: called with lines for the user.
+
+  Returns:
+    State and card; None if the run has no checkpoint yet.
 
   Raises:
-    UserError: there are checkpoints and none is good, or a good one does not fit.
+    UserError: all checkpoints are damaged, or the good one does not fit `target`.
     OSError, ValueError: the system cannot read a file.
   """
   good, faults = None, {}
   with cluster.together():
-    if cluster.is_main():  # one process reads the files to hash them
+    if cluster.is_main():  # hashing is done once, not by every process
       good, faults = _choose(workdir, log)
   chosen = cluster.gather("" if good is None else str(good))[0]
   good = int(chosen) if chosen else None
@@ -57,7 +61,7 @@ def restore_newest(
 
 
 def _choose(workdir: str, log: Callable[[str], None]) -> tuple[int | None, dict[int, str]]:
-  """The checkpoint to go on from, if there is one, and what is wrong with newer ones."""
+  """Returns the step to resume from, if any, and the faults of newer checkpoints by step."""
   steps = folders_of(workdir)
   good, faults = first_good(workdir, reversed(steps))
   for step, reason in faults.items():
@@ -73,9 +77,9 @@ def _choose(workdir: str, log: Callable[[str], None]) -> tuple[int | None, dict[
 
 
 def first_good(workdir: str, steps: Iterable[int]) -> tuple[int | None, dict[int, str]]:
-  """The first of `steps` that agrees with its manifest, and what is wrong with those before it.
+  """Returns the first of `steps` that matches its manifest, and the faults of earlier ones.
 
-  Reads the checkpoint's files once, to hash them.
+  Reads all files of each checkpoint that it checks, to hash them.
   """
   faults: dict[int, str] = {}
   for step in steps:
@@ -93,21 +97,26 @@ def _restore(workdir: str, step: int, target: TrainState) -> TrainState:
 
 
 def read_params(workdir: str, step: int, target: Any) -> Any:
-  """The parameters alone, placed as `target` (a tree of ShapeDtypeStructs with shardings) says.
+  """Reads the parameters of a checkpoint.
+
+  Args:
+    workdir: folder of the run.
+    step: step of the checkpoint.
+    target: tree of ShapeDtypeStructs with the shardings to place the parameters by.
 
   Raises:
-    UserError: as `check_params`, or they were written by another version.
+    UserError: as in `check_params`, or another version wrote the parameters.
   """
   check_params(workdir, step, target)
   return _read(workdir, step, "params", target)
 
 
 def check_params(workdir: str, step: int, target: Any) -> None:
-  """Refuses parameters that do not fit `target`; reads no array.
+  """Refuses parameters that do not fit `target`; reads no arrays.
 
   Raises:
-    UserError: they are of another orientation by their card or their shapes, or not of the names
-      and shapes of `target`.
+    UserError: names or shapes differ from `target`, or the card or a shape says that maps have
+      another orientation than `mix[i, j]`: from stream j to stream i.
   """
   conventions = read_card(workdir, step)["conventions"]
   orientation = conventions.get("orientation", CONVENTIONS["orientation"])
@@ -125,20 +134,20 @@ def check_params(workdir: str, step: int, target: Any) -> None:
 
 
 def read_collections(workdir: str, step: int, target: Any) -> Any:
-  """Returns the variables that are not trained, placed as `target` says; {} where it has none.
+  """Reads the variables that are not trained, placed by `target`; {} if `target` has none.
 
   Raises:
-    UserError: they are not of the names and shapes of `target`.
+    UserError: names or shapes differ from `target`.
   """
   check_collections(workdir, step, target)
   return _read(workdir, step, "collections", target) if target else {}
 
 
 def check_collections(workdir: str, step: int, target: Any) -> None:
-  """Refuses variables that are not trained and do not fit `target`; reads no array.
+  """Refuses untrained variables that do not fit `target`; reads no arrays.
 
   Raises:
-    UserError: they are not of the names and shapes of `target`.
+    UserError: names or shapes differ from `target`.
   """
   path = path_of(workdir, step, "collections")
   stored = stored_shapes(path) if os.path.isdir(path) else {}
@@ -152,20 +161,20 @@ def check_collections(workdir: str, step: int, target: Any) -> None:
 
 
 def read_rest(workdir: str, step: int, target: TrainState) -> dict[str, Any]:
-  """Returns optimizer state, step and rng, placed as `target` says.
+  """Reads optimizer state, step and rng, placed by `target`.
 
   Raises:
-    UserError: as `check_rest`, or they were written by another version.
+    UserError: as in `check_rest`, or another version wrote them.
   """
   check_rest(workdir, step, target)
   return _read(workdir, step, "train", rest_of(target))
 
 
 def check_rest(workdir: str, step: int, target: TrainState) -> None:
-  """Refuses an optimizer state that is not of the names and shapes of `target`; reads no array.
+  """Refuses an optimizer state that does not fit `target`; reads no arrays.
 
   Raises:
-    UserError: it belongs to another optimizer.
+    UserError: names or shapes differ from `target`, so the state belongs to another optimizer.
   """
   path = path_of(workdir, step, "train")
   trees = (stored_shapes(path), rest_of(target))
@@ -180,10 +189,11 @@ def check_rest(workdir: str, step: int, target: TrainState) -> None:
 
 
 def stored_shapes(path: str) -> Any:
-  """Returns names, shapes and dtypes of the arrays in an item of a checkpoint; reads no array.
+  """Returns names, shapes and dtypes of the arrays in a checkpoint's item; reads no arrays.
 
   Raises:
-    UserError: they are not described as hc_jax does, or larger than the files there can hold.
+    UserError: the description is not of the form that hc_jax writes, or the arrays are too large
+      for the item's files.
   """
   for name in folders.files_below(path):
     if name in ("_METADATA", "_sharding") or name.startswith("array_metadatas/"):
@@ -191,15 +201,15 @@ def stored_shapes(path: str) -> Any:
         folders.read_json(path, name, _METADATA_BYTES)
   with _understood(path), Quiet(), ocp.StandardCheckpointer() as reader:
     found = reader.metadata(epath.Path(path)).item_metadata
-    found = getattr(found, "tree", found)  # older versions of Orbax give the tree itself
-    if not jax.tree.leaves(found):  # Orbax gives None for what it does not understand
+    found = getattr(found, "tree", found)  # older versions of Orbax return the tree itself
+    if not jax.tree.leaves(found):  # Orbax returns None for metadata that it cannot parse
       raise UserError(f"{path} describes no arrays that this version of the packages can read")
     _check_sizes(path, found)
   return found
 
 
 def _check_sizes(path: str, shapes: Any) -> None:
-  """Refuses arrays, or chunks of them, that would take far more memory than their files hold."""
+  """Refuses arrays or chunks that would take far more memory than their files on disk."""
   total = 0
   for name, leaf in hc_params.named_leaves(shapes):
     size = math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -217,9 +227,9 @@ def _check_sizes(path: str, shapes: Any) -> None:
 
 @contextlib.contextmanager
 def _understood(path: str) -> Iterator[None]:
-  """Turns whatever odd metadata makes Orbax raise into a UserError.
+  """Turns any exception that damaged metadata causes in Orbax into a UserError.
 
-  Storage and memory that fail pass unchanged.
+  Failures of storage and memory pass unchanged.
   """
   try:
     yield
@@ -253,7 +263,7 @@ def _set_aside(workdir: str, step: int) -> str:
 
 
 def local_target(abstract: Any) -> Any:
-  """A tree of shapes, placed on this process's first device: for reading without the run's mesh."""
+  """Returns a tree of shapes placed on this process's first device, to read without a mesh."""
   where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract

@@ -1,4 +1,4 @@
-"""A run's own copy of the tokenizer's file."""
+"""The copy of the tokenizer's file that a run keeps."""
 
 import os
 
@@ -6,15 +6,15 @@ from hc_jax import data, folders
 from hc_jax.durable import write_atomically
 from hc_jax.errors import UserError
 
-SUFFIXES = (".model", ".json")  # of the files that a run copies
+SUFFIXES = (".model", ".json")  # kinds of files that a run copies
 LARGEST = 256 << 20  # bytes
 
 
 def tokenizer_copy(workdir: str, spec: str) -> str:
-  """Returns where a run keeps its tokenizer: the copy's path, or "bytes", which has no file.
+  """Returns the path of a run's copy of its tokenizer; "bytes" for bytes, which need no file.
 
   Raises:
-    UserError: `spec` is neither "bytes" nor the name of a tokenizer's file.
+    UserError: `spec` is neither "bytes" nor the path of a tokenizer's file.
   """
   if spec == "bytes":
     return spec
@@ -26,10 +26,10 @@ def tokenizer_copy(workdir: str, spec: str) -> str:
 
 
 def open_tokenizer(workdir: str, spec: str) -> data.Tokenizer:
-  """Opens a run's own copy of its tokenizer; `spec` names only its kind.
+  """Opens a run's copy of its tokenizer; uses only the file ending of `spec`.
 
   Raises:
-    UserError: there is none, or it is not a plain file of at most `LARGEST`.
+    UserError: the copy is missing, not a plain file, or larger than `LARGEST` bytes.
   """
   path = tokenizer_copy(workdir, spec)
   if path != spec and os.path.lexists(path):
@@ -40,10 +40,10 @@ def open_tokenizer(workdir: str, spec: str) -> data.Tokenizer:
 
 
 def keep_tokenizer(workdir: str, spec: str) -> None:
-  """Copies the tokenizer's file into the run, once.
+  """Copies the tokenizer's file to the run, if the run has no copy yet.
 
   Raises:
-    OSError: it cannot be read or written.
+    OSError: the file cannot be read or written.
   """
   copy = tokenizer_copy(workdir, spec)
   if copy != spec and not os.path.lexists(copy):

@@ -1,9 +1,9 @@
-"""Trackers: objects of the user's own that are given every row of metrics.
+"""Trackers: objects of the user that receive every row of metrics.
 
-A tracker has the two methods of a logging backend of metrax and Tunix. They are `log_scalar(event,
-value, **kwargs)`, called with `step=`, and `close()`. `train.trackers` names factories,
-`module:factory`, each called with the workdir and the config. Only the start of a run resolves
-these names, from its caller's config. Opening a run never does.
+A tracker has the two methods of a logging backend of metrax and Tunix: `log_scalar(event, value,
+**kwargs)`, called with `step=`, and `close()`. The key `train.trackers` names factories as
+`module:factory`, which are called with the workdir and the config. These names are resolved only
+when a caller starts a run, never when a run is opened.
 """
 
 import queue
@@ -15,42 +15,42 @@ from hc_jax.errors import UserError
 from hc_jax.runs.errors import reason_of
 from hc_jax.user_modules import find
 
-ROWS = 1000  # that may wait for a slow tracker
-CLOSING = 30.0  # seconds to be given the rows that wait, and to close
+ROWS = 1000  # most rows that wait for a slow tracker
+CLOSING = 30.0  # seconds for a tracker to take the waiting rows and to close
 
 
 class Tracker(Protocol):
-  """An object that is given the metrics of a run."""
+  """Object that receives the metrics of a run."""
 
   def log_scalar(self, event: str, value: float, **kwargs: Any) -> None:
-    """Takes one number.
+    """Records one number.
 
     Args:
-      event: its name, such as `train/loss`.
+      event: name of the number, such as `train/loss`.
       value: the number.
       **kwargs: `step`, the number of optimizer steps.
     """
 
   def close(self) -> None:
-    """Ends; nothing is given to it any more."""
+    """Closes the tracker; no call follows."""
 
 
 Factory = Callable[[str, dict[str, Any]], Tracker]
 
 
 def find_factories(specs: Sequence[str]) -> list[tuple[str, Factory]]:
-  """Returns the factories that `module:factory` name, with their names.
+  """Imports factories, given as `module:factory`; returns each name with its factory.
 
   Raises:
-    UserError: a module or factory does not exist, or importing it fails.
+    UserError: a module or factory does not exist, or its import fails.
   """
   return [(spec, find("`trackers`", spec)) for spec in specs]
 
 
 class Trackers:
-  """Hands rows to trackers, each in a thread of its own; none ever stops or delays the run.
+  """Sender of rows to trackers, in one thread per tracker, so that none can stop or delay the run.
 
-  The first failure of each is said. It is given the later rows all the same.
+  The first failure of each tracker is logged. The tracker still receives later rows.
   """
 
   def __init__(
@@ -60,16 +60,16 @@ class Trackers:
     config: dict[str, Any],
     log: Callable[[str], None] = print,
   ) -> None:
-    """Makes the trackers; one that cannot be made is said and left out.
+    """Creates the trackers; logs and leaves out a tracker whose factory fails.
 
     Args:
-      factories: of `find_factories`.
-      workdir: of the run. Its folder `trackers` is for files that a tracker needs to continue.
-      config: of the run, as JSON values.
-      log: takes lines.
+      factories: names and factories, from `find_factories`.
+      workdir: folder of the run. Its folder `trackers` is for files that a tracker needs to resume.
+      config: config of the run, as JSON values.
+      log: called with lines for the user.
 
     Raises:
-      UserError: as a factory raises it.
+      UserError: a factory raised UserError.
     """
     self._feeds = []
     for spec, factory in factories:
@@ -78,17 +78,17 @@ class Trackers:
       except UserError as error:
         raise UserError(f"`trackers={spec}`: {error}") from error
       except Exception as error:  # the user's program may do anything
-        log(f"warning: tracker {spec} cannot be made ({reason_of(error)}); the run has none of it")
+        log(f"warning: tracker {spec} cannot be made ({reason_of(error)}); the run goes without it")
       else:
         self._feeds.append(_Feed(spec, tracker, log))
 
   def write(self, row: dict[str, Any]) -> None:
-    """Gives a row `{"step": ..., name: value, ...}` to all trackers; returns at once."""
+    """Queues a row `{"step": ..., name: value, ...}` for all trackers; returns at once."""
     for feed in self._feeds:
       feed.put(row)
 
   def close(self) -> None:
-    """Closes the trackers once they were given all rows, or are too slow for that."""
+    """Closes the trackers after they took all rows, or gives up on one after `CLOSING` seconds."""
     for feed in self._feeds:
       feed.put(None)
     for feed in self._feeds:
@@ -96,7 +96,7 @@ class Trackers:
 
 
 class _Feed:
-  """A tracker, its rows that wait, and the thread that hands them over."""
+  """Tracker with its waiting rows and the thread that sends them."""
 
   def __init__(self, spec: str, tracker: Tracker, log: Callable[[str], None]) -> None:
     self._spec, self._tracker, self._log = spec, tracker, log
@@ -127,7 +127,7 @@ class _Feed:
     try:
       call(*args, **kwargs)
     except Exception as error:  # the user's program may do anything
-      self._warn(f"failed ({reason_of(error)}); the run continues, further failures are not said")
+      self._warn(f"failed ({reason_of(error)}); the run continues, later failures are not logged")
 
   def _warn(self, what: str) -> None:
     if not self._warned:

@@ -12,11 +12,11 @@ _FILE = f"{TRACKERS}/wandb"
 
 
 class WandB:
-  """A run of W&B, which is given one row for each step, when the next step begins."""
+  """Tracker of a W&B run; it logs the numbers of a step as one row, once the next step begins."""
 
   def __init__(self, run: Any) -> None:
     self._run, self._row = run, {}
-    # W&B would refuse the steps that a resumed run takes again, by its own count of steps.
+    # W&B's own step counter would refuse the steps that a resumed run takes again.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
 
@@ -36,12 +36,12 @@ class WandB:
 
 
 def tracker(workdir: str, config: dict[str, Any]) -> WandB:
-  """Returns the run of W&B with the id that the workdir keeps; its first start makes one.
+  """Opens a W&B run, by an id that the workdir keeps so that a resumed run continues the same one.
 
-  W&B's own environment variables (WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE, ...) say where it is.
+  W&B's own environment variables (WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE, ...) choose the project.
 
   Raises:
-    UserError: wandb is not installed, or the id is not one of ours.
+    UserError: wandb is not installed, or the id in the workdir is malformed.
   """
   try:
     import wandb

@@ -1,12 +1,12 @@
-"""The folder of a run: whose it is, what config it has, and how files in it are written.
+"""The folder of a run: claiming it, and its config.
 
 config.json     the resolved config, as of the last start
-tokenizer.*     a copy of the tokenizer's file, when it is one
-metrics.jsonl   one row per step that was logged
+tokenizer.*     a copy of the tokenizer's file, if it has one
+metrics.jsonl   one row per logged step
 checkpoints/    one folder per step, whole or absent
-rejected/       checkpoints that were found damaged
-lock            while a run is under way: whose
-trackers/       what trackers keep to go on from, such as the id of a run
+rejected/       damaged checkpoints
+lock            owner of the folder, while a run is active
+trackers/       files that trackers need to resume, such as the id of a run
 tensorboard/, profile/
 """
 
@@ -28,14 +28,14 @@ from hc_jax.runs.errors import storage
 CONFIG = "config.json"
 FORMAT = "hc_jax run 1"
 LANGUAGE_MODEL = "language_model"  # the task of a run that names none
-# A run's own files and folders. Libraries open some of them by path, so none may be a link.
+# A run's own files and folders. None may be a link, because libraries open some by path.
 TRACKERS = "trackers"
-FETCHED = "fetched.tmp"  # where what a mirror sent is looked at, before it is the run's
+FETCHED = "fetched.tmp"  # files from a mirror that are not checked yet
 OWN = (CONFIG, "metrics.jsonl", "checkpoints", "rejected", "tensorboard", "profile")
 OWN += (TRACKERS, FETCHED)
-# What may differ when a run is resumed. None of it changes what a step computes, but num_steps:
-# the schedule is a function of the config at hand (see optim.py); mesh, remat and accumulation
-# round otherwise, and with accumulation dropout draws otherwise.
+# Keys that may differ when a run is resumed. They do not change the run's definition, except
+# num_steps, from which the schedule is computed (see optim.py). Another mesh, remat or accumulation
+# changes rounding, and another accumulation changes the draws of dropout.
 MAY_CHANGE = (
   "train.num_steps",
   "train.log_every",
@@ -61,10 +61,10 @@ MAY_CHANGE = (
 
 
 class Description(NamedTuple):
-  """What a run is: it does not change when the run is resumed, except for `MAY_CHANGE`.
+  """Description of a run, which must be the same when the run is resumed, except `MAY_CHANGE`.
 
   Attributes:
-    task: name of its task.
+    task: name of the task.
     config: nested groups of JSON values.
   """
 
@@ -79,34 +79,34 @@ def open_workdir(
   log: Callable[[str], None] = print,
   fetch: Callable[[str, Description], None] = lambda *_: None,
 ) -> Iterator[str]:
-  """Claims a folder for a run, for as long as it is entered; yields its full path.
+  """Claims a folder for a run during the context; yields its full path.
 
-  Only the lock is written, and what `fetch` brings: `save_config` makes it the folder of a run.
+  Writes only the lock, and the files that `fetch` brings; `save_config` writes the config.
 
   Args:
-    workdir: a new or empty folder, or that of the run to resume.
-    description: what the run is.
-    log: takes lines.
-    fetch: called with the claimed folder and the description, before the folder is read: a
-      mirror's.
+    workdir: a new or empty folder, or the folder of the run to resume.
+    description: task and config of the run that starts.
+    log: called with lines for the user.
+    fetch: function of a mirror, called with the claimed folder and the description before the
+      folder is read.
 
   Raises:
-    UserError: the folder cannot be written, holds something else, is in use, or holds a run whose
+    UserError: the folder cannot be written, holds other files, is in use, or holds a run whose
       config differs in more than `MAY_CHANGE`.
     StorageError: a folder of the run cannot be read.
   """
   if "://" in workdir:
     raise UserError(
-      f"workdir {workdir} is no local path: metrics and the lock need a file system; "
-      "train into a local (or mounted) folder"
+      f"workdir {workdir} is not a local path, and metrics and the lock need a file system; "
+      "choose a local (or mounted) folder"
     )
   path = os.path.abspath(os.path.expanduser(workdir))
-  if not cluster.is_main():  # the first process claims it for all
+  if not cluster.is_main():  # process 0 claims it for all
     yield path
     return
   _check_contents(path)
   with contextlib.ExitStack() as held:
-    held.callback(_remove_empty, _missing(path))  # a start that came to nothing leaves nothing
+    held.callback(_remove_empty, _missing(path))  # a start that fails leaves no empty folder
     try:
       os.makedirs(path, exist_ok=True)
       held.enter_context(lock.locked(path, log))
@@ -123,16 +123,16 @@ def open_workdir(
 
 
 def check_shared(path: str) -> None:
-  """Refuses, in all processes of a run, a workdir that not all of them see.
+  """Refuses, in all processes of a run, a workdir that only some processes see.
 
   Raises:
-    UserError: it lies on a disk of one host alone.
+    UserError: a process does not see the lock of process 0, so the folder is not shared.
   """
   with cluster.together():
     if not os.path.exists(os.path.join(path, lock.FILE)):
       raise UserError(
-        f"workdir {path} is not the folder that process 0 sees on its host; with several hosts it "
-        "must lie on a file system that all of them share"
+        f"workdir {path} is not the folder that process 0 sees on its host; choose a folder on a "
+        "file system that all hosts share"
       )
 
 
@@ -143,7 +143,7 @@ def _remove_empty(folders: list[str]) -> None:
 
 
 def _missing(path: str) -> list[str]:
-  """`path` and the folders above it that are not there yet, the innermost first."""
+  """Returns `path` and its parent folders that do not exist yet, the innermost first."""
   found = []
   while not os.path.exists(path):
     found.append(path)
@@ -156,7 +156,7 @@ def _check_contents(path: str) -> None:
     raise UserError(f"workdir {path} is a file; choose a folder for `workdir`")
   if not os.path.isdir(path) or os.path.exists(os.path.join(path, CONFIG)):
     return
-  ours = {lock.FILE, CONFIG + ".tmp", FETCHED}  # what a start that was killed may leave
+  ours = {lock.FILE, CONFIG + ".tmp", FETCHED}  # files that a killed start may leave
   others = sorted(set(os.listdir(path)) - ours)
   if others:
     raise UserError(
@@ -166,10 +166,12 @@ def _check_contents(path: str) -> None:
 
 
 def saved_description(workdir: str) -> Description:
-  """Returns what the run in `workdir` is; its config's keys are those of its version.
+  """Reads the description of the run in `workdir`.
+
+  The config of a language model gets the keys that are new since the run's version.
 
   Raises:
-    UserError: no run lies there, or its config.json cannot be read.
+    UserError: `workdir` holds no run, or its config.json cannot be read.
   """
   path = os.path.join(workdir, CONFIG)
   with reading(path, f"{workdir} holds no run", "a run's config"):
@@ -177,16 +179,16 @@ def saved_description(workdir: str) -> Description:
     task, config = saved.get("task", LANGUAGE_MODEL), saved["config"]
     if not isinstance(task, str) or not isinstance(config, dict):
       raise TypeError("task is not text, or config not a group")
-    if task == LANGUAGE_MODEL:  # types are checked, and keys that are new since then added
+    if task == LANGUAGE_MODEL:  # checks the types, and adds keys that are new since then
       config = config_lib.to_json(config_lib.from_json(config))
   return Description(task, config)
 
 
 def saved_config(workdir: str) -> Any:
-  """Returns the config of the language model that is trained in `workdir`.
+  """Reads the config of the language model in `workdir`.
 
   Raises:
-    UserError: no run lies there, its config cannot be read, or it trains another task.
+    UserError: `workdir` holds no run, its config cannot be read, or the run trains another task.
   """
   description = saved_description(workdir)
   if description.task != LANGUAGE_MODEL:
@@ -200,7 +202,7 @@ def saved_config(workdir: str) -> Any:
 
 @contextlib.contextmanager
 def reading(path: str, absent: str, kind: str) -> Iterator[None]:
-  """Says why a JSON file of ours cannot be read: that it is not there, or no `kind`."""
+  """Turns a fault of reading a JSON file in the context into a UserError with the reason."""
   try:
     yield
   except FileNotFoundError as error:
@@ -210,7 +212,7 @@ def reading(path: str, absent: str, kind: str) -> Iterator[None]:
 
 
 def _not_there(path: str) -> str:
-  """What of a path is not there: the file, or its folder already."""
+  """Says which part of a path does not exist: the file, or its folder."""
   folder = os.path.dirname(os.path.abspath(path))
   beside = os.path.dirname(folder)
   if os.path.isdir(folder) or not os.path.isdir(beside):
@@ -221,11 +223,11 @@ def _not_there(path: str) -> str:
 
 
 def read_format(folder: str, name: str, form: str) -> dict[str, Any]:
-  """Returns the JSON object in a file of ours, whose `format` must be `form`.
+  """Returns the JSON object in a file, whose entry `format` must be `form`.
 
   Raises:
-    UserError: it has another format, or is not a plain file inside `folder`.
-    OSError, ValueError, KeyError, TypeError: it cannot be read, or is something else.
+    UserError: the file has another format, or is not a plain file inside `folder`.
+    OSError, ValueError, KeyError, TypeError: the file cannot be read, or is not such an object.
   """
   saved = folders.read_json(folder, name)
   if saved["format"] != form:
@@ -235,7 +237,7 @@ def read_format(folder: str, name: str, form: str) -> dict[str, Any]:
 
 
 def _check_config(path: str, description: Description) -> list[str]:
-  """Returns the differences to the run that is in the folder, all of them allowed."""
+  """Returns a line for each allowed difference to the run in the folder; refuses any other."""
   if not os.path.exists(os.path.join(path, CONFIG)):
     return []
   remedy = f"`workdir`, where `fork={path}` begins with the weights of this run,"
@@ -243,21 +245,21 @@ def _check_config(path: str, description: Description) -> list[str]:
 
 
 def check_same_run(folder: str, description: Description, what: str, remedy: str) -> list[str]:
-  """Returns a line for each difference to the run in `folder`, all of them allowed.
+  """Returns a line for each difference to the run in `folder`, and refuses those not allowed.
 
   Args:
-    folder: that holds config.json.
-    description: of the run that starts.
-    what: the folder, in the message.
-    remedy: what may be chosen anew, in the message.
+    folder: folder with config.json.
+    description: task and config of the run that starts.
+    what: name of the folder in messages.
+    remedy: name of the setting to change, in messages.
 
   Raises:
-    UserError: they differ in more than `MAY_CHANGE`, or config.json cannot be read.
+    UserError: the runs differ in more than `MAY_CHANGE`, or config.json cannot be read.
   """
   saved = saved_description(folder)
   if saved.task != description.task:
     raise UserError(
-      f"{what} holds a run of the task {saved.task!r}, and this is {description.task!r}; "
+      f"{what} holds a run of the task {saved.task!r}, but this is {description.task!r}; "
       f"choose another {remedy.partition(',')[0]}"
     )
   lines = changes(saved.config, description.config)
@@ -284,7 +286,7 @@ def _value(config: Any, key: str) -> Any:
 
 
 def saved_origin(workdir: str) -> dict[str, Any] | None:
-  """Returns what the run in `workdir` was forked from, as `save_config` wrote it; None if nothing.
+  """Reads the origin of the run in `workdir`, as `save_config` wrote it; None if it is not a fork.
 
   Raises:
     UserError: config.json cannot be read.
@@ -303,15 +305,15 @@ def saved_origin(workdir: str) -> dict[str, Any] | None:
 def save_config(
   workdir: str, description: Description, origin: dict[str, Any] | None = None
 ) -> None:
-  """Writes config.json: the folder is then that of a run of `description`.
+  """Writes config.json, which makes the folder that of a run.
 
   Args:
     workdir: folder of the run.
-    description: what the run is.
-    origin: what the run was forked from, as JSON values.
+    description: task and config of the run.
+    origin: source of the run's weights, as JSON values; None if it is not a fork.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the file cannot be written.
   """
   saved = {"format": FORMAT, "task": description.task, "config": description.config}
   saved |= {} if origin is None else {"fork": origin}

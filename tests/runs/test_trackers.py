@@ -107,7 +107,7 @@ def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path):
   found.write(ROWS[0])
   found.close()
   assert kept.given == expected(ROWS[:1])
-  assert said == ["warning: tracker a:b cannot be made (no network); the run has none of it"]
+  assert said == ["warning: tracker a:b cannot be made (no network); the run goes without it"]
 
   def mistaken(workdir, config):
     raise UserError("no key; give one")

@@ -52,6 +52,6 @@ def test_what_this_process_cannot_do_with_others_is_refused(alike, tmp_path):
   told = []
   with pytest.raises(UserError, match=r"workdir .*elsewhere is not the folder that process 0 sees"):
     alike(lambda mine: told.append(mine) or mine, folder=tmp_path / "elsewhere")
-  assert "must lie on a file system that all of them share" in told[-1]  # the others are told
+  assert "choose a folder on a file system that all hosts share" in told[-1]  # the others are told
   with pytest.raises(UserError, match=r"debug_nans=True` needs a run of one"):
     alike(train__debug_nans=True)

@@ -175,9 +175,7 @@ def test_a_workdir_of_another_origin_is_refused(tmp_path):
 
 def test_a_fork_without_a_checkpoint_never_begins_from_the_seed(tmp_path):
   begun = claimed(tmp_path / "begun", ORIGIN)
-  with pytest.raises(
-    UserError, match=r"to begin from /runs/a@10 and has no checkpoint yet; repeat"
-  ):
+  with pytest.raises(UserError, match=r"to begin from /runs/a@10, but has no checkpoint; repeat"):
     settle(None, begun)
   with pytest.raises(UserError, match="/runs/a holds no run"):  # which it then opens again
     settle(Fork("/runs/a"), begun)

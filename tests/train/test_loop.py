@@ -110,7 +110,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
   (tmp_path / "thesis.tex").touch()
   with pytest.raises(UserError, match=r"something else than a run \(thesis.tex\)"):
     line.start(tmp_path)
-  with pytest.raises(UserError, match="no local path"):
+  with pytest.raises(UserError, match="not a local path"):
     line.start("gs://bucket/run")
 
 

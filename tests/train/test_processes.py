@@ -56,7 +56,7 @@ def test_a_missing_process_is_waited_for_so_long_and_no_longer(processes, tmp_pa
     ({"connect_timeout": float("nan")}, "--connect-timeout=nan must be a finite number"),
     ({"connect_timeout": 0.0}, "--connect-timeout=0.0 must be more than 0"),
     ({"heartbeat_timeout": float("inf")}, "--heartbeat-timeout=inf must be a finite number"),
-    ({"process_id": 0, "distributed": "off"}, "--process-id does nothing with --distributed=off"),
+    ({"process_id": 0, "distributed": "off"}, "--process-id has no effect with --distributed=off"),
     ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "is not HOST:PORT"),
     ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "counts from 0 to 1"),
   ],

@@ -213,7 +213,7 @@ def test_what_a_run_was_begun_with_must_not_change(made):
   with pytest.raises(UserError, match=r"the data has changed .*slopes .* there, None now"):
     line.start(made, line.task(identity={}), **again)
   with pytest.raises(
-    UserError, match=r"a run of the task 'line', and this is 'curve'; choose anoth"
+    UserError, match=r"a run of the task 'line', but this is 'curve'; choose anoth"
   ):
     line.start(made, line.task(name="curve"), **again)
   with pytest.raises(UserError, match=r"facts\.rate 0\.05 -> 0\.1"):
