@@ -1,4 +1,4 @@
-"""`python -m hc_jax`: the same as `hc-jax`."""
+"""Entry point of `python -m hc_jax`, which is the command `hc-jax`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files that outlast a kill and a power cut."""
+"""Writing of files that survive a kill and a power cut."""
 
 import contextlib
 import os
@@ -7,26 +7,26 @@ from hc_jax import folders
 
 
 def write_atomically(path: str, content: str | bytes, root: str | None = None) -> None:
-  """Writes a file that is, at every moment and after a power cut, either the old or the new one.
+  """Writes a file atomically: at any time, and after a power cut, it has the old or new content.
 
-  A link at `path` is replaced, not followed.
+  Replaces a link at `path` instead of following it.
 
   Args:
-    path: of the file.
-    content: bytes, or text to be written as UTF-8.
-    root: a folder above `path`, below which no folder may be a link; by default the one `path` is
-      in.
+    path: path of the file.
+    content: bytes, or text to write as UTF-8.
+    root: folder above `path`; no folder below it may be a link. The default is the folder of
+      `path`.
 
   Raises:
     UserError: a folder between `root` and the file is a link.
-    OSError: it cannot be written.
+    OSError: the file cannot be written.
   """
   content = content.encode() if isinstance(content, str) else content
   root = root or os.path.dirname(path) or "."
   with folders.parent_of(root, os.path.relpath(path, root)) as (at, name):
     temporary = f"{name}.tmp"
     with contextlib.suppress(FileNotFoundError):
-      os.unlink(temporary, dir_fd=at)  # what a kill has left, or a link
+      os.unlink(temporary, dir_fd=at)  # left by a killed process, or a stranger's link
     try:
       flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
       with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=at), "wb") as file:
@@ -42,7 +42,7 @@ def write_atomically(path: str, content: str | bytes, root: str | None = None) -
 
 
 def sync(path: str) -> None:
-  """Makes a file's bytes, or the names in a folder, outlast a power cut."""
+  """Forces a file's bytes, or the names in a folder, to disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Faults of the machine that look like faults of the program, told apart after they happened."""
+"""Diagnosis of unexpected errors: does the machine or the installation cause them?"""
 
 import sys
 import threading
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hc_jax.errors import UserError
 
-_SECONDS = 20.0  # for JAX to start; one of several processes would wait for the others
+_SECONDS = 20.0  # for JAX to start, because one of several processes would wait for the others
 _WINDOWS = (
   "training, data and ablations need a system with fcntl (Linux, macOS, or WSL2 on Windows); "
   "connections, models and ops work without it"
@@ -14,10 +14,10 @@ _WINDOWS = (
 
 
 def fault(error: BaseException) -> UserError | None:
-  """Returns the fault of the machine behind an unexpected `error`; None if there is none.
+  """Returns the fault of machine or installation behind an unexpected `error`, or None.
 
-  JAX starts its devices when the first of them is needed, anywhere, and its error may have no words
-  (an AssertionError for JAX_PLATFORMS=cuda without a GPU). So it is asked to start again.
+  JAX starts its devices at their first use, which can be anywhere. Its error may have no message
+  (an AssertionError for JAX_PLATFORMS=cuda without a GPU). So this function starts JAX again.
   """
   if isinstance(error, ModuleNotFoundError) and error.name == "fcntl":
     return UserError(_WINDOWS)
@@ -25,7 +25,7 @@ def fault(error: BaseException) -> UserError | None:
     return _missing(error.name.partition(".")[0])
   try:
     import jax
-  except Exception as reason:  # versions or variables that JAX refuses
+  except Exception as reason:  # JAX refuses a package version or a variable
     return UserError(f"JAX cannot be imported: {reason}")
   cause = error if "Unable to initialize backend" in str(error) else _start()
   if cause is None:
@@ -36,12 +36,12 @@ def fault(error: BaseException) -> UserError | None:
   reason = str(cause).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
   return UserError(
     f"{asked} cannot start: {reason[:300] or 'there is no such device'}; install JAX for this "
-    "device, or unset JAX_PLATFORMS to use those that there are"
+    "device, or unset JAX_PLATFORMS to use the available devices"
   )
 
 
 def _missing(package: str) -> UserError | None:
-  """Returns the words for a package that is not installed; None for one of our own."""
+  """Returns the error for a package that is not installed; None if the package is hc_jax itself."""
   if package == "hc_jax":
     return None
   remedy = f"install it: {sys.executable} -m pip install {package}"
@@ -54,7 +54,7 @@ def _missing(package: str) -> UserError | None:
 
 
 def _start() -> Exception | None:
-  """Starts JAX's devices; returns the reason if they cannot be started."""
+  """Starts JAX's devices; returns the exception if that fails."""
   import jax
 
   found: list[Exception] = []

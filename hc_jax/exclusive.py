@@ -1,4 +1,4 @@
-"""The system's lock on a file (flock): for one process at a time, and dropped when that ends."""
+"""The system's lock on a file (flock), which one process holds at a time and loses when it ends."""
 
 import contextlib
 import fcntl
@@ -9,14 +9,14 @@ from hc_jax import folders
 
 
 def acquire(descriptor: int, busy: Callable[[], None] = lambda: None) -> bool:
-  """Takes the lock of an open file, and waits for it.
+  """Takes the lock of an open file; waits if another process holds it.
 
   Args:
-    descriptor: of the file.
-    busy: is called before waiting; it may raise instead.
+    descriptor: descriptor of the file.
+    busy: function called before waiting; it may raise to avoid the wait.
 
   Returns:
-    Whether the lock is held; False where the file system has none.
+    Whether the lock is held; False if the file system has no locks.
   """
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,10 +30,10 @@ def acquire(descriptor: int, busy: Callable[[], None] = lambda: None) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: str, name: str, busy: Callable[[], None] = lambda: None) -> Iterator[bool]:
-  """Holds the lock of a file in `folder` while it is entered; makes the file, and leaves it.
+  """Holds the lock of a file in `folder` during the context; creates the file and keeps it.
 
   Yields:
-    whether the lock is held, as `acquire`.
+    Whether the lock is held, as from `acquire`.
 
   Raises:
     UserError: the file is a link, or not a plain file.

@@ -1,8 +1,8 @@
-"""Files of a folder that a stranger may have filled: only regular files, inside it, of known size.
+"""Safe access to files in a folder that a stranger may have filled: regular, inside, not too large.
 
-The folder itself is the caller's word, and may be reached through links. Below it no link is
-followed, neither to read nor to write (docs/survive.md has the threat model). Libraries that open
-files by their path are given a folder only after `check_plain`.
+The caller chooses the folder itself, whose path may contain links. Below it, no link is followed,
+neither to read nor to write (docs/survive.md has the threat model). Before a library opens files in
+such a folder by their path, call `check_plain`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from hc_jax.errors import UserError
 
 JSON_BYTES, JSON_DEPTH = 1 << 20, 32
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A pipe is then opened at once instead of waiting for its other end; files do not mind.
+# O_NONBLOCK, because opening a pipe would otherwise wait for its other end; files ignore it.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -28,12 +28,12 @@ def parent_of(folder: str, name: str, make: bool = False) -> Iterator[tuple[int,
 
   Args:
     folder: the caller's folder.
-    name: a path relative to it.
-    make: whether to make the folders that are missing.
+    name: path relative to `folder`.
+    make: whether to create missing folders.
 
   Raises:
     UserError: the path leaves the folder, or passes through a link or a file.
-    OSError: with the whole path as its filename.
+    OSError: a folder cannot be opened; the error's filename is the whole path.
   """
   parts = name.split("/")
   if os.path.isabs(name) or not parts or {"", ".", ".."} & set(parts) or "\0" in name:
@@ -65,12 +65,12 @@ def open_file(folder: str, name: str, flags: int = os.O_RDONLY) -> int:
 
   Args:
     folder: the caller's folder.
-    name: a path relative to it.
-    flags: of `os.open`.
+    name: path relative to `folder`.
+    flags: flags of `os.open`.
 
   Raises:
-    UserError: it is a link, a pipe, a device, or not inside the folder.
-    OSError: it cannot be opened.
+    UserError: the path is a link, a pipe or a device, or is not inside the folder.
+    OSError: the file cannot be opened.
   """
   with parent_of(folder, name) as (at, last):
     descriptor = os.open(last, flags | _FILE, 0o666, dir_fd=at)
@@ -84,8 +84,8 @@ def read_bytes(folder: str, name: str, limit: int) -> bytes:
   """Reads a regular file whole.
 
   Raises:
-    UserError: as `open_file`, or it has more than `limit` bytes.
-    OSError: it cannot be read.
+    UserError: as in `open_file`, or the file has more than `limit` bytes.
+    OSError: the file cannot be read.
   """
   with os.fdopen(open_file(folder, name), "rb") as file:
     content = file.read(limit + 1)
@@ -96,15 +96,16 @@ def read_bytes(folder: str, name: str, limit: int) -> bytes:
 
 
 def read_json(folder: str, name: str, limit: int = JSON_BYTES) -> Any:
-  """Reads a JSON file: as `read_bytes`, then as `parse_json`."""
+  """Reads a JSON file by `read_bytes` and `parse_json`."""
   return parse_json(read_bytes(folder, name, limit))
 
 
 def parse_json(text: bytes) -> Any:
-  """Parses JSON of at most `JSON_DEPTH` levels, without NaN and infinite numbers.
+  """Parses JSON text.
 
   Raises:
-    ValueError: it is anything else.
+    ValueError: the text is not JSON, is nested deeper than `JSON_DEPTH`, or has a number that is
+      not finite.
   """
   try:
     value = json.loads(text, parse_constant=_number, parse_float=_number)
@@ -130,10 +131,10 @@ def _number(word: str) -> float:
 
 
 def list_folder(folder: str, name: str) -> list[str]:
-  """Returns the sorted names in a folder below `folder`; none when it does not exist.
+  """Returns the sorted names in a folder below `folder`; [] if it does not exist.
 
   Raises:
-    UserError: it is a link or a file.
+    UserError: the path is or passes through a link or a file.
   """
   try:
     with parent_of(folder, f"{name}/.list") as (at, _), os.scandir(at) as entries:
@@ -143,11 +144,11 @@ def list_folder(folder: str, name: str) -> list[str]:
 
 
 def make_folder(folder: str, name: str) -> str:
-  """Makes a folder below `folder` and those between them; returns its path.
+  """Creates a folder below `folder`, with its parents, and returns its path.
 
   Raises:
-    UserError: a folder on the way is a link or a file.
-    OSError: it cannot be made.
+    UserError: the path is or passes through a link or a file.
+    OSError: the folder cannot be created.
   """
   with parent_of(folder, f"{name}/.made", make=True):
     return os.path.join(folder, name)
@@ -157,8 +158,8 @@ def files_below(folder: str) -> list[str]:
   """Returns the sorted relative paths of all files below `folder`.
 
   Raises:
-    UserError: something in it is neither a regular file nor a folder.
-    OSError: it cannot be listed.
+    UserError: an entry is neither a regular file nor a folder.
+    OSError: a folder cannot be listed.
   """
   found, waiting = [], [""]
   while waiting:
@@ -176,10 +177,10 @@ def files_below(folder: str) -> list[str]:
 
 
 def check_plain(folder: str, *names: str) -> None:
-  """Refuses links, pipes and devices among `names` in `folder` and below them; absent is fine.
+  """Refuses links, pipes and devices at and below `names` in `folder`; names may be missing.
 
   Raises:
-    UserError: there is one.
+    UserError: a path is a link, a pipe or a device.
     OSError: a folder cannot be listed.
   """
   for name in names:
@@ -194,6 +195,6 @@ def check_plain(folder: str, *names: str) -> None:
 
 def _refused(path: str) -> UserError:
   return UserError(
-    f"{path} is a link, a pipe, a device, or lies behind one; a run holds plain files and folders "
-    "only. Put the file itself there, or remove it"
+    f"{path} is a link, a pipe or a device, or is reached through one, and a run has only plain "
+    "files and folders; put the file itself there, or remove it"
   )

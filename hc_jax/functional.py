@@ -1,4 +1,4 @@
-"""Models of either kind of Flax as two functions, for tools that look into them."""
+"""One interface (`init`, `apply`) for Linen and NNX modules, for tools that analyse models."""
 
 import importlib
 from types import ModuleType
@@ -8,13 +8,13 @@ import flax.linen as nn
 
 
 def functional(model: Any) -> Any:
-  """Returns what has `init` and `apply` as a Linen module has them: the module, or one made of NNX.
+  """Returns an object with `init` and `apply` of Linen: the Linen module itself, or an NNX wrapper.
 
   Args:
     model: a Linen or an NNX module.
 
   Raises:
-    TypeError: if it is neither.
+    TypeError: `model` is neither.
   """
   if isinstance(model, nn.Module):
     return model
@@ -25,6 +25,6 @@ def functional(model: Any) -> Any:
 
 def nnx_of(model: Any) -> ModuleType | None:
   """Returns `hc_jax.nnx` if the model is an NNX module, else None."""
-  # Imported when it is needed: Linen alone does not need NNX.
+  # Imported here, because users of Linen do not need NNX.
   nnx = importlib.import_module("hc_jax.nnx")
   return nnx if nnx.is_nnx(model) else None

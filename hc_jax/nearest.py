@@ -1,4 +1,4 @@
-"""The nearest known name, for messages about a name that is unknown."""
+"""Suggestions for an unknown name in messages: the most similar known name."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 def nearest(
   word: str, known: Iterable[str], cutoff: float = 0.6, separator: str = ""
 ) -> str | None:
-  """Returns the known name that is most like a word; None if none is much like it.
+  """Returns the known name most similar to a word; None if none is similar enough.
 
   Args:
-    word: as it was typed.
-    known: the names that there are.
-    cutoff: how much alike they must be, from 0 to 1.
-    separator: of the parts of a name, such as "."; where the whole finds nothing, last parts are
-      compared.
+    word: word that the user typed.
+    known: existing names.
+    cutoff: smallest similarity, from 0 to 1.
+    separator: separator of the parts of a name, such as ".". If no whole name is similar, the last
+      parts are compared.
   """
   names = list(known)
   if found := difflib.get_close_matches(word, names, n=1, cutoff=cutoff):
@@ -27,6 +27,6 @@ def nearest(
 
 
 def hint(word: str, known: Iterable[str], separator: str = "") -> str:
-  """Returns `; did you mean 'name'?` for the end of a message, or nothing."""
+  """Returns `; did you mean 'name'?` for the end of a message; "" if no name is similar."""
   found = nearest(word, known, separator=separator)
   return "" if found is None else f"; did you mean {found!r}?"

@@ -1,7 +1,7 @@
-"""Lines for the console: losing it never costs a run its steps, nor a command its exit code.
+"""Printing that never raises or blocks, so that losing the console cannot end a run.
 
-A log on a full disk, a reader that is gone, a closed stdout, a pipe that nobody reads, an encoding
-without the letters of a path: the line is dropped, or its letters are escaped.
+A line is dropped if stdout is closed, its reader is gone or does not read, or its disk is full.
+Characters that the encoding lacks are escaped.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from typing import Any, TextIO
 from hc_jax import terminal
 
 _PATIENCE = 1.0  # seconds to wait for the reader of a full pipe
-_dropped: dict[int, int] = {}  # lines dropped because nobody reads, by file descriptor
+_dropped: dict[int, int] = {}  # number of lines dropped because nobody reads, by file descriptor
 
 
 def write_line(text: str, stream: Any) -> None:
-  """Writes a line at once, also into a pipe, and whole, also from a thread; never raises.
+  """Writes a line whole and without buffering, from any thread; never raises.
 
-  A full pipe is waited for once, for a second; while it stays full its lines are dropped.
+  Waits once, for a second, if a pipe is full, and drops lines while it stays full.
   """
   if isinstance(stream, terminal.Escaping):
     text, stream = terminal.escape(text), stream.stream
   with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-    if type(stream) is io.TextIOWrapper:  # a notebook and a test have streams of their own
+    if type(stream) is io.TextIOWrapper:  # notebooks and tests replace the streams
       _write_through(text, stream)
     elif stream is not None:  # None: closed before Python started
       stream.write(text + "\n")
@@ -33,7 +33,7 @@ def write_line(text: str, stream: Any) -> None:
 
 
 def _write_through(text: str, stream: TextIO) -> None:
-  """Passes by the stream's buffer, so that a line that cannot be written does not stay in it."""
+  """Writes past the stream's buffer, so that a line that cannot be written does not stay in it."""
   file = stream.fileno()
   dropped = _dropped.get(file, 0)
   if not _ready(file, 0 if dropped else _PATIENCE):
@@ -49,31 +49,31 @@ def _write_through(text: str, stream: TextIO) -> None:
 
 
 def _ready(file: int, seconds: float = 0.0) -> bool:
-  """Whether a write of a line (PIPE_BUF, 4096 bytes) would not block."""
+  """Returns whether a line (up to PIPE_BUF, 4096 bytes) can be written without blocking."""
   poll = select.poll()
   poll.register(file, select.POLLOUT)
   return bool(poll.poll(1000 * seconds))
 
 
 def prepare() -> None:
-  """Makes the streams of a program safe to print to; the first thing that a program does.
+  """Makes the streams of a program safe to print to. Call it first in a program.
 
-  Letters that an encoding lacks are escaped. A closed stdin, stdout or stderr is opened on
-  /dev/null: the next file that the program opens would take its number, and what libraries print
-  would be written into that file.
+  Characters that the encoding lacks will be escaped. A closed stdin, stdout or stderr is opened on
+  /dev/null. Otherwise the next file that the program opens would get its number, and libraries
+  would print into that file.
   """
   for file in range(3):
     try:
       os.fstat(file)
     except OSError:
-      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+      os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
   for stream in (sys.stdout, sys.stderr):
     if type(stream) is io.TextIOWrapper:
       stream.reconfigure(errors="backslashreplace")
 
 
 def finish() -> None:
-  """Lets go of what a stream cannot take: Python's own flush at the exit would fail or block."""
+  """Discards text that a stream cannot take, because Python's flush at exit would fail or block."""
   for stream in (sys.stdout, sys.stderr):
     if type(stream) is not io.TextIOWrapper:
       continue

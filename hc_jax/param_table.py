@@ -1,4 +1,4 @@
-"""The parameters of a model as a table: shapes, decay, counts."""
+"""Table of a model's parameters: shapes, weight decay, counts."""
 
 import collections
 import math
@@ -9,10 +9,10 @@ from hc_jax.tables import aligned
 
 
 def param_lines(shapes: Any, title: str = "parameter") -> list[str]:
-  """Returns a line for each parameter, and the sums below them.
+  """Returns a line for each parameter, followed by the sums.
 
   Args:
-    shapes: tree of parameters or of their shapes and dtypes.
+    shapes: tree of parameters, or of their shapes and dtypes.
     title: head of the first column.
   """
   leaves, decays = dict(named_leaves(shapes)), dict(named_leaves(decay_mask(shapes)))

@@ -1,14 +1,14 @@
-"""Text in columns, and sizes in words: every table that a command prints."""
+"""Formatting of the tables that commands print: aligned columns and sizes in bytes."""
 
 from collections.abc import Collection, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-  """Returns a line for each row, whose columns stand below each other, two spaces apart.
+  """Returns a line for each row, with aligned columns that are two spaces apart.
 
   Args:
-    rows: cells; every row has the same number of them.
-    right: columns, from 0, that are aligned to the right.
+    rows: rows of cells, all with the same number of cells.
+    right: numbers (from 0) of columns that are aligned to the right.
   """
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
@@ -22,7 +22,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
 
 
 def in_bytes(size: float) -> str:
-  """Returns a number of bytes with three figures: "12.9 kB"."""
+  """Returns a number of bytes as text with three digits, such as "12.9 kB"."""
   for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
     if size >= unit:
       figure = size / unit

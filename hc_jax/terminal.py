@@ -1,4 +1,4 @@
-"""Text from a stranger's files on its way to a terminal: escape sequences are shown, not obeyed."""
+"""Escaping of a stranger's text before it is printed, so that it cannot control the terminal."""
 
 import contextlib
 import re
@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-# Controls except tab and newline; halves of surrogate pairs, which no encoding takes; and marks
-# that reorder a line, so that it reads as another.
+# Control characters except tab and newline; halves of surrogate pairs, which cannot be encoded; and
+# marks that reorder a line and so disguise its text.
 _UNSAFE = re.compile(
   "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def escape(text: str) -> str:
-  r"""Returns `text` with what could control a terminal written out, as `\x1b`."""
+  r"""Returns `text` with characters that could control a terminal written out, as `\x1b`."""
   return _UNSAFE.sub(lambda found: _written(ord(found[0])), text)
 
 
@@ -23,10 +23,10 @@ def _written(code: int) -> str:
 
 
 class Escaping:
-  """A text stream that escapes what is written to it.
+  """Text stream that escapes all text and passes it to another stream.
 
   Attributes:
-    stream: stream behind it.
+    stream: the other stream.
   """
 
   def __init__(self, stream: TextIO) -> None:
@@ -48,7 +48,7 @@ class Escaping:
 
 @contextlib.contextmanager
 def escaping() -> Iterator[None]:
-  """Escapes all that is printed while it is entered, to stdout and to stderr."""
+  """Escapes all text that is printed to stdout and stderr during the context."""
   with contextlib.ExitStack() as redirected:
     if sys.stdout is not None:  # None: closed before Python started
       redirected.enter_context(contextlib.redirect_stdout(Escaping(sys.stdout)))

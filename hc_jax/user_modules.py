@@ -1,4 +1,4 @@
-"""`--import=my_package.my_file`: modules of the user's own, which register variants."""
+"""The flag `--import=my_package.my_file`, which imports the user's modules to register variants."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ FLAG = "--import"
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
-  """Lets a command take `--import=a.b`, as often as wanted, as `modules`."""
+  """Adds the repeatable flag `--import=a.b` to a command, as the argument `modules`."""
   parser.add_argument(
     FLAG,
     action="append",
@@ -27,26 +27,26 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def import_modules(names: Sequence[str]) -> None:
-  """Imports modules that the caller of a command named; a run never names one.
+  """Imports modules that the caller of a command named. Never pass names from a run's files.
 
-  They are looked for in the working directory first.
+  Searches the working directory first.
 
   Raises:
-    UserError: for a module that is not there, or that fails.
+    UserError: a module does not exist, or its import fails.
   """
   for name in names:
     _import(FLAG, name, name)
 
 
 def find(flag: str, spec: str) -> Any:
-  """Returns what `spec`, `module:name`, stands for; the module is imported as by `import_modules`.
+  """Imports a module and returns the object that `spec` names in it.
 
   Args:
-    flag: what gave it, a flag or key, for errors.
-    spec: given by the caller; a run never names one.
+    flag: flag or key that gave `spec`, for messages.
+    spec: `module:name`, from the caller; never pass one from a run's files.
 
   Raises:
-    UserError: for a module that is not there or fails, or that has no such name.
+    UserError: `spec` is malformed, the module does not exist or fails, or it has no such name.
   """
   module, _, name = spec.partition(":")
   if not module or not name:
@@ -60,7 +60,7 @@ def find(flag: str, spec: str) -> Any:
 
 
 def _import(flag: str, given: str, name: str) -> Any:
-  """Imports a module; says what is wrong with it in one line."""
+  """Imports a module; raises UserError with the reason in one line if that fails."""
   if not {"", os.getcwd()} & set(sys.path[:1]):
     sys.path.insert(0, os.getcwd())
   try:
@@ -69,8 +69,8 @@ def _import(flag: str, given: str, name: str) -> Any:
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
       remedy = "my_package.my_file for my_package/my_file.py, without the ending"
       raise UserError(
-        f"{flag}={given}: there is no module {error.name!r} in {os.getcwd()} nor among the "
-        f"installed; write {remedy}"
+        f"{flag}={given}: there is no module {error.name!r} in {os.getcwd()} or among the "
+        f"installed packages; write {remedy}"
       ) from error
     where = traceback.extract_tb(error.__traceback__)[-1]
     raise UserError(

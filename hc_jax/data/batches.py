@@ -1,4 +1,4 @@
-"""Batches: the one of step s is a pure function of (seed, s)."""
+"""Batches for training and evaluation; a training batch is a pure function of (seed, step)."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -26,32 +26,33 @@ def train_batches(
   document_mask: bool = False,
   block: tuple[int, int] = (0, 1),
 ) -> "grain.MapDataset":
-  """The endless training batches: `ds[step]` is the batch of that step, in any order of asking.
+  """Returns an endless sequence of training batches with random access: `ds[s]` is batch s.
 
-  Windows come in an order drawn anew for every epoch, each once per epoch; a batch may hold the
-  end of one epoch and the start of the next.
+  Every epoch has each window once, in a new order. A batch may contain the end of one epoch and the
+  start of the next.
 
   Args:
-    split: where the windows are cut.
-    length: L, tokens of a window's input.
-    batch_size: B, windows per batch.
-    seed: any int; two seeds give unrelated orders.
-    document_mask: see `Windows`.
-    block: (i, count): of every batch only the i-th of `count` blocks of rows, and nothing else is
-      read; for several processes.
+    split: tokens to cut into windows.
+    length: L, number of input tokens in a window.
+    batch_size: B, number of windows in a batch.
+    seed: any int; different seeds give unrelated orders.
+    document_mask: as in `Windows`.
+    block: (i, count); batches have only the i-th of `count` equal blocks of rows, and no other rows
+      are read. For several processes.
 
   Returns:
-    A grain.MapDataset of {"inputs", "targets": int32 [B, L], "mask": float32 [B, L]} and with
-    `document_mask` {"segment_ids": int32 [B, L]}; with `block`, of B / count rows.
+    A grain.MapDataset of {"inputs", "targets": int32 [B, L], "mask": float32 [B, L]}, and with
+    `document_mask` also {"segment_ids": int32 [B, L]}. With `block`, it has B / count rows.
 
   Raises:
-    UserError: the split is shorter than one window.
+    UserError: the split is shorter than one window, or `batch_size` is not a positive multiple of
+      the number of blocks.
   """
-  import grain  # a second to import; a tokenizer alone can do without
+  import grain  # here, because it takes a second to import, and a tokenizer does not need it
 
   _check_batch_size(batch_size, block[1])
   windows = Windows(split, length, document_mask)
-  # Endless by any measure; repeat(None) is as long as an index can be, and slicing overflows it.
+  # Practically endless. repeat(None) is as long as an index can be, and slicing it overflows.
   epochs = 2**62 // len(windows)
   source = grain.MapDataset.source(windows).seed(seed % 2**63)
   index, count = block
@@ -61,12 +62,15 @@ def train_batches(
 def iterate(
   batches: "grain.MapDataset | Sequence", start: int = 0, workers: int = 1
 ) -> Iterator[Batch]:
-  """Yields the batches of steps start, start + 1, ..., read ahead.
+  """Yields batches start, start + 1, ..., and reads ahead.
 
   Args:
-    batches: of `train_batches`, or any sequence; `batches[s]` is asked for by several threads.
-    start: the first step.
-    workers: threads that read ahead; 0 reads when asked. The batches are the same for any number.
+    batches: batches from `train_batches`, or any sequence. Several threads index it.
+    start: index of the first batch.
+    workers: number of threads that read ahead; 0 reads on demand. It does not change the batches.
+
+  Raises:
+    UserError: a sequence ends before the steps do, or `workers` is out of range.
   """
   import grain
 
@@ -85,7 +89,7 @@ def iterate(
 
 
 class _Endless:
-  """A sequence as a source of grain, which asks for its length first."""
+  """Source for grain of a sequence without a length, since grain asks for the length first."""
 
   def __init__(self, batches: Sequence) -> None:
     self._batches = batches
@@ -98,7 +102,7 @@ class _Endless:
       return self._batches[index]
     except IndexError as error:
       raise UserError(
-        f"there is no batch for step {index + 1}: Task.train gives fewer batches than the run has "
+        f"step {index + 1} has no batch: Task.train gives fewer batches than the run has "
         "steps; make it endless, or train fewer steps"
       ) from error
 
@@ -108,9 +112,9 @@ class _Endless:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalBatches(Sequence):
-  """A fixed, ordered sequence of batches over the first `num_windows` windows.
+  """Fixed sequence of batches over the first `num_windows` windows, in order.
 
-  With `block` (i, count), of every batch only the i-th of `count` blocks of rows.
+  With `block` (i, count), batches have only the i-th of `count` equal blocks of rows.
   """
 
   windows: Windows
@@ -130,7 +134,7 @@ class EvalBatches(Sequence):
     start = (index % len(self)) * self.batch_size + self.block[0] * size
     rows = [self.windows[i] for i in range(start, min(start + size, self.num_windows))]
     missing = size - len(rows)
-    # A block may lie wholly behind the end of the last batch: then it is rows of zeros.
+    # A block can be wholly past the end of the last batch; it then consists of rows of zeros.
     like = rows or [self.windows[0]]
     batch = {key: np.stack([row[key] for row in like])[: len(rows)] for key in like[0]}
     return {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
@@ -145,26 +149,28 @@ def eval_batches(
   document_mask: bool = False,
   block: tuple[int, int] = (0, 1),
 ) -> EvalBatches:
-  """Batches for evaluation: the split's first windows, in order, always the same.
+  """Returns batches for evaluation: the first windows of the split, always the same.
 
   Args:
-    split: where the windows are cut.
-    length: L, tokens of a window's input.
-    batch_size: B, windows per batch; the windows are those of any other B with the same product.
-    num_batches: how many at most; fewer where the split ends before. None is the whole split.
-    document_mask: see `Windows`.
-    block: as for `train_batches`.
+    split: tokens to cut into windows.
+    length: L, number of input tokens in a window.
+    batch_size: B, number of windows in a batch. Only `batch_size * num_batches` decides which
+      windows are used.
+    num_batches: largest number of batches; there are fewer if the split ends before. None takes the
+      whole split.
+    document_mask: as in `Windows`.
+    block: as in `train_batches`.
 
   Returns:
-    A sequence of batches like those of `train_batches`; rows that fill up the last one are zero,
-    their mask included.
+    A sequence of batches with the arrays of `train_batches`. Rows that pad the last batch are zero,
+    including their mask.
 
   Raises:
-    UserError: the split is shorter than one window.
+    UserError: the split is shorter than one window, or a number is out of range.
   """
   _check_batch_size(batch_size, block[1])
   if num_batches is not None and num_batches < 1:
-    raise UserError(f"`num_batches={num_batches}`: at least 1")
+    raise UserError(f"`num_batches={num_batches}` must be at least 1")
   windows = Windows(split, length, document_mask)
   wanted = len(windows) if num_batches is None else num_batches * batch_size
   return EvalBatches(windows, min(len(windows), wanted), batch_size, block)
@@ -172,9 +178,9 @@ def eval_batches(
 
 def _check_batch_size(batch_size: int, blocks: int) -> None:
   if batch_size < 1:
-    raise UserError(f"`batch_size={batch_size}`: at least 1")
+    raise UserError(f"`batch_size={batch_size}` must be at least 1")
   if batch_size % blocks:
     raise UserError(
-      f"a batch of {batch_size} rows does not divide over {blocks} processes: {batch_size} / "
+      f"a batch of {batch_size} rows cannot be divided over {blocks} processes: {batch_size} / "
       f"{blocks} = {batch_size / blocks:g}; change `batch_size`"
     )

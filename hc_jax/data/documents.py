@@ -1,20 +1,20 @@
-"""Documents: pieces of text of at most 64 KiB, cut at line ends, known by their digest."""
+"""Documents: pieces of text of at most 64 KiB, cut at line ends, identified by a digest."""
 
 import hashlib
 import io
 from collections.abc import Iterator
 
-# Longer texts are cut: one long file then still gives training and validation documents.
+# Longer texts are cut, so that even one long file gives training and validation documents.
 MAX_BYTES = 64 * 1024
 
 EMPTY = "the text is empty: no document has any content; give other text"
 
 
 def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:
-  """Cuts `text` into pieces of at most `limit` bytes, at line ends where there are any.
+  """Cuts UTF-8 `text` into pieces of at most `limit` bytes, at line ends if possible.
 
-  The pieces joined are `text` again. A line longer than `limit` is cut between two UTF-8
-  characters. Empty text has no pieces.
+  The joined pieces equal `text`. A line longer than `limit` is cut between two UTF-8 characters.
+  Empty text has no pieces.
   """
   if len(text) > limit:
     yield from cut_stream(io.BytesIO(text), limit)
@@ -23,9 +23,9 @@ def cut(text: bytes, limit: int = MAX_BYTES) -> Iterator[bytes]:
 
 
 def cut_stream(stream: io.BufferedIOBase, limit: int = MAX_BYTES) -> Iterator[bytes]:
-  """Cuts a binary stream likewise, with no more than one piece in memory."""
+  """Cuts a binary stream as `cut` does, with at most one piece in memory."""
   if limit < 4:
-    raise ValueError(f"a piece must be able to hold any UTF-8 character: limit >= 4, got {limit}")
+    raise ValueError(f"a piece must hold any UTF-8 character; limit must be at least 4: {limit}")
   rest = b""
   while True:
     block = rest + _read_exactly(stream, limit + 1 - len(rest))
@@ -39,7 +39,7 @@ def cut_stream(stream: io.BufferedIOBase, limit: int = MAX_BYTES) -> Iterator[by
 
 
 def _read_exactly(stream: io.BufferedIOBase, size: int) -> bytes:
-  """Up to `size` bytes; fewer only at the end (gzip streams may return short reads)."""
+  """Reads `size` bytes, or fewer at the end. A loop is needed, since gzip may give short reads."""
   parts = []
   while size > 0 and (part := stream.read(size)):
     parts.append(part)
@@ -58,5 +58,5 @@ def _cut_position(block: bytes, limit: int) -> int:
 
 
 def digest(document: bytes) -> int:
-  """64 bits of the document's content, uniform: decides its split and tells duplicates apart."""
+  """Returns a uniform 64-bit hash of a document, which decides its split and finds duplicates."""
   return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""The user's files: which there are, how they are opened, and whether they hold text."""
+"""The user's files: finding them, opening them, and checking that they hold text."""
 
 import codecs
 import concurrent.futures
@@ -16,19 +16,19 @@ from hc_jax.data import store
 from hc_jax.errors import UserError
 
 _BLOCK = 1 << 20
-# Files that wait for a thread: each takes more memory than what is known of it afterwards.
+# Files queued for inspection at a time, because a queued file takes more memory than its result.
 _AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextFile:
-  """One file that holds text.
+  """File that may hold text.
 
   Attributes:
-    path: its place, as opened.
-    name: its path below the folder that was given (or its own name): part of the fingerprint,
-      so that a corpus that moved as a whole is not prepared again.
-    named: given by the user by name, not found in a folder.
+    path: path of the file, as opened.
+    name: path relative to the user's folder (or the file's own name). The fingerprint contains it
+      instead of `path`. So a corpus that was moved is not prepared again.
+    named: whether the user gave the file by name; otherwise it was found in a folder.
   """
 
   path: str
@@ -37,7 +37,7 @@ class TextFile:
 
   @property
   def kind(self) -> str:
-    """`jsonl`, `parquet` or `plain`, by the name without `.gz` or `.zst`."""
+    """Kind of file: `jsonl`, `parquet` or `plain`, by the name without `.gz` or `.zst`."""
     stem = self.path.lower().removesuffix(f".{self.compression}")
     if stem.endswith((".jsonl", ".ndjson")):
       return "jsonl"
@@ -45,30 +45,30 @@ class TextFile:
 
   @property
   def compression(self) -> str:
-    """`gz`, `zst`, or "" where there is none."""
+    """Compression: `gz`, `zst`, or "" for none."""
     end = self.path.lower().rpartition(".")[2]
     return end if end in ("gz", "zst") else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inspected:
-  """A file as it was when its content was read for the fingerprint."""
+  """Facts about a file at the time when its content was read for the fingerprint."""
 
   file: TextFile
   size: int
   digest: str
   stat: tuple[int, ...]
-  text_error: str  # why it is not UTF-8 text; "" where it is, or where only parsing can tell
+  text_error: str  # why it is not UTF-8 text; "" if it is, or if only parsing can tell
 
 
 def find_files(entries: Sequence[str]) -> list[TextFile]:
-  """The files that `entries` (files or folders) name, sorted, each once.
+  """Returns the files that `entries` (files or folders) name, sorted and without duplicates.
 
-  Folders are searched to the bottom, links included; names that start with a dot and
-  `__pycache__` are passed over.
+  Searches folders recursively and follows links. Skips `__pycache__` and names that start with a
+  dot.
 
   Raises:
-    UserError: there is no entry, or one is not a file or folder.
+    UserError: `entries` is empty, has an entry that is not a file or folder, or names no file.
   """
   if not entries:
     raise UserError(
@@ -84,10 +84,10 @@ def find_files(entries: Sequence[str]) -> list[TextFile]:
       file = TextFile(path, os.path.basename(path), named=True)
       found[os.path.realpath(path)] = file
     else:  # a pipe would block, and could not be read twice
-      why = "is no regular file" if os.path.exists(path) else "does not exist"
+      why = "is not a regular file" if os.path.exists(path) else "does not exist"
       raise UserError(f"`files`: {entry!r} {why} (looked in {os.path.abspath(path)})")
   if not found:
-    raise UserError(f"`files`: no file in {', '.join(map(repr, entries))}; put some text there")
+    raise UserError(f"`files`: {', '.join(map(repr, entries))} has no file; put some text there")
   return sorted(found.values(), key=lambda f: (f.name, f.path))
 
 
@@ -97,7 +97,7 @@ def _walk(root: str) -> Iterator[TextFile]:
 
   visited = set()
   for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
-    if os.path.realpath(folder) in visited:  # a link back up
+    if os.path.realpath(folder) in visited:  # a link to a folder above, or visited already
       subfolders.clear()
       continue
     visited.add(os.path.realpath(folder))
@@ -109,9 +109,9 @@ def _walk(root: str) -> Iterator[TextFile]:
 
 
 def inspect_files(files: Sequence[TextFile]) -> list[Inspected]:
-  """Reads every file once: its size, a digest of its content, and whether it is UTF-8 text.
+  """Reads every file for its size, a digest of its content, and whether it is UTF-8 text.
 
-  It is always the content that is read, so an edit that keeps size and time is seen.
+  Always reads the content, so that an edit that keeps size and time is noticed.
 
   Raises:
     UserError: a file cannot be read.
@@ -139,7 +139,7 @@ def _inspect(file: TextFile) -> Inspected:
 
 
 def _sniff_compressed(file: TextFile) -> str:
-  """Looks at the first MiB of a compressed file; damage is left to the reader to report."""
+  """Checks the first MiB of a compressed file for text; `reading` reports damage later."""
   if file.kind != "plain":
     return ""
   sniff = _Sniff()
@@ -149,7 +149,7 @@ def _sniff_compressed(file: TextFile) -> str:
 
 
 class _Sniff:
-  """A check, block by block, whether bytes are UTF-8 text; `error` says why they are not."""
+  """Check of bytes, block by block, for UTF-8 text; `error` says why they are not."""
 
   def __init__(self) -> None:
     self.error = ""
@@ -175,12 +175,12 @@ class _Sniff:
 
 
 def stat_key(stat: os.stat_result) -> tuple[int, ...]:
-  """Returns what a write to the file changes: to notice an edit while its text is prepared."""
+  """Returns facts that any write to a file changes, to notice an edit during preparation."""
   return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 def open_file(file: TextFile) -> io.BufferedIOBase:
-  """Opens a file for reading, uncompressed. Read it inside of `reading`."""
+  """Opens a file for reading and decompresses it. Read from it inside the context `reading`."""
   if file.compression == "zst":
     pa = import_pyarrow(file)
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(file.path), "zstd"), _BLOCK)
@@ -189,7 +189,7 @@ def open_file(file: TextFile) -> io.BufferedIOBase:
 
 @contextlib.contextmanager
 def reading(file: TextFile) -> Iterator[None]:
-  """Turns what can go wrong with a file into a UserError that names it."""
+  """Turns a fault of reading `file` in the context into a UserError that names the file."""
   try:
     yield
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -197,7 +197,7 @@ def reading(file: TextFile) -> Iterator[None]:
       f"{file.path} is not a whole gzip file: {error}; replace it or leave it out"
     ) from error
   except OSError as error:
-    if error.errno in store.FULL:  # a temporary file's, not this one's
+    if error.errno in store.FULL:  # the fault of a temporary file, not of this one
       raise
     raise UserError(
       f"cannot read {file.path}: {error.strerror or error}; replace it or leave it out"
@@ -205,7 +205,11 @@ def reading(file: TextFile) -> Iterator[None]:
 
 
 def import_pyarrow(file: TextFile) -> Any:
-  """Returns the package that reads .parquet and .zst, or raises UserError with how to get it."""
+  """Returns the package pyarrow, which reads .parquet and .zst.
+
+  Raises:
+    UserError: it is not installed.
+  """
   try:
     import pyarrow
   except ImportError as error:

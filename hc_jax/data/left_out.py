@@ -1,4 +1,4 @@
-"""Records that are left out since they hold no text: counted by reason, and said."""
+"""Counts of records that are skipped because they hold no text, by reason, for the user."""
 
 import collections
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ NOT_UNICODE = "with text that is not valid UTF-8 in field"
 
 
 class LeftOut:
-  """Counts records, and those that are left out.
+  """Counter of records and of skipped records.
 
   Attributes:
-    field: the field of a record that holds its text.
-    num_records: how many were read, those left out included.
+    field: name of the field with a record's text.
+    num_records: number of records read, including skipped ones.
   """
 
   def __init__(self, field: str) -> None:
@@ -25,22 +25,22 @@ class LeftOut:
   def add(
     self, reason: str, where: str, other_fields: Iterable[str] = (), num_records: int = 1
   ) -> None:
-    """Counts records as left out.
+    """Counts records as skipped.
 
     Args:
       reason: NO_TEXT or NOT_UNICODE.
-      where: the place of the first record.
-      other_fields: other fields, which do hold text.
-      num_records: how many records.
+      where: place of the first record (file and line or row).
+      other_fields: names of other fields that do hold text.
+      num_records: number of skipped records.
     """
     if num_records:
       self._counts[reason] += num_records
       self._first.setdefault(reason, where)
-      if len(self._other_fields) < 8:  # enough for a message
+      if len(self._other_fields) < 8:  # a message names no more
         self._other_fields.update(dict.fromkeys(other_fields))
 
   def note(self) -> str:
-    """Returns what was left out, in words; "" if nothing was."""
+    """Returns a description of the skipped records; "" if there are none."""
     parts = [
       f"{count:,} {reason} {self.field!r} (first: {self._first[reason]})"
       for reason, count in self._counts.items()
@@ -50,7 +50,7 @@ class LeftOut:
     return f"left out {self._counts.total():,} of {self.num_records:,} records: " + ", ".join(parts)
 
   def remedy(self) -> str:
-    """Returns what to do where no record is left."""
+    """Returns advice for the case that all records were skipped."""
     names = sorted(self._other_fields)[:8]
     if not names:
       return "no field holds text; give other `files`"

@@ -1,4 +1,4 @@
-"""JSON lines too long to hold: long strings go to a file as they are read, the rest is parsed."""
+"""Parsing of JSON lines too long for memory: long strings go to a file while they are read."""
 
 import dataclasses
 import json
@@ -7,20 +7,21 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-# Bytes of a line from which on it is read in pieces, and of strings that are then set aside.
+# Longer lines (in bytes) are read in pieces; strings longer than _LONG are then moved to a file.
 LIMIT = 4 << 20
 _LONG = 64 << 10
-# Longest end of a piece that may be half a character: two escapes of a surrogate pair.
+# Most bytes at the end of a piece that can belong to an incomplete character: a surrogate pair is
+# two escapes of six bytes.
 _HALF = 12
 _STRUCTURE = re.compile(rb'["\[\]{}]')
 
 
 @dataclasses.dataclass(frozen=True)
 class Aside:
-  """A long string that was set aside.
+  """Long string that was moved to a file.
 
   Attributes:
-    start, stop: its place in the file, as UTF-8.
+    start, stop: range of its UTF-8 bytes in the file.
   """
 
   start: int
@@ -28,42 +29,43 @@ class Aside:
 
 
 def parse(pieces: Iterable[bytes], aside: BinaryIO) -> Any:
-  """Parses one JSON value in memory that its size does not decide.
+  """Parses one JSON value, in memory that does not grow with the value.
 
   Args:
-    pieces: the value's bytes.
-    aside: a file to write long strings to.
+    pieces: bytes of the value, in pieces.
+    aside: file to write long strings to.
 
   Returns:
     The value as from `json.loads`, with two exceptions. A string of more than 64 KiB in the
-    outermost object is an `Aside`. Values inside of that object's values are left out, unchecked.
+    outermost object is an `Aside`. Values nested deeper than that object's own values are left out,
+    unchecked.
 
   Raises:
     UnicodeError: a long string is not valid Unicode.
-    ValueError: the bytes are not JSON, or have more than 4 MiB besides long and nested values.
+    ValueError: the bytes are not JSON, or more than 4 MiB remain without long and nested values.
   """
   outline = _Outline(aside)
   rest = b""
   for piece in pieces:
     piece = rest + piece
-    # An escape is not divided: what stands after a backslash stays with it.
+    # A backslash at the end is kept for the next piece, so that no escape is divided.
     rest = b"\\" if (len(piece) - len(piece.rstrip(b"\\"))) % 2 else b""
     outline.add(piece[: len(piece) - len(rest)])
   return outline.parse(rest)
 
 
 class _Outline:
-  """The value without what is long or nested."""
+  """Collector of a JSON value without its long strings and nested values."""
 
   def __init__(self, aside: BinaryIO) -> None:
     self._aside = aside
     self._outline = bytearray()
     self._depth = 0
-    self._string: bytes | None = None  # what is read of a string, undecoded
-    self._start = 0  # of a long string, in the file
+    self._string: bytes | None = None  # the part of a string read so far, undecoded
+    self._start = 0  # start of a long string in the file
     self._is_long = False
     self._places: dict[str, Aside] = {}
-    self._name = secrets.token_hex(8)  # no text can hold it: a long string's name in the outline
+    self._name = secrets.token_hex(8)  # random placeholder of a long string, unknown to any text
 
   def add(self, piece: bytes) -> None:
     position = 0
@@ -74,7 +76,7 @@ class _Outline:
         raise ValueError(f"it has more than {LIMIT >> 20} MiB besides long texts and nested values")
 
   def _read_outside(self, piece: bytes, position: int) -> int:
-    """Reads up to the next string; returns where it ended."""
+    """Reads up to the next string; returns the position after it."""
     found = _STRUCTURE.search(piece, position)
     end = found.end() if found else len(piece)
     mark = found.group() if found else b""
@@ -91,7 +93,7 @@ class _Outline:
     return found.end() if found else end
 
   def _read_inside(self, piece: bytes, position: int) -> int:
-    """Reads a string up to its end; returns where it ended."""
+    """Reads to the end of a string; returns the position after it."""
     quote = piece.find(b'"', position)
     while quote >= 0 and _is_escaped(piece, position, quote):
       quote = piece.find(b'"', quote + 1)
@@ -136,7 +138,7 @@ def _is_escaped(piece: bytes, start: int, quote: int) -> bool:
 
 
 def _decode(raw: bytes, is_end: bool, file: BinaryIO) -> bytes:
-  """Writes a piece of a JSON string as UTF-8; returns what may be half a character at its end."""
+  """Writes a piece of a JSON string as UTF-8; returns the incomplete character at its end."""
   shortest = max(len(raw) - _HALF, 0)
   for cut in range(len(raw), shortest - 1, -1):
     try:

@@ -1,4 +1,4 @@
-"""Turns documents into a token array per split: the one place where text is tokenised."""
+"""Tokenisation of documents into one token array per split. No other module tokenises text."""
 
 import collections
 import contextlib
@@ -15,28 +15,28 @@ from hc_jax.data.sources import Documents
 from hc_jax.data.tokenizers.base import BATCH_BYTES, Tokenizer
 from hc_jax.errors import UserError
 
-# A split in card.json: dtype, num_tokens, num_documents, num_bytes, counted_bytes (the sum of the
-# tokens' bytes), and sha256 of its two files.
+# Entry of a split in card.json: dtype, num_tokens, num_documents, num_bytes, counted_bytes (the sum
+# of the tokens' bytes), and sha256 of its two files.
 Card = dict[str, Any]
 
-# Raised when what is written from the same text changes, so that old files are not taken for new.
+# Raise this when the same text gives other files, so that old files are not taken for new ones.
 FORMAT_VERSION = 1
 
-# Up to so many documents, their digests are remembered in case one split comes out empty.
+# Number of documents whose digests are kept, for the case that one split comes out empty.
 _FEW = 4096
 _PIECES_OF_ONE = 8
-# What a document in memory takes besides its bytes, about, until its tokens are written.
+# Approximate bytes that a document takes in memory, in addition to its text, until it is written.
 _OVERHEAD = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitRule:
-  """The rule for validation: content alone decides, so a document is never in both splits.
+  """Rule that assigns a document to validation by its content, so it is never in both splits.
 
   Attributes:
-    fraction: share of digests that are validation.
-    forced: digests that are validation whatever the fraction says; None leaves it to the fraction.
-    max_bytes: longer documents are cut.
+    fraction: share of digests in validation.
+    forced: digests of the validation documents; None chooses them by `fraction`.
+    max_bytes: largest size of a document; longer ones are cut.
   """
 
   fraction: float
@@ -48,14 +48,14 @@ class SplitRule:
 
 
 class SplitWriter(contextlib.AbstractContextManager):
-  """Writes the tokens and offsets of one split as they come; on leaving, the files are closed."""
+  """Context manager that writes the tokens and offsets of one split as documents come."""
 
   def __init__(self, folder: str, name: str, tokenizer: Tokenizer) -> None:
     self._tokenizer = tokenizer
     self._dtype = tokens.token_dtype(tokenizer.vocab_size)
     path = os.path.join(folder, name)
     self._files = contextlib.ExitStack()
-    # Closed by __exit__, which the linter does not see.
+    # __exit__ closes them, which the linter does not see.
     self._streams = {
       part: self._files.enter_context(open(f"{path}.{part}", "wb"))  # noqa: SIM115
       for part in tokens.PARTS
@@ -95,7 +95,7 @@ class SplitWriter(contextlib.AbstractContextManager):
     self._pending, self._room = [], BATCH_BYTES
 
   def finish(self) -> Card:
-    """Writes what is left; returns the split's entry in the card."""
+    """Writes the remaining documents; returns the split's entry in the card."""
     self._flush()
     return {
       "dtype": self._dtype.name,
@@ -116,23 +116,23 @@ def write_splits(
   """Tokenises the documents into `folder`.
 
   Args:
-    splits: the source's splits, "train" and maybe "val". Without "val", documents are divided by
-      their content; a train document that is also in "val" is left out.
-    folder: where to write {train,val}.{tokens,offsets}.
-    tokenizer: gives the ids; its bos starts every document.
-    val_fraction: share of documents that are validation. With so few documents that there would be
-      none, one is taken nevertheless; a single document is cut into 8 pieces first.
+    splits: splits of the source, "train" and maybe "val". Without "val", documents are divided by
+      their content. A train document that is also in "val" is left out.
+    folder: folder for {train,val}.{tokens,offsets}.
+    tokenizer: tokenizer, whose bos starts every document.
+    val_fraction: share of documents for validation. If that gives none, one document is taken; a
+      single document is cut into 8 pieces first.
 
   Returns:
-    the entries of the card for "train" and "val".
+    Entries of the card for "train" and "val".
 
   Raises:
-    UserError: there is no text, or all of it is the same document.
+    UserError: the splits have no text, or only one document repeated.
   """
   if "val" in splits:
     return _write_given(splits, folder, tokenizer)
   rule = SplitRule(val_fraction)
-  for _ in range(3):  # as it comes; one document cut in pieces; one document forced
+  for _ in range(3):  # by the fraction; with one document cut in pieces; with one document forced
     cards, seen = _write_divided(splits["train"], folder, tokenizer, rule)
     if cards["train"]["num_tokens"] and cards["val"]["num_tokens"]:
       return cards
@@ -149,7 +149,7 @@ def _next_rule(rule: SplitRule, seen: collections.Counter[int]) -> SplitRule:
   total = seen.total()
   if len(seen) == 1 and rule.max_bytes == documents.MAX_BYTES:
     return dataclasses.replace(rule, max_bytes=max(4, -(-total // _PIECES_OF_ONE)))
-  # The first by digest that leaves most of the text for training.
+  # The first by digest that leaves at least half of the text for training.
   fitting = [digest for digest in sorted(seen) if 2 * seen[digest] <= total]
   return dataclasses.replace(rule, forced=frozenset(fitting[:1] or sorted(seen)[:1]))
 
@@ -157,7 +157,7 @@ def _next_rule(rule: SplitRule, seen: collections.Counter[int]) -> SplitRule:
 def _write_divided(
   source: Documents, folder: str, tokenizer: Tokenizer, rule: SplitRule
 ) -> tuple[dict[str, Card], collections.Counter[int]]:
-  """Also returns the bytes of every content, up to the first `_FEW` of them."""
+  """Writes both splits by `rule`; also returns the sizes of the first `_FEW` digests, in bytes."""
   seen: collections.Counter[int] = collections.Counter()
   with (
     SplitWriter(folder, "train", tokenizer) as train,

@@ -1,4 +1,4 @@
-"""The documents in a file: of plain text, of JSON lines, of parquet."""
+"""Reading of the documents in a file of plain text, JSON lines or parquet."""
 
 import codecs
 import contextlib
@@ -16,7 +16,7 @@ from hc_jax.errors import UserError
 
 _BOM = codecs.BOM_UTF8
 _DECODER = json.JSONDecoder()
-# Rows of a parquet file that are held at a time: so many, and about so many bytes.
+# Most rows of a parquet file in memory at a time, and their approximate size in bytes.
 _ROWS = 128
 _ROWS_BYTES = 4 << 20
 _BUFFER = 1 << 20
@@ -25,14 +25,14 @@ _BUFFER = 1 << 20
 def read_documents(file: TextFile, left_out: LeftOut, folder: str | None = None) -> Iterator[bytes]:
   """Yields the documents of one file as UTF-8 bytes, none empty, none above 64 KiB.
 
-  Plain text is cut at line ends; a record of .jsonl or .parquet is a document of its own. Memory
-  does not grow with the file or the length of a line. A value of a parquet file must fit.
+  Cuts plain text at line ends. Each record of .jsonl or .parquet is at least one document. Memory
+  does not grow with the file or with the length of a line, but a value of a parquet file must fit.
 
   Args:
-    file: the file.
-    left_out: names the field that holds a record's text, and counts records without text.
-    folder: where temporary files go; None is the system's place. They have no name, and end with
-      the process.
+    file: file to read.
+    left_out: counter of records without text; its `field` names the field with a record's text.
+    folder: folder for temporary files, which have no name and vanish with the process; None is the
+      system's.
 
   Raises:
     UserError: the file is damaged, or is plain and not UTF-8.
@@ -83,7 +83,7 @@ def _read_jsonl(
         yield from _read_long_line(line, stream, left_out, folder)
     except _NoText as error:
       left_out.add(NO_TEXT, _place(file, number), error.other_fields)
-    except UnicodeError:  # of bytes, or JSON spells half of a surrogate pair
+    except UnicodeError:  # bytes that are not UTF-8, or an escape of half a surrogate pair
       left_out.add(NOT_UNICODE, _place(file, number))
     except (ValueError, RecursionError) as error:
       raise UserError(
@@ -92,7 +92,7 @@ def _read_jsonl(
 
 
 def _parse(line: bytes) -> Any:
-  """Returns what `json.loads` does, in half the time for most lines."""
+  """Parses a line as `json.loads` does, in half the time for most lines."""
   try:
     text = line.decode()
     value, end = _DECODER.raw_decode(text)
@@ -110,7 +110,7 @@ def _read_long_line(
     try:
       text = _text_of(long_lines.parse(pieces, aside), left_out)
     finally:
-      for _ in pieces:  # where parsing stopped before the end
+      for _ in pieces:  # skips the rest of the line if parsing stopped early
         pass
     if isinstance(text, str):
       yield from documents.cut(text.encode())
@@ -128,7 +128,7 @@ def _rest_of_line(stream: BinaryIO) -> Iterator[bytes]:
 
 
 class _NoText(Exception):
-  """A record without text in its field; names the fields that hold some."""
+  """Signal of a record without text in its field; it has the names of fields with text."""
 
   def __init__(self, other_fields: list[str]) -> None:
     super().__init__()
@@ -158,7 +158,7 @@ def _read_parquet(
   import pyarrow.parquet as pq
 
   with contextlib.ExitStack() as stack:
-    if file.compression:  # parquet is read from its end
+    if file.compression:  # parquet needs random access
       packed, stream = stream, stack.enter_context(tempfile.TemporaryFile(dir=folder))
       shutil.copyfileobj(packed, stream, _BUFFER)
     try:
@@ -194,14 +194,14 @@ def _read_rows(pa: Any, file: TextFile, table: Any, left_out: LeftOut) -> Iterat
 
 
 def _holds_text(pa: Any, kind: Any) -> bool:
-  """Tells whether a column's type is strings or bytes, or categories of those."""
+  """Returns whether a column's type is strings or bytes, or categories of strings or bytes."""
   kind = kind.value_type if pa.types.is_dictionary(kind) else kind
   names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
   return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
 
 
 def _rows_at_once(metadata: Any, field: str) -> int:
-  """Returns how many rows are about 4 MiB, in the row group whose rows are the longest."""
+  """Returns the number of rows that take about 4 MiB in the row group with the longest rows."""
   longest = 1
   for i in range(metadata.num_row_groups):
     group = metadata.row_group(i)

@@ -17,16 +17,16 @@ class DataSettings:
   Attributes:
     name: "py_stdlib", "text_files", or a TFDS text dataset, such as lm1b and c4/en.
     files: files and folders of "text_files".
-    field: the field that holds the text (.jsonl, .parquet, TFDS).
+    field: name of the field with the text (.jsonl, .parquet, TFDS).
     tokenizer: "bytes", a SentencePiece *.model or a tokenizer.json.
     length: tokens in a window.
     document_mask: whether attention and loss stay inside a document.
-    val_fraction: share of documents held out, where the data has no split of its own.
-    dir: where prepared data is kept; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
-    workers: threads that read batches ahead; 0 reads them when asked.
+    val_fraction: share of documents for validation, if the data has no validation split.
+    dir: folder of prepared data; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+    workers: number of threads that read batches ahead; 0 reads them on demand.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: a value is out of range or malformed.
   """
 
   name: str = fields.field("py_stdlib", check=_named)
@@ -44,5 +44,9 @@ class DataSettings:
 
 
 def check_settings(**values: Any) -> None:
-  """Raises UserError for values that settings of these names do not take."""
+  """Checks values by the declarations of `DataSettings` with the same names.
+
+  Raises:
+    UserError: a value is out of range or malformed.
+  """
   fields.check(values, fields.fields_of(DataSettings))

@@ -1,4 +1,4 @@
-"""Sources of text: local files here, any TFDS dataset in `tfds_source`."""
+"""Sources of text: local files in this module, TFDS datasets in `tfds_source`."""
 
 import abc
 import functools
@@ -12,11 +12,11 @@ from hc_jax.data import documents, files, records, spill
 from hc_jax.data.left_out import LeftOut
 from hc_jax.errors import UserError
 
-# A function that gives a split's documents from the start, each time it is called.
+# A function; each call returns the documents of a split from the start.
 Documents = Callable[[], Iterator[bytes]]
 
 _RECORDS_PER_READ = 64
-# Raised when the same files give other documents: part of the fingerprint.
+# Part of the fingerprint; raise it when the same files give other documents.
 _TEXT_FILES_VERSION = "1.0.0"
 
 
@@ -24,10 +24,10 @@ class Source(abc.ABC):
   """Text of one name.
 
   Attributes:
-    name: as in `load_text`.
-    card: JSON-able; what decides the text: paths, sizes, content, builder version.
-    num_bytes: size of the text on disk (before unpacking), to foresee a full disk.
-    notes: sentences that the user should know, for the log; complete once the text was read.
+    name: name as in `load_text`.
+    card: JSON values that determine the text: paths, sizes, digests, builder version.
+    num_bytes: size of the files before unpacking, to refuse a disk without enough space.
+    notes: sentences for the log; complete once the text was read.
   """
 
   name: str
@@ -40,15 +40,15 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def open(self, folder: str) -> dict[str, Documents]:
-    """The documents of each split the source has, "train" first; may write below `folder`."""
+    """Returns the documents of each split, "train" first; may write temporary files in `folder`."""
 
   @abc.abstractmethod
   def check_unchanged(self) -> None:
-    """Raises UserError if the text changed since the source was made."""
+    """Raises UserError if the text changed since the source was created."""
 
 
 class LocalFiles(Source):
-  """Local files, known by the digests of their content."""
+  """Local files, identified by the digests of their content."""
 
   def __init__(
     self, name: str, version: str, field: str, inspected: Sequence[files.Inspected]
@@ -96,10 +96,14 @@ class TextFiles(LocalFiles):
   """The user's files and folders, read directly."""
 
   def __init__(self, entries: Sequence[str], field: str) -> None:
-    """Finds the files, without those in folders that are not text.
+    """Finds the files; skips files in folders that are not text.
+
+    Args:
+      entries: files or folders.
+      field: name of the field with the text, in .jsonl and .parquet.
 
     Raises:
-      UserError: as `files.find_files`, or a file given by name is not text.
+      UserError: as in `files.find_files`, or a file given by name is not text.
     """
     inspected = files.inspect_files(files.find_files(entries))
     for i in inspected:
@@ -121,15 +125,15 @@ class TextFiles(LocalFiles):
     return {"train": lambda: spill.read(folder)}
 
   def read(self, folder: str | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """Yields documents in groups, each of one file, at most 64 KiB or one document, with a key.
+    """Yields (key, documents); the documents are of one file, and together have at most 64 KiB.
 
-    Then it adds to `notes` how many records had no text.
+    Adds the number of records without text to `notes` at the end.
 
     Args:
-      folder: where temporary files go; None: the system's place for them.
+      folder: folder for temporary files; None is the system's.
 
     Raises:
-      UserError: as `records.read_documents`, or all of it is empty or left out.
+      UserError: as in `records.read_documents`, or no text is left.
     """
     left_out, is_empty = LeftOut(self._field), True
     for index, inspected in enumerate(self._inspected):
@@ -147,12 +151,12 @@ class TextFiles(LocalFiles):
 
 
 def read_source(builder: Any, split: str, field: str) -> Iterator[bytes]:
-  """The texts of one split, in order, as UTF-8 bytes, through `as_data_source`.
+  """Yields the texts of one TFDS split, in order, as UTF-8 bytes, from `as_data_source`.
 
   Args:
     builder: a prepared `tfds.core.DatasetBuilder`.
-    split: its split.
-    field: a feature that is a string or a sequence of strings, each a document.
+    split: name of the split.
+    field: name of a feature that is a string or a sequence of strings, each a document.
   """
   source = builder.as_data_source(split=split)
   parse = _plain_parser(builder.info.features, field)
@@ -165,9 +169,10 @@ def read_source(builder: Any, split: str, field: str) -> Iterator[bytes]:
 
 
 def _plain_parser(features: Any, field: str) -> Callable[[bytes], Iterable[bytes]] | None:
-  """Takes strings out of a record as it is stored; None where only TFDS's own decoding will do.
+  """Returns a function from a stored record to its strings; None if only TFDS can decode it.
 
-  TFDS's decoding takes 60 us a record, more than all else here together when documents are short.
+  TFDS's own decoding takes 60 us per record. With short documents that is more than all other work
+  of a preparation.
   """
   try:
     from tensorflow_datasets import features as kinds

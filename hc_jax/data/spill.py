@@ -1,4 +1,4 @@
-"""Documents on disk, in an order that their keys decide, in memory that does not grow."""
+"""Shuffling of documents on disk: their keys decide the order, and memory does not grow."""
 
 import hashlib
 import os
@@ -7,16 +7,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-# So many groups are sorted at a time: 24 bytes each, and as much again while they are sorted.
+# Number of groups that are sorted at a time; each takes 24 bytes, and 48 during the sort.
 _SORTED_AT_ONCE = 1 << 20
 _READ_AT_ONCE = 1 << 15
 _ROW = 24
-# The salt of TFDS's shuffler, through which local files once went: the order stays what it was.
+# The salt of TFDS's shuffler, which earlier versions used for local files; it keeps their order.
 _SALT = hashlib.md5(b"train", usedforsecurity=False)
 
 
 def groups(documents: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
-  """Yields successive documents in lists of at most `max_bytes`, or of one document."""
+  """Yields lists of successive documents, each of at most `max_bytes` or of one document."""
   group, size = [], 0
   for document in documents:
     if group and size + len(document) > max_bytes:
@@ -29,14 +29,15 @@ def groups(documents: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
 
 
 def write(folder: str, keyed: Iterable[tuple[str, list[bytes]]]) -> None:
-  """Writes groups of documents below `folder`, which must be there.
+  """Writes groups of documents to `folder`, which must exist.
 
-  The file `documents` has each group's number of documents, their sizes (uint32) and their bytes;
-  `index` has three uint64 for each: the two halves of its key's hash, and where it starts.
+  The file `documents` has, for each group, the number of documents, their sizes (uint32) and their
+  bytes. The file `index` has three uint64 for each group: the two halves of its key's hash, and the
+  start of the group in `documents`.
 
   Args:
-    folder: where `read` looks.
-    keyed: each group with a key of its own, which decides its place.
+    folder: folder that is later given to `read`.
+    keyed: groups, each with a unique key that decides its place in the order.
   """
   start = 0
   with open(_path(folder, "documents"), "wb") as texts, open(_path(folder, "index"), "wb") as index:
@@ -49,7 +50,7 @@ def write(folder: str, keyed: Iterable[tuple[str, list[bytes]]]) -> None:
 
 
 def read(folder: str) -> Iterator[bytes]:
-  """Yields the documents: groups in the order of their keys' hashes, each as it was."""
+  """Yields the documents of all groups, by the hash of the group's key; a group keeps its order."""
   with open(_path(folder, "documents"), "rb") as texts:
     for start in _starts(_path(folder, "index")):
       texts.seek(start)
@@ -67,7 +68,7 @@ def _numbers(stream: BinaryIO, count: int) -> np.ndarray:
 
 
 def _starts(path: str) -> Iterator[int]:
-  """Yields where groups start, by hash: the hashes are sorted one range of values at a time."""
+  """Yields the starts of groups by hash. Sorts one range of hashes at a time, to bound memory."""
   ranges = -(-os.path.getsize(path) // (_SORTED_AT_ONCE * _ROW))
   for i in range(ranges):
     first, last = i * 2**64 // ranges, (i + 1) * 2**64 // ranges - 1

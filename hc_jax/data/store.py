@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, whatever dies while they are written."""
+"""Folders of prepared data, which exist whole or not at all, even if their writer is killed."""
 
 import contextlib
 import errno
@@ -12,15 +12,18 @@ from hc_jax.errors import UserError
 
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
-# What an OSError's number is where a disk is full.
+# Numbers of an OSError for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def data_folder(data_dir: str = "") -> str:
-  """Where prepared data lies: `data_dir`, else $HC_JAX_DATA, else ~/.cache/hc_jax. Made if absent.
+  """Returns the folder of prepared data, and creates it if it is missing.
+
+  Args:
+    data_dir: the folder; "" is $HC_JAX_DATA, or ~/.cache/hc_jax if that is not set.
 
   Raises:
-    UserError: it cannot be made or written.
+    UserError: the folder cannot be created or written.
   """
   folder = data_path(data_dir)
   with writing(folder):
@@ -29,17 +32,17 @@ def data_folder(data_dir: str = "") -> str:
 
 
 def data_path(data_dir: str = "") -> str:
-  """Returns the path of `data_folder`, which need not exist."""
+  """Returns the path of `data_folder` without creating it."""
   folder = data_dir or os.environ.get("HC_JAX_DATA", "") or os.path.join("~", ".cache", "hc_jax")
   return os.path.abspath(os.path.expanduser(folder))
 
 
 @contextlib.contextmanager
 def writing(folder: str) -> Iterator[None]:
-  """Turns what can go wrong with a disk into a UserError."""
+  """Turns a fault of the disk in the context into a UserError."""
   try:
     yield
-  except RuntimeError as error:  # array_record knows no OSError
+  except RuntimeError as error:  # array_record raises no OSError
     for number in FULL:
       if os.strerror(number) in str(error):
         raise _full(folder, os.strerror(number)) from error
@@ -69,13 +72,13 @@ def _full(folder: str, why: str) -> UserError:
 
 @contextlib.contextmanager
 def locked(folder: str, key: str, log: Callable[[str], None]) -> Iterator[bool]:
-  """Holds the lock of `key`: one process prepares, others wait for it and then find it done.
+  """Holds the lock of `key` during the context, so that only one process prepares the data.
 
-  The system drops the lock of a process that dies. On a file system without locks there is no
-  waiting, and the rename of `build` still decides for one complete result.
+  Other processes wait, and then find the data ready. The system drops the lock of a process that
+  dies. On a file system without locks nobody waits, and `build` still keeps one complete result.
 
   Yields:
-    whether the lock is held; False where the file system has none.
+    Whether the lock is held; False if the file system has no locks.
   """
   with contextlib.ExitStack() as stack:
     with writing(folder):
@@ -88,14 +91,14 @@ def locked(folder: str, key: str, log: Callable[[str], None]) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def build(folder: str, key: str) -> Iterator[str]:
-  """Gives a temporary folder, and makes it `folder/key` when the block ends without an error.
+  """Yields a temporary folder, and renames it to `folder/key` if the context ends without an error.
 
-  Everything in it is on disk before the rename; with an error it is removed. To be called with
+  All files are forced to disk before the rename. After an error the folder is removed. Call it with
   the lock of `key` held.
   """
   with writing(folder):
     temporary = tempfile.mkdtemp(prefix=f"{_TEMPORARY}{key}-", dir=folder)
-    # mkdtemp makes it private; prepared data may be shared as the user's umask says.
+    # mkdtemp's folder is private, but prepared data is shared as far as the user's umask allows.
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(temporary, 0o777 & ~umask)
@@ -117,11 +120,11 @@ def _rename(temporary: str, final: str) -> None:
   except OSError:
     if not os.path.isdir(final):
       raise
-    # Without locks another process may have been first: its result is as good.
+    # Without locks another process may have been first, and its result is equally good.
 
 
 def remove(folder: str, key: str) -> None:
-  """Removes `folder/key`, moving it away first: it is never seen half-removed."""
+  """Removes `folder/key`; renames it first, so that nobody sees it half-removed."""
   path = os.path.join(folder, key)
   if not os.path.lexists(path):
     return
@@ -132,7 +135,7 @@ def remove(folder: str, key: str) -> None:
 
 
 def clean(folder: str, own_key: str) -> None:
-  """Removes temporary folders whose process died. To be called with the lock of `own_key` held."""
+  """Removes temporary folders of processes that died. Call it with the lock of `own_key` held."""
   for name in os.listdir(folder):
     if not name.startswith(_TEMPORARY):
       continue
@@ -159,6 +162,6 @@ def _busy() -> None:
 
 
 def remove_tree(path: str) -> None:
-  """Removes a folder below a temporary one, if it is there."""
+  """Removes a folder inside a temporary one, if it exists."""
   if os.path.isdir(path):
     shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""`load_text`: from a name to token arrays, prepared once."""
+"""Loading of text as token arrays, which are prepared once and found again by fingerprint."""
 
 import dataclasses
 import hashlib
@@ -15,11 +15,11 @@ from hc_jax.data.tokenizers import Tokenizer, load_tokenizer
 from hc_jax.errors import UserError
 
 _CARD = "card.json"
-# On disk at the height of a preparation: the tokens, and a copy of the text.
+# Peak disk use of a preparation: the tokens, and this many copies of the text.
 _COPY_FACTOR = 1.0
-# Bytes of text from which on a preparation takes long enough to be announced.
+# Size of text in bytes above which a preparation takes long enough to be announced.
 _LONG = 100e6
-# Fewer windows of validation than these are worth a warning.
+# A validation split with fewer windows causes a warning.
 _FEW_WINDOWS = 8
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 
@@ -29,11 +29,12 @@ class TextData:
   """Prepared text.
 
   Attributes:
-    tokenizer: the one that it was prepared with.
-    fingerprint: hex; names paths, sizes, content, tokenizer, validation share, builder version.
-    train, val: the token arrays.
-    folder: where they lie.
-    card: what was prepared, as in card.json.
+    tokenizer: tokenizer of the tokens.
+    fingerprint: hex digest of everything that determines the tokens: paths, sizes, content,
+      tokenizer, validation share, builder version.
+    train, val: token arrays of the splits.
+    folder: folder of the arrays.
+    card: content of card.json in that folder.
   """
 
   tokenizer: Tokenizer
@@ -45,7 +46,7 @@ class TextData:
 
   @property
   def num_bytes(self) -> int:
-    """Bytes of text, train and val."""
+    """Number of bytes of text in train and val."""
     return self.train.num_bytes + self.val.num_bytes
 
   @property
@@ -54,7 +55,7 @@ class TextData:
 
   @property
   def num_tokens(self) -> int:
-    """Tokens of train and val, one bos per document included."""
+    """Number of tokens in train and val, including one bos per document."""
     return len(self.train) + len(self.val)
 
 
@@ -69,21 +70,23 @@ def load_text(
   length: int = 0,
   log: Callable[[str], None] = print,
 ) -> TextData:
-  """Opens text as tokens; prepares it first if it was not, or has changed since.
+  """Opens text as tokens; prepares it first if that was not done or the text has changed.
 
   Args:
     name: "py_stdlib", "text_files", or the name of a prepared TFDS dataset ("lm1b", "c4/en").
-    files: the files or folders of "text_files": plain text or code, .jsonl, .parquet, each also
-      as .gz or .zst.
-    field: the field of a record (.jsonl, .parquet, TFDS) that holds the text.
-    tokenizer: as for `load_tokenizer`, or what it returns.
-    data_dir: where prepared data lies, "" is $HC_JAX_DATA or ~/.cache/hc_jax.
-    val_fraction: share of documents that are validation (a TFDS dataset's own one is used as is).
-    length: tokens of a window; where validation holds only a few windows, there is a warning.
-    log: gets one line about what was prepared or found, and lines about what is unusual.
+    files: files or folders of "text_files": plain text or code, .jsonl or .parquet, each also as
+      .gz or .zst.
+    field: name of the field with the text in a record (.jsonl, .parquet, TFDS).
+    tokenizer: a tokenizer, or an argument of `load_tokenizer`.
+    data_dir: folder of prepared data; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+    val_fraction: share of documents for validation. A TFDS dataset with a validation split uses
+      that split instead.
+    length: number of tokens in a window. A warning is logged if validation has only a few windows.
+    log: called with one line about the text, and with warnings.
 
   Raises:
-    UserError: anything the user can fix: names, files, fields, text, disk.
+    UserError: an argument is wrong, a file cannot be read, there is not enough text, or the disk is
+      full.
   """
   files = (files,) if isinstance(files, str) else tuple(files)
   check_settings(val_fraction=val_fraction)
@@ -108,7 +111,7 @@ def _open_or_prepare(
   found, _ = _open(folder, key, tokenizer)
   if found is None:
     with store.locked(folder, key, log) as exclusive:
-      found, damage = _open(folder, key, tokenizer)  # another process may have been first
+      found, damage = _open(folder, key, tokenizer)  # again: another process may have prepared it
       if found is None:
         if exclusive:
           store.clean(folder, key)
@@ -125,16 +128,16 @@ def find_text(
   data_dir: str = "",
   log: Callable[[str], None] = print,
 ) -> TextData | None:
-  """Opens text that was prepared before, by its fingerprint; prepares and makes nothing.
+  """Opens text that was prepared before, by its fingerprint; never prepares or writes anything.
 
   Args:
-    fingerprint: hex digest that names the text; anybody's word.
-    tokenizer: the one that it was prepared with.
-    data_dir: where prepared data is; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
-    log: gets a line about what is damaged.
+    fingerprint: hex digest of the text. It may come from a stranger's run, so its form is checked.
+    tokenizer: tokenizer with which the text was prepared.
+    data_dir: folder of prepared data; "" is $HC_JAX_DATA or ~/.cache/hc_jax.
+    log: called with a line if the prepared text is damaged.
 
   Returns:
-    The text; None if it is not there, is damaged, or was prepared with another tokenizer.
+    The text; None if it is missing, damaged, or was prepared with another tokenizer.
   """
   if not _FINGERPRINT.fullmatch(fingerprint):
     return None
@@ -148,7 +151,7 @@ def find_text(
 
 
 def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
-  """Returns the fingerprint of what is prepared from a source (its card) with a tokenizer."""
+  """Returns the fingerprint of text from a source (given by its card) with a tokenizer."""
   identity = {
     "format": prepare.FORMAT_VERSION,
     "source": source,
@@ -160,9 +163,7 @@ def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
 
 def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:
   if files and name != "text_files":
-    raise UserError(
-      f"`files` is read by `name=text_files` only, and `name={name}`; change one of them"
-    )
+    raise UserError(f"`files` needs `name=text_files`, but `name={name}`; change one of the two")
   if name == "py_stdlib":
     return sources.PyStdlib()
   if name == "text_files":
@@ -180,7 +181,7 @@ def _prepare(
 ) -> TextData:
   start = time.monotonic()
   token_size = 2 if tokenizer.vocab_size <= 2**16 else 4
-  # One token a byte is the most there can be; compressed sources may still need more.
+  # Text has at most one token per byte. A compressed source may still need more than this.
   store.check_space(folder, int((token_size + _COPY_FACTOR) * source.num_bytes))
   store.remove(folder, key)  # damaged, or absent
   if source.num_bytes > _LONG:
@@ -197,8 +198,8 @@ def _prepare(
   found, damage = _open(folder, key, tokenizer)
   if found is None:
     raise UserError(
-      f"what was just written is not what is there: {damage or folder}; set `data_dir` to a folder "
-      "on a sound disk"
+      f"the disk returned other data than was just written: {damage or folder}; set `data_dir` to "
+      "a folder on a sound disk"
     )
   for note in filter(None, (*source.notes, _bytes_note(splits, tokenizer))):
     log(f"data: {note}")
@@ -207,7 +208,7 @@ def _prepare(
 
 
 def _open(folder: str, key: str, tokenizer: Tokenizer) -> tuple[TextData | None, str]:
-  """Opens what is there under `key`: None if nothing whole is, and then what is damaged, if any."""
+  """Opens prepared text by its key; returns it or None, and the damage in words, "" if none."""
   path = os.path.join(folder, key)
   try:
     card = _read_card(os.path.join(path, _CARD))
@@ -227,11 +228,11 @@ def _read_card(path: str) -> dict[str, Any]:
   except OSError as error:
     raise tokens.Damaged(f"{path} cannot be read: {error.strerror or error}") from error
   except (ValueError, RecursionError) as error:
-    raise tokens.Damaged(f"{path} is not JSON any more") from error
+    raise tokens.Damaged(f"{path} is not JSON") from error
   if not isinstance(card, dict) or "sha256" not in card:
     raise tokens.Damaged(f"{path} is from before prepared text had checksums")
   if card.pop("sha256") != _digest(card):
-    raise tokens.Damaged(f"{path} has changed since it was written: its SHA-256 is another")
+    raise tokens.Damaged(f"{path} has changed since it was written: its SHA-256 differs")
   return card
 
 
@@ -248,7 +249,7 @@ def _summary(data: TextData) -> str:
 
 
 def _validation_note(data: TextData, length: int, val_fraction: float) -> str:
-  """Says so where validation holds fewer tokens than a few windows."""
+  """Returns a warning if validation has fewer tokens than a few windows; otherwise ""."""
   if len(data.val) >= _FEW_WINDOWS * length:
     return ""
   share = data.val.num_bytes / max(1, data.num_bytes)
@@ -260,7 +261,7 @@ def _validation_note(data: TextData, length: int, val_fraction: float) -> str:
 
 
 def _bytes_note(splits: dict[str, dict[str, Any]], tokenizer: Tokenizer) -> str:
-  """Says so where a tokenizer's tokens do not add up to the text."""
+  """Returns a warning if the tokens' bytes do not add up to the bytes of the text; otherwise ""."""
   counted = sum(split["counted_bytes"] for split in splits.values())
   real = sum(split["num_bytes"] for split in splits.values())
   if abs(counted - real) <= 0.001 * real:
@@ -272,4 +273,4 @@ def _bytes_note(splits: dict[str, dict[str, Any]], tokenizer: Tokenizer) -> str:
 
 
 def _json(value: Any) -> str:
-  return json.dumps(value, sort_keys=True)  # ASCII: a file's name may be no UTF-8
+  return json.dumps(value, sort_keys=True)  # in ASCII, because a file name may not be UTF-8

@@ -1,4 +1,4 @@
-"""Any text dataset of TensorFlow Datasets, by name, as it was prepared; TensorFlow is not used."""
+"""Text from any prepared dataset of TensorFlow Datasets, read without TensorFlow."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from hc_jax.data.sources import Documents, Source, read_source
 from hc_jax.errors import UserError
 from hc_jax.nearest import nearest
 
-# What TFDS understands, less the namespaces ("huggingface:x"), which would ask the network.
+# The names that TFDS accepts, without namespaces ("huggingface:x"), which would use the network.
 _NAME = re.compile(
   r"(?P<dataset>[A-Za-z]\w*)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?"
 )
@@ -20,21 +20,22 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class TfdsSource(Source):
-  """A prepared TFDS dataset: its split "train", and its "validation" where it has one.
+  """Prepared TFDS dataset: its split "train", and its split "validation" if it has one.
 
-  A dataset without "validation" is divided by content, as local text is; "test" is never touched.
+  A dataset without "validation" is divided by content, as local text is. The split "test" is never
+  read.
   """
 
   def __init__(self, name: str, field: str, folders: Sequence[str]) -> None:
     """Finds the dataset below one of `folders`.
 
     Args:
-      name: "dataset", "dataset/config", with or without ":1.0.0".
-      field: the feature that holds the text.
+      name: "dataset" or "dataset/config", with or without a version ":1.0.0".
+      field: name of the feature with the text.
       folders: TFDS data folders, in order of preference.
 
     Raises:
-      UserError: no such dataset is prepared there, or not in a format or with a field of use.
+      UserError: no folder has such a dataset, its format needs TensorFlow, or `field` has no text.
     """
     super().__init__()
     self.name, self._field = name, field
@@ -73,10 +74,10 @@ class TfdsSource(Source):
       ) from error
 
   def _files(self) -> list[list[Any]]:
-    """Names, sizes, times of the shards, content of the descriptions.
+    """Returns names, sizes and times of the shards, and the content of the JSON descriptions.
 
-    A prepared dataset is never edited in place by TFDS, and may hold terabytes: its content enters
-    through the descriptions (which count every shard's records) and through the times of the files.
+    These stand for the content of the dataset, which may have terabytes and is not read. TFDS never
+    edits a prepared dataset in place, and the descriptions count the records of every shard.
     """
     found = []
     for entry in sorted(os.scandir(self._builder.data_dir), key=lambda e: e.name):
@@ -88,7 +89,7 @@ class TfdsSource(Source):
     return found
 
   def open(self, folder: str) -> dict[str, Documents]:
-    del folder  # nothing is generated
+    del folder  # no temporary files are needed
     return {
       ours: lambda split=theirs: read_source(self._builder, split, self._field)
       for ours, theirs in self._splits.items()
@@ -100,16 +101,16 @@ class TfdsSource(Source):
 
 
 def tfds_folders(data_dir: str) -> list[str]:
-  """Where to look: $TFDS_DATA_DIR, else ~/tensorflow_datasets, and then `data_dir`."""
+  """Returns the folders to search: $TFDS_DATA_DIR or ~/tensorflow_datasets, then `data_dir`."""
   standard = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
   folders = [os.path.abspath(os.path.expanduser(folder)) for folder in (standard, data_dir)]
   return list(dict.fromkeys(folders))
 
 
 def _find(name: str, folders: Sequence[str]) -> Any:
-  """The builder of the files below the first folder that has them.
+  """Returns the builder of a dataset's files, from the first folder that has them.
 
-  From the files, never by the dataset's code: that of most public datasets imports TensorFlow.
+  Never imports the dataset's own code, which needs TensorFlow for most public datasets.
   """
   import tensorflow_datasets as tfds
 
@@ -131,11 +132,11 @@ def _find(name: str, folders: Sequence[str]) -> Any:
     if found:
       try:
         return tfds.builder_from_directory(found)
-      except Exception as error:  # whatever a damaged description makes TFDS raise
+      except Exception as error:  # a damaged description can make TFDS raise anything
         raise UserError(f"`name={name}`: {found} is damaged ({error}); prepare it anew") from error
   if configs:
     names = ", ".join(f"{match['dataset']}/{config}" for config in configs)
-    raise UserError(f"`name={name}`: it is prepared as {names}; say which")
+    raise UserError(f"`name={name}` is prepared as {names}; choose one")
   raise UserError(
     f"`name={name}`: no prepared TFDS dataset of that name in {' or '.join(folders)}"
     f"{_near(name)}. A dataset of TFDS is prepared once by\n{_recipe(name, folders[0])}"
@@ -147,7 +148,7 @@ def _subfolders(path: str) -> list[str]:
 
 
 def _version_folder(path: str, version: str | None) -> str | None:
-  """The folder of that version, or of the newest, that a finished TFDS preparation left."""
+  """Returns the folder of a version (None is the newest) that TFDS finished preparing, or None."""
   versions = [v for v in _subfolders(path) if _VERSION.fullmatch(v)]
   versions = [v for v in versions if os.path.isfile(os.path.join(path, v, "dataset_info.json"))]
   if version:
@@ -181,6 +182,6 @@ def _check_field(name: str, info: Any, field: str) -> None:
 
 
 def _is_text(feature: Any) -> bool:
-  """A string, or a sequence of strings."""
+  """Returns whether a feature is a string or a sequence of strings."""
   shape, dtype = getattr(feature, "shape", None), getattr(feature, "np_dtype", None)
   return shape in ((), (None,)) and dtype in (np.object_, np.str_, np.bytes_)

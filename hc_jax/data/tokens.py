@@ -16,17 +16,18 @@ _BLOCK = 1 << 20
 
 
 class Damaged(Exception):
-  """Prepared text that is not what was written; the text says which file and why."""
+  """Prepared text is damaged; the message names the file and the reason."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenArray:
-  """The tokens of one split.
+  """Tokens of one split.
 
   Attributes:
-    tokens: [N] uint16 or uint32, memory-mapped; every document starts with bos.
-    offsets: [D + 1] int64, document d is tokens[offsets[d]:offsets[d + 1]]; the last is N.
-    num_bytes: bytes of text in the split.
+    tokens: memory-mapped ids, [N] uint16 or uint32; every document starts with bos.
+    offsets: starts of documents and N, [D + 1] int64. Document d is
+      tokens[offsets[d]:offsets[d + 1]].
+    num_bytes: number of bytes of text in the split.
     name: "train" or "val", for messages.
   """
 
@@ -43,7 +44,7 @@ class TokenArray:
     return len(self.offsets) - 1
 
   def num_windows(self, length: int) -> int:
-    """Non-overlapping windows of `length` inputs, each with one more token as last target.
+    """Returns the number of windows of `length` inputs; a window also needs the token after it.
 
     Raises:
       UserError: the split is shorter than one window.
@@ -59,21 +60,21 @@ class TokenArray:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-  """Returns the type of a vocabulary's tokens: uint16 where it holds all ids, else uint32."""
+  """Returns the dtype of a vocabulary's tokens: uint16 if it can hold all ids, else uint32."""
   return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 def open_array(folder: str, name: str, card: dict[str, Any], vocab_size: int) -> TokenArray:
-  """Opens what `hc_jax.data.prepare` wrote, after comparing every byte with its card.
+  """Opens a split that `hc_jax.data.prepare` wrote, after checking its SHA-256 in the card.
 
   Args:
-    folder: the folder of the prepared text.
-    name: the split.
-    card: the split's entry in the card: dtype, num_tokens, num_documents, num_bytes, sha256.
-    vocab_size: what ids must be less than.
+    folder: folder of the prepared text.
+    name: name of the split.
+    card: entry of the split in the card: dtype, num_tokens, num_documents, num_bytes, sha256.
+    vocab_size: number of ids; every token must be smaller.
 
   Raises:
-    Damaged: a file is missing, or not the one that the card describes; the text names it.
+    Damaged: a file is missing or differs from the card; the message names it.
   """
   sizes = {"tokens": card["num_tokens"], "offsets": card["num_documents"] + 1}
   dtypes = {"tokens": np.dtype(card["dtype"]), "offsets": np.dtype(np.int64)}
@@ -86,19 +87,19 @@ def open_array(folder: str, name: str, card: dict[str, Any], vocab_size: int) ->
     except OSError as error:
       raise Damaged(f"{path} cannot be read: {error.strerror or error}") from error
     if part == "tokens" and largest >= vocab_size:
-      raise Damaged(f"{path} holds the id {largest}, and the vocabulary ends at {vocab_size - 1}")
+      raise Damaged(f"{path} holds the id {largest}, but the vocabulary ends at {vocab_size - 1}")
   return TokenArray(*arrays, card["num_bytes"], name)
 
 
 def _check(path: str, dtype: np.dtype, expected: str) -> int:
-  """Compares a file with its SHA-256; returns the largest number in it, -1 if it is empty."""
+  """Checks the SHA-256 of a file of integers; returns the largest integer, or -1 if it is empty."""
   sha256, largest = hashlib.sha256(), -1
   with open(path, "rb") as stream:
     while block := stream.read(_BLOCK):
       sha256.update(block)
       largest = max(largest, int(np.frombuffer(block, dtype).max()))
   if sha256.hexdigest() != expected:
-    raise Damaged(f"{path} has changed since it was written: its SHA-256 is another")
+    raise Damaged(f"{path} has changed since it was written: its SHA-256 differs")
   return largest
 
 

@@ -1,4 +1,4 @@
-"""The user's files as one split, undivided: text to evaluate on."""
+"""Reading of the user's files as one undivided split, to evaluate on."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,17 +17,17 @@ def read_files(
   field: str = "text",
   log: Callable[[str], None] = print,
 ) -> TokenArray:
-  """All text of `entries` as tokens, in memory; nothing is divided, prepared or kept.
+  """Returns all text of `entries` as tokens, in memory; writes nothing to disk.
 
   Args:
-    entries: files or folders: plain text or code, .jsonl, .parquet, each also as .gz or .zst. What
-      is given twice counts once.
-    tokenizer: gives the ids; its bos starts every document.
-    field: the field of a record (.jsonl, .parquet) that holds the text.
-    log: gets a line where files in a folder, or records, are left out since they hold no text.
+    entries: files or folders: plain text or code, .jsonl or .parquet, each also as .gz or .zst.
+      Duplicates count once.
+    tokenizer: tokenizer, whose bos starts every document.
+    field: name of the field with the text in a record (.jsonl, .parquet).
+    log: called with a line if files in a folder, or records, are skipped because they hold no text.
 
   Raises:
-    UserError: no such file, a file that is not text or is damaged, or no text at all.
+    UserError: a file does not exist, is damaged or is not text, or no text is left.
   """
   source = sources.TextFiles(entries, field)
   dtype = token_dtype(tokenizer.vocab_size)
@@ -45,7 +45,7 @@ def read_files(
 
 
 def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
-  """Yields texts in the amounts that a tokenizer is given at a time."""
+  """Yields lists of texts of about `BATCH_BYTES`, one for each call of the tokenizer."""
   batch, size = [], 0
   for text in texts:
     batch.append(text)

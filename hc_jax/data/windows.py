@@ -1,4 +1,4 @@
-"""Windows: cut from the token array when they are read."""
+"""Windows of tokens, cut from the token array when they are read."""
 
 import dataclasses
 
@@ -9,19 +9,19 @@ from hc_jax.data.tokens import TokenArray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-  """The windows of a split: window i holds tokens i·length to (i + 1)·length, the last as target.
+  """Windows of a split: window i has tokens i·length to (i + 1)·length, the last only as target.
 
-  So every token but the first is a target once per epoch (a tail shorter than a window is left,
-  unless `tail` is set).
+  So every token except the first is a target once per epoch. A tail shorter than a window is not
+  used, unless `tail` is set.
 
   Attributes:
-    split: the tokens.
-    length: L, inputs per window.
-    document_mask: also give `segment_ids`, and mask the target that starts another document.
-    tail: a last window that is not full is filled up with zeros, which its mask leaves out.
+    split: tokens to cut.
+    length: L, number of inputs in a window.
+    document_mask: whether to return `segment_ids`, and to mask targets that start a document.
+    tail: whether the tail is a window too, padded with zeros that its mask excludes.
 
   Raises:
-    UserError: the split is shorter than one window (with `tail`, than two tokens).
+    UserError: the split is shorter than one window (with `tail`, shorter than two tokens).
   """
 
   split: TokenArray
@@ -38,12 +38,12 @@ class Windows:
     return self.split.num_windows(self.length)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Window `index`, taken modulo the number of windows (grain counts on through epochs).
+    """Returns window `index` modulo the number of windows, since grain counts across epochs.
 
     Returns:
-      inputs [L] int32, targets [L] int32, mask [L] float32 (1: counts in the loss), and with
-      `document_mask` segment_ids [L] int32: 1 for the window's first document, 2 for the next, ...
-      (0 is left to padding).
+      `inputs` [L] int32, `targets` [L] int32 and `mask` [L] float32 (1 counts in the loss). With
+      `document_mask` also `segment_ids` [L] int32: 1 for the window's first document, 2 for the
+      next, and so on (0 is left to padding).
     """
     start = (index % len(self)) * self.length
     tokens = self.split.tokens[start : start + self.length + 1].astype(np.int32)
@@ -62,10 +62,10 @@ class Windows:
     return window
 
   def _segments(self, start: int) -> np.ndarray:
-    """Segments of the tokens start .. start + length, [L + 1] int32, from 1."""
+    """Returns the segments of tokens start to start + length, [L + 1] int32, counted from 1."""
     offsets = self.split.offsets
     first, last = np.searchsorted(offsets, (start, start + self.length), side="right")
     segments = np.zeros(self.length + 1, np.int32)
     segments[0] = 1
-    segments[offsets[first:last] - start] = 1  # where another document starts
+    segments[offsets[first:last] - start] = 1  # at the start of each further document
     return np.cumsum(segments, dtype=np.int32)

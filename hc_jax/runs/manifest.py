@@ -102,7 +102,7 @@ def _compare(folder: str, expected: dict[str, Any]) -> str | None:
     entries = pool.map(lambda name: _entry(folder, name), expected)
     for name, entry in zip(expected, entries, strict=True):
       if entry != expected[name]:
-        return f"{name} has changed: its SHA-256 is another"
+        return f"{name} has changed: its SHA-256 differs"
   return None
 
 

@@ -116,7 +116,7 @@ def test_a_missing_dataset_says_where_it_looked_and_how_to_prepare_it(load_named
   ("name", "options", "message"),
   [
     ("py_stdlb", {}, "did you mean 'py_stdlib'"),
-    ("small_text", {}, "small_text/given, small_text/whole; say which"),
+    ("small_text", {}, "small_text/given, small_text/whole; choose one"),
     ("small_text/whole", {"field": "id"}, r"'id' with text.*lines, text, title.*`field`"),
     ("small_text/whole", {"field": "body"}, r"'body' with text.*lines, text, title.*`field`"),
     ("huggingface:x", {}, "is not the name of a dataset"),  # would ask the network

@@ -48,7 +48,7 @@ def test_every_single_bit_counts(folder):
     bits = 8 * (folder / name).stat().st_size
     for bit in (0, bits - 1, *(rng.randrange(bits) for _ in range(20))):
       flip(folder / name, bit)
-      assert manifest.fault(str(folder), 10) == f"{name} has changed: its SHA-256 is another"
+      assert manifest.fault(str(folder), 10) == f"{name} has changed: its SHA-256 differs"
       flip(folder / name, bit)
   assert manifest.fault(str(folder), 10) is None
 

@@ -216,7 +216,7 @@ def test_the_manifest_comes_last_and_without_it_a_checkpoint_is_passed_over(
 
 
 DAMAGE = {
-  "another byte": ("checkpoints/20/params/d/ab", b"Numbersparams/d/ab20", "SHA-256 is another"),
+  "another byte": ("checkpoints/20/params/d/ab", b"Numbersparams/d/ab20", "SHA-256 differs"),
   "cut short": ("checkpoints/20/params/d/ab", b"n", "has 1 bytes instead of 20"),
   "a file more": ("checkpoints/20/params/d/more", b"n", None),  # not fetched, so it harms nothing
   "half a manifest": ("checkpoints/20/manifest.json", b'{"files": {"a', "manifest.json is damaged"),

@@ -35,7 +35,7 @@ def flip(folder):
 
 DAMAGE = {  # what is done to checkpoint 10, and what is said of it
   "truncated": (truncate, r"d/\w+ has [\d,]+ bytes instead of"),
-  "a bit flipped": (flip, r"d/\w+ has changed: its SHA-256 is another"),
+  "a bit flipped": (flip, r"d/\w+ has changed: its SHA-256 differs"),
   "a file is missing": (lambda folder: largest(folder).unlink(), r"d/\w+ is missing"),
   "card torn": (lambda folder: truncate(folder / "card"), r"card/metadata has [\d,]+ bytes"),
   "metadata torn": (

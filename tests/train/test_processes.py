@@ -112,7 +112,7 @@ def test_each_process_reads_its_rows_and_nothing_else():
   read.clear()
   blocks[1][0]
   assert read == [2, 3]
-  with pytest.raises(UserError, match=r"9 rows does not divide over 2 processes: 9 / 2 = 4\.5"):
+  with pytest.raises(UserError, match=r"9 rows cannot be divided over 2 processes: 9 / 2 = 4\.5"):
     data.train_batches(tokens, length=32, batch_size=9, seed=0, block=(0, 2))
 
 

@@ -169,7 +169,7 @@ def test_batches_that_end_before_they_said_are_named_by_the_step(tmp_path):
         raise IndexError(s)
       return super().__getitem__(s)
 
-  with pytest.raises(UserError, match=r"there is no batch for step 4: Task\.train gives fewer"):
+  with pytest.raises(UserError, match=r"step 4 has no batch: Task\.train gives fewer"):
     line.start(tmp_path, line.task(train=Fewer))
 
 

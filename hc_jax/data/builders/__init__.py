@@ -1,1 +1,1 @@
-"""TFDS dataset builders, each in a package of its own, as TFDS wants them."""
+"""TFDS dataset builders, each in its own package, as TFDS requires."""

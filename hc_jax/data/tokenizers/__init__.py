@@ -18,13 +18,14 @@ __all__ = [
 
 
 def load_tokenizer(tokenizer: str = "bytes") -> Tokenizer:
-  """Opens a tokenizer; no training data is needed.
+  """Opens a tokenizer.
 
   Args:
     tokenizer: "bytes", or the path of a SentencePiece `*.model` or of an HF `tokenizer.json`.
 
   Raises:
-    UserError: an unknown word, a missing or damaged file, or a package that is not installed.
+    UserError: `tokenizer` is neither, its file is missing or damaged, or a package that reads it is
+      not installed.
   """
   if tokenizer == "bytes":
     return ByteTokenizer()
@@ -38,5 +39,5 @@ def load_tokenizer(tokenizer: str = "bytes") -> Tokenizer:
       "or of an HF tokenizer.json"
     )
   if not os.path.isfile(path):
-    raise UserError(f"`tokenizer`: no file {path}; give the path of an existing file or 'bytes'")
+    raise UserError(f"`tokenizer`: {path} is not a file; give the path of a file, or 'bytes'")
   return kind(path, tokenizer)

@@ -1,4 +1,4 @@
-"""What a tokenizer is."""
+"""Base class of tokenizers."""
 
 import abc
 import hashlib
@@ -8,23 +8,23 @@ import numpy as np
 
 from hc_jax.errors import UserError
 
-# Text to give `Tokenizer.encode_batch` at a time.
+# Amount of text, in bytes, for one call of `Tokenizer.encode_batch`.
 BATCH_BYTES = 4 << 20
 
 
 class Tokenizer(abc.ABC):
-  """Text to token ids and back.
+  """Tokenizer: converts text to token ids and back.
 
   Attributes:
     name: "bytes", "sentencepiece" or "huggingface".
-    spec: what `load_tokenizer` was given.
-    path: the absolute path of its file, None for bytes: what a run copies to be able to speak.
-    vocab_size: ids are 0 .. vocab_size - 1, `bos_id` among them.
-    bos_id: the id that starts every document. `encode` never returns it for text.
-    token_bytes: [vocab_size] int32, bytes of text that a token stands for, 0 for special tokens.
-      Their sum over a document's tokens is the document's size, exactly for bytes and for
-      byte-level tokenizers, and as nearly as its normalisation lets a tokenizer that rewrites text.
-    fingerprint: names what decides the tokens: a digest of the file, and how it is read.
+    spec: argument of `load_tokenizer`.
+    path: absolute path of the tokenizer's file, which runs copy; None for bytes.
+    vocab_size: number of ids, which are 0 to vocab_size - 1, including `bos_id`.
+    bos_id: id that starts every document. `encode` never returns it for text.
+    token_bytes: number of bytes of text that each id stands for, [vocab_size] int32; 0 for special
+      tokens. The sum over a document's tokens is the document's size. It is exact for bytes and
+      byte-level tokenizers, and approximate for a tokenizer that normalises text.
+    fingerprint: digest of everything that decides the tokens: the file, and how it is read.
   """
 
   name: str
@@ -36,37 +36,44 @@ class Tokenizer(abc.ABC):
   fingerprint: str
 
   def encode(self, text: str) -> np.ndarray:
-    """`text` to ids, [N] int32, without bos."""
+    """Converts `text` to ids, [N] int32, without bos."""
     return self.encode_batch([text.encode("utf-8", "replace")])[0].astype(np.int32)
 
   @abc.abstractmethod
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-    """Encodes documents of UTF-8, each to [N] integer ids without bos."""
+    """Converts UTF-8 documents to integer ids, an array [N] for each, without bos."""
 
   @abc.abstractmethod
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """Ids to text; special tokens give none, bytes that are not UTF-8 the replacement character."""
+    """Converts ids to text.
+
+    Special tokens give no text. Bytes that are not UTF-8 give the replacement character.
+
+    Raises:
+      ValueError: an id is not in the vocabulary.
+    """
 
   def extend(self, prompt: str, ids: Sequence[int] | np.ndarray) -> str:
-    """Returns `prompt`, as it is, and the text that `ids` add to it.
+    """Returns `prompt`, unchanged, followed by the text of `ids`.
 
-    Many tokenizers drop the space in front of the first token that they decode. So the ids are
-    decoded together with those of the prompt.
+    Decodes the ids together with those of the prompt, because many tokenizers drop the space before
+    the first token that they decode.
     """
     context = self.encode(prompt)
     before, whole = self.decode(context), self.decode(np.append(context, np.int32(ids)))
     differs = (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
     added = whole[next(differs, min(len(before), len(whole))) :]
-    if prompt[-1:].isspace() and not before[-1:].isspace():  # encoding dropped it, ids bring it
+    # Encoding dropped the prompt's last space, so the ids may bring it again.
+    if prompt[-1:].isspace() and not before[-1:].isspace():
       added = added.removeprefix(" ")
     return prompt + added
 
 
 def read_fingerprint(path: str) -> str:
-  """Digest of a tokenizer's file.
+  """Returns a digest of a tokenizer's file.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: the file cannot be read.
   """
   try:
     with open(path, "rb") as stream:
@@ -76,8 +83,12 @@ def read_fingerprint(path: str) -> str:
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
-  """`ids` as [N] int64, refused where one lies outside the vocabulary."""
+  """Returns `ids` as [N] int64.
+
+  Raises:
+    ValueError: an id is not in the vocabulary.
+  """
   ids = np.asarray(ids, dtype=np.int64).reshape(-1)
   if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
-    raise ValueError(f"token ids must lie in 0 .. {vocab_size - 1}, got {ids.min()} .. {ids.max()}")
+    raise ValueError(f"token ids must be in 0 .. {vocab_size - 1}, got {ids.min()} .. {ids.max()}")
   return ids

@@ -1,4 +1,4 @@
-"""The tokenizer that needs no file: the ids of text are its UTF-8 bytes."""
+"""Byte tokenizer, which needs no file: the ids of text are its UTF-8 bytes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from hc_jax.data.tokenizers import base
 
 
 class ByteTokenizer(base.Tokenizer):
-  """Ids 0 .. 255 are the bytes, 256 is bos."""
+  """Tokenizer whose ids 0 to 255 are the bytes and whose id 256 is bos."""
 
   name = "bytes"
   spec = "bytes"
@@ -22,7 +22,7 @@ class ByteTokenizer(base.Tokenizer):
     self.token_bytes[self.bos_id] = 0
 
   def encode(self, text: str) -> np.ndarray:
-    # surrogateescape: a prompt from a shell may hold any bytes
+    # surrogateescape, because a prompt from a shell may contain any bytes
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
 
   def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:

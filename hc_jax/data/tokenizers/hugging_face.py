@@ -1,4 +1,4 @@
-"""HF tokenizers (`tokenizer.json`), through the package `tokenizers` alone."""
+"""HF tokenizers (`tokenizer.json`), read by the package `tokenizers`, without transformers."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from hc_jax.data.tokenizers import base
 from hc_jax.errors import UserError
 
-# Names under which vocabularies keep the token that starts, or failing that ends, a document.
+# Usual names of the token that starts a document, followed by those of the token that ends one.
 _BOS_NAMES = (
   "<s>",
   "<bos>",
@@ -30,10 +30,10 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class HuggingFaceTokenizer(base.Tokenizer):
-  """A `tokenizer.json`; bos is the first of the usual names that is special in it, else a new id.
+  """Tokenizer of a `tokenizer.json`; bos is its first special token with a usual name, or a new id.
 
-  Padding, truncation and the post-processor's special tokens are switched off, and the names of
-  special tokens inside a text are text: no document can forge the start of another.
+  Padding, truncation and the post-processor's special tokens are switched off. Names of special
+  tokens inside a text are text, so that no document can forge the start of another.
   """
 
   name = "huggingface"
@@ -70,10 +70,10 @@ class HuggingFaceTokenizer(base.Tokenizer):
     self._take_names_as_text(config, special)
 
   def _take_names_as_text(self, config: dict[str, Any], special: dict[str, int]) -> None:
-    """Makes the names of special tokens text, also those that the model has as pieces of text.
+    """Makes names of special tokens text, even if the model also has them as pieces of text.
 
-    A Unigram model would find them first. Where that changes tokens, the fingerprint says so: text
-    that was prepared before may hold special tokens that it should not.
+    A Unigram model would otherwise find the special token. If this changes tokens, it changes the
+    fingerprint, because text prepared by an earlier version may contain false special tokens.
     """
     models = [self._model]
     pieces = {piece for piece, _ in _items(config["model"]["vocab"])}
@@ -83,8 +83,8 @@ class HuggingFaceTokenizer(base.Tokenizer):
         self._model = type(self._model).from_str(json.dumps(_hide(config, names)))
       except Exception as error:  # the package raises bare Exception
         raise UserError(
-          f"`tokenizer`: {self.path} has special tokens that text cannot be told from: {error}; "
-          "take another tokenizer"
+          f"`tokenizer`: {self.path} does not distinguish its special tokens from text: {error}; "
+          "choose another tokenizer"
         ) from error
       models.append(self._model)
     for model in models:
@@ -105,7 +105,7 @@ class HuggingFaceTokenizer(base.Tokenizer):
 
 
 def _hide(config: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-  """Returns the config with other names for special tokens, which no text can hold; ids stay."""
+  """Returns the config with random names for special tokens, which no text contains; ids stay."""
   secret = secrets.token_hex(8)
   hidden = {name: f"{secret}-{i}" for i, name in enumerate(names)}
   added = [t | {"content": hidden.get(t["content"], t["content"])} for t in config["added_tokens"]]
@@ -120,7 +120,7 @@ def _hide(config: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def _items(vocab: dict[str, int] | list[list[Any]]) -> Iterable[tuple[str, Any]]:
-  """Each piece with its id, or in a Unigram model with its score."""
+  """Returns the pieces, each with its id, or with its score in a Unigram model."""
   return vocab.items() if isinstance(vocab, dict) else map(tuple, vocab)
 
 
@@ -129,7 +129,7 @@ def _encode(model: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _uses(config: dict, kind: str) -> bool:
-  """Whether the pre-tokenizer or the decoder is of that kind, or a sequence that holds one."""
+  """Returns whether the pre-tokenizer or the decoder is, or contains, one of that kind."""
   parts = [config.get("pre_tokenizer"), config.get("decoder")]
   for part in parts:
     if part:

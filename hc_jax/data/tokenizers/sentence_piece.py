@@ -13,7 +13,7 @@ _SPACE = "\u2581"  # SentencePiece's visible space
 
 
 class SentencePieceTokenizer(base.Tokenizer):
-  """A SentencePiece model; bos is its bos, else its eos, else one id past its pieces."""
+  """Tokenizer of a SentencePiece model; bos is its bos, else its eos, else a new id at the end."""
 
   name = "sentencepiece"
 

@@ -1,4 +1,4 @@
-"""py_stdlib: real text that is present wherever Python is, without network."""
+"""py_stdlib: real text that exists wherever Python is installed, without a network."""
 
 import contextlib
 import io
@@ -15,23 +15,23 @@ from hc_jax.errors import UserError
 
 Examples = Iterator[tuple[str, dict[str, list[bytes]]]]
 
-# Tests are half of the library's text where they are installed at all (Linux distributions leave
-# them out): without them the text is much the same everywhere, and better.
+# Tests are half of the library's text, but many Linux distributions do not install them. Without
+# tests the text is much the same everywhere.
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
 def find_sources(root: str = "") -> list[files.TextFile]:
-  """The library's .py files, sorted by name.
+  """Returns the library's .py files, sorted by name.
 
   Args:
-    root: the folder to search; "" is the standard library of the running Python.
+    root: folder to search; "" is the standard library of the running Python.
   """
   root = root or sysconfig.get_path("stdlib")
   found = []
   for folder, subfolders, names in os.walk(root):
     subfolders[:] = sorted(s for s in subfolders if s not in _SKIPPED and s[0] != ".")
     for name in sorted(names):
-      # _sysconfigdata_*.py spells out how, and in which folders, this Python was compiled.
+      # _sysconfigdata_*.py lists how this Python was compiled, which differs on every machine.
       if name.endswith(".py") and not name.startswith("_sysconfigdata"):
         path = os.path.join(folder, name)
         found.append(files.TextFile(path, os.path.relpath(path, root).replace(os.sep, "/")))
@@ -39,24 +39,24 @@ def find_sources(root: str = "") -> list[files.TextFile]:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """The Python standard library's source files, a document per file or 64 KiB of one.
+  """Builder of the Python standard library's source files; a document is a file or 64 KiB of one.
 
-  It has one split "train" with one feature "text". An example holds successive documents of one
-  file, at most 64 KiB or one document.
+  The dataset has one split "train" with one feature "text". An example has successive documents of
+  one file, together at most 64 KiB.
   """
 
   VERSION = tfds.core.Version("1.0.0")
-  # TFDS would look for checksums of downloads next to the code, through a package that not every
-  # installation has. There are no downloads.
+  # Otherwise TFDS looks for checksums of downloads next to the code, and needs a package for it
+  # that not every installation has. This builder downloads nothing.
   code_path = None
 
   def __init__(self, *, root: str = "", file_format: str = "array_record", **kwargs: Any) -> None:
-    """Makes the builder.
+    """Creates the builder.
 
     Args:
       root: as in `find_sources`.
-      file_format: as for any TFDS builder; array_record needs no TensorFlow.
-      **kwargs: as for any TFDS builder (data_dir, version).
+      file_format: format of the TFDS files; array_record needs no TensorFlow.
+      **kwargs: arguments of any TFDS builder (data_dir, version).
     """
     self._root = root
     super().__init__(file_format=file_format, **kwargs)
@@ -75,7 +75,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self) -> Examples:
     is_empty = True
     for inspected in files.inspect_files(find_sources(self._root)):
-      if inspected.text_error:  # a few sources declare another encoding
+      if inspected.text_error:  # a few sources have another encoding
         continue
       texts = records.read_documents(inspected.file, LeftOut("text"))
       for index, group in enumerate(spill.groups(texts, documents.MAX_BYTES)):
@@ -85,7 +85,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       raise UserError(documents.EMPTY)
 
   def prepare(self) -> None:
-    """`download_and_prepare` without a progress bar, a print or a question to the network."""
+    """Calls `download_and_prepare` without progress bars, prints or use of the network."""
     with _quiet():
       self.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -94,7 +94,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  # TFDS has a switch for its bars, which cannot be asked for its state, and none for its prints.
+  # TFDS's switch for progress bars has no getter, and its prints have no switch.
   from tensorflow_datasets.core.utils import tqdm_utils
 
   before = getattr(tqdm_utils, "_active", True)
