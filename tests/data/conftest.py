@@ -1,4 +1,4 @@
-"""Small texts for the data tests."""
+"""Fixtures of the data tests: small texts, and a loader."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def make_lines():
-  """make_lines(num_bytes, seed) -> distinct lines of words, about so many bytes."""
+  """Returns make_lines(num_bytes, seed), which makes about num_bytes of distinct lines of words."""
 
   def make(num_bytes: int, seed: int = 0) -> str:
     rng = random.Random(seed)
@@ -24,7 +24,7 @@ def make_lines():
 
 @pytest.fixture
 def load(tmp_path):
-  """load_text on files, with its log kept in load.lines."""
+  """Returns load_text for files; its log goes to load.lines."""
   from hc_jax.data import load_text
 
   def run(*files, **options):
@@ -37,7 +37,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def documents_of():
-  """The documents of a token array, as text."""
+  """Returns a function that gives the documents of a token array, as text."""
 
   def get(data, split):
     pairs = itertools.pairwise(split.offsets)

@@ -92,7 +92,7 @@ def test_every_seed_has_an_order_of_its_own():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_rows_of_all_processes_are_the_batch(count):
-  """Each row is on one process, in the order of the processes; of training and of evaluation."""
+  """For training and evaluation, the processes' rows in order are the rows of the whole batch."""
   split, options = make_split(1001 - 200), {"length": 10, "batch_size": 8}
 
   def whole_and_parts(make, **more):

@@ -17,7 +17,7 @@ def texts(builder):
 
 
 def make_library(root):
-  """A small stand-in for a standard library."""
+  """Writes a small imitation of a standard library."""
   contents = {
     "b.py": b"b = 1\n",
     "a/__init__.py": b"",
@@ -64,7 +64,7 @@ def test_py_stdlib_builder(tmp_path):
 
 @pytest.mark.slow
 def test_without_tensorflow_network_or_noise(tmp_path, make_lines):
-  """The whole path in a process that has neither TensorFlow nor a network."""
+  """Prepares and reads the dataset in a process without TensorFlow and without a network."""
   make_library(tmp_path / "lib")
   (tmp_path / "lib" / "long.py").write_text(make_lines(150_000))
   code = """

@@ -56,7 +56,7 @@ def test_a_compressed_file_that_holds_no_text_is_found_by_its_beginning(tmp_path
   zipped = {"a.tar.gz": b"name\0\0", "b.txt.gz": b"caf\xe9 au lait", "c.txt.gz": "é".encode()}
   for name, content in zipped.items():
     (tmp_path / name).write_bytes(gzip.compress(content))
-  (tmp_path / "d.txt.gz").write_bytes(b"no gzip")  # said when it is read
+  (tmp_path / "d.txt.gz").write_bytes(b"no gzip")  # reported when it is read
   a, b, c, d = files.inspect_files(files.find_files([str(tmp_path)]))
   assert "NUL" in a.text_error and "byte 3" in b.text_error
   assert not c.text_error and not d.text_error

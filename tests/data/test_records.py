@@ -79,7 +79,7 @@ def test_parquet_columns_that_hold_text(tmp_path, kind):
 
 
 def test_one_rule_for_records_without_text(tmp_path):
-  """The same records in both formats leave out the same ones, for the same reasons."""
+  """JSON lines and parquet with equal records skip equal records, for equal reasons."""
   pa = pytest.importorskip("pyarrow")
   texts = [b"one", None, b"caf\xe9", b"zw\xc3\xb6lf"]
   column = pa.Array.from_buffers(pa.string(), 4, pa.array(texts, pa.binary()).buffers())
@@ -151,12 +151,12 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
 
 
 def test_what_json_loads_takes_is_taken(tmp_path):
-  """A byte order mark in front of any line, as joined files have it, and spaces around."""
+  """Accepts a byte order mark before any line, as in concatenated files, and spaces around."""
   lines = [b'\xef\xbb\xbf{"text": "a"}', b'  {"text": "b"}\t\r', b'\xef\xbb\xbf{"text": "c"}']
   assert read(write(tmp_path / "a.jsonl", b"\n".join(lines))) == ["a", "b", "c"]
 
 
-# Everything that can stand at the end of a piece of a long string.
+# Every kind of character that can be at the end of a piece of a long string.
 HARD = 'quote " backslash \\ \\\\ tab\t é 日本 😀 \u2028\x7f'
 
 

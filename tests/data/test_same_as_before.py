@@ -1,4 +1,4 @@
-"""The same corpus gives the same documents, order, splits and tokens in every version."""
+"""Every version gives equal documents, order, splits and tokens for one fixed corpus."""
 
 import gzip
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 
 
 def write_corpus(folder, make_lines):
-  """Files of every format, with what is hard about each; returns `folder`."""
+  """Writes files of every format, with the difficult cases of each; returns `folder`."""
   lines = make_lines(400_000, seed=5).splitlines(keepends=True)
   take = iter(lines)
 
@@ -44,7 +44,7 @@ def write_parquet(path):
 
 
 def digest(data):
-  """Of the tokens and offsets of both splits: documents, order, division and tokens."""
+  """Returns a digest of the tokens and offsets of both splits."""
   content = hashlib.md5()
   for name in ("train.tokens", "train.offsets", "val.tokens", "val.offsets"):
     content.update(pathlib.Path(data.folder, name).read_bytes())
@@ -62,5 +62,5 @@ def test_text_records_and_rows(load, make_lines, tmp_path):
 def test_one_document_that_is_divided(load, make_lines, tmp_path):
   (tmp_path / "one.txt").write_text(make_lines(30_000))
   data = load(tmp_path / "one.txt")
-  assert data.fingerprint == "46a24f1cbf5515269598bda8a9731c91"  # resumed runs compare it
+  assert data.fingerprint == "46a24f1cbf5515269598bda8a9731c91"  # a resumed run compares it
   assert digest(data) == "7d718ab4ee362c9fcd04bf66f7fd7d35"

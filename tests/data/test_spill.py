@@ -1,4 +1,4 @@
-"""The order of documents: that of the MD5 of "train" and their key, which TFDS's shuffler gave."""
+"""Documents are ordered by the MD5 of "train" and their key, as by TFDS's shuffler."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ def test_groups_come_in_the_order_of_their_hashes(tmp_path, monkeypatch, at_once
   in_order = sorted(groups, key=lambda group: hashlib.md5(b"train" + group[0].encode()).digest())
   expected = list(itertools.chain.from_iterable(texts for _, texts in in_order))
   assert list(spill.read(str(tmp_path))) == expected
-  assert list(spill.read(str(tmp_path))) == expected  # as often as it is asked
+  assert list(spill.read(str(tmp_path))) == expected  # again on a second read
 
 
 def test_nothing_gives_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Validation holds the share of documents that was asked for, chosen by their content alone."""
+"""Validation has the requested share of documents, chosen only by their content."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def test_the_share_of_validation_is_the_share_that_was_asked_for(
   train, val = documents_of(data, data.train), documents_of(data, data.val)
   # Four standard deviations of the number of documents that fall below a threshold.
   assert abs(len(val) - share * COUNT) < 4 * (COUNT * share * (1 - share)) ** 0.5
-  # The documents themselves: those whose digest, 64 bits of BLAKE2b, is in the lowest share.
+  # Validation has the documents whose digest (64 bits of BLAKE2b) is in the lowest share.
   lowest = [t for t in texts if _digest(t) < share * 2**64]
   assert val == lowest and train == [t for t in texts if t not in set(lowest)]
 

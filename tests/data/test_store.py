@@ -1,4 +1,4 @@
-"""What other processes, deaths and disks can do to a preparation."""
+"""Preparation of data under other processes, kills, and faulty or full disks."""
 
 import errno
 import os
@@ -105,8 +105,8 @@ def test_two_processes_at_once_prepare_once(folder):
 
 
 def test_a_full_disk_in_the_middle(folder):
-  # A limit on the size of files stands in for the disk. The first is met by the copy of the text,
-  # the second by the tokens.
+  # A limit on file sizes imitates the full disk. The copy of the text exceeds the first limit, the
+  # tokens exceed the second.
   code = """
     import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -327,7 +327,7 @@ def test_where_data_lies(make_lines, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(make_lines, tmp_path):
-  """250 MB of text and a line of 150 MB, in a process of which the system says the peak."""
+  """Reads 250 MB of text and a line of 150 MB in a process whose peak memory is measured."""
   lines = make_lines(1_000_000)
   with open(tmp_path / "a.txt", "w") as stream:
     stream.writelines(lines for _ in range(250))

@@ -11,7 +11,7 @@ from hc_jax.errors import UserError
 
 
 class SmallText(tfds.core.GeneratorBasedBuilder):
-  """Text with neighbours, in configs with and without a validation split."""
+  """Builder with several features, in configs with and without a validation split."""
 
   VERSION = tfds.core.Version("1.2.0")
   BUILDER_CONFIGS = [

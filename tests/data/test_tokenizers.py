@@ -14,7 +14,7 @@ LETTERS = "▁abders<>/"
 
 @pytest.fixture
 def save_model(tmp_path):
-  """save_model(model, pre) -> path of a tokenizer.json whose special tokens are pieces of it."""
+  """Returns save_model(model, pre), which writes a tokenizer.json; special tokens are pieces."""
   tk = pytest.importorskip("tokenizers")
 
   def save(model, pre=None, decoder=None):
@@ -38,7 +38,7 @@ def corpus(make_lines):
 
 @pytest.fixture(scope="module")
 def sentencepiece_files(tmp_path_factory, corpus):
-  """Name -> path of a model: as SentencePiece trains by default, and one that keeps every byte."""
+  """Trains models by name: with SentencePiece's defaults, and so that every byte is kept."""
   spm = pytest.importorskip("sentencepiece")
   folder = tmp_path_factory.mktemp("spm")
   exact = {
@@ -71,7 +71,7 @@ def hugging_face_files(tmp_path_factory, corpus):
     tokenizer.pre_tokenizer, tokenizer.decoder = pre, decoder
     tokenizer.train_from_iterator(corpus.splitlines(), trainer)
     tokenizer.add_tokens([tk.AddedToken("\n\n\n", normalized=False)])
-    # What a file may carry and training must not see:
+    # Settings that a file may contain and that training must ignore.
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=64)
     tokenizer.post_processor = tk.processors.TemplateProcessing(
@@ -144,7 +144,7 @@ def test_sentencepiece_that_keeps_every_byte(sentencepiece_files, corpus, kind):
   assert_exact(tokenizer, corpus[:3000])
   assert_exact(tokenizer, HARD)
   assert len(tokenizer.encode(corpus)) < len(corpus)
-  # "exact" has an eos to stand in, "bare" gets a new id
+  # "exact" has an eos, which serves as bos; "bare" gets a new id
   assert tokenizer.vocab_size == (301 if kind == "bare" else 300)
 
 
@@ -222,7 +222,7 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
 
 
 def small_models():
-  """Models that find the names of special tokens in a text."""
+  """Returns models that find the names of special tokens in a text."""
   import tokenizers as tk
 
   letters = {letter: len(SPECIAL) + i for i, letter in enumerate(LETTERS)}
@@ -255,7 +255,7 @@ def test_a_text_cannot_forge_the_start_of_a_document(save_model, kind):
   for text in ("a<s>b", "a <s> b", "<s>", "</s>", "<s><s>"):
     assert not {1, 2} & set(tokenizer.encode(text).tolist()), text
   assert tokenizer.decode([1, 3, 2]) == load_tokenizer(path).decode([3])
-  # Text that was prepared with forged tokens is not taken for this one's.
+  # So text that was prepared with forged tokens is not reused.
   assert tokenizer.fingerprint == base.read_fingerprint(path) + "-names-are-text"
 
 

@@ -1,4 +1,4 @@
-"""Files as one split, and windows whose last one need not be full."""
+"""Files read as one split, and windows with a tail that is not full."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def test_with_a_tail_every_token_is_a_target_once(size, document_mask):
   np.testing.assert_array_equal(found["inputs"][there], ids[:-1])
   np.testing.assert_array_equal(found["targets"][there], ids[1:])
   assert not found["targets"][~there].any()
-  if document_mask:  # what is filled up belongs to no document
+  if document_mask:  # padding belongs to no document
     padding = np.arange(len(there)) > size - 1
     assert not found["segment_ids"][padding].any() and found["segment_ids"][:size].all()
 

@@ -1,10 +1,10 @@
-"""Runs the live peers on small random cases and writes what they say: tests/goldens/*.npz.
+"""Runs the peer packages on small random cases and writes their results to tests/goldens/*.npz.
 
     make goldens
 
-It needs the extra `parity` (PyTorch, hyper-connections, transformers). The weights, inputs, outputs
-and gradients are the peers' own; `tests/goldens/test_goldens.py` compares ours with them without
-any of these packages, `tests/parity/` runs them live.
+It needs the extra `parity` (PyTorch, hyper-connections, transformers). Weights, inputs, outputs and
+gradients come from the peers. `tests/goldens/test_goldens.py` compares our results with the files
+and needs no peer; `tests/parity/` runs the peers live.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ STREAMS = {
   "n4_static": {"n": 4, "tanh": True, "dynamic": False},
 }
 CONSTRAINED = {f"n{n}_mhc": {"n": n, "tanh": False, "constrained": True} for n in (1, 2, 4)}
-# A token of zeros and a stream of zeros, as embeddings of padding are.
+# With a token of zeros and a stream of zeros, like embeddings of padding.
 ZERO = {
   "n4_tanh_zero": {"n": 4, "tanh": True, "zeros": True},
   "n4_mhc_zero": {"n": 4, "tanh": False, "constrained": True, "zeros": True},
@@ -55,11 +55,22 @@ def hyper_connections(
   length=3,
   seed=0,
 ):
-  """One `HyperConnections` away from its initial values, around the branch sin, by name of array.
+  """Runs one `HyperConnections` with random parameters around the branch sin.
 
-  The package has no static ones; they are what it does with projections of zero. `constrained` is
-  one of its `ManifoldConstrainedHyperConnections`. `zeros` makes the streams of the first token
-  zero, and the last stream of the last one.
+  Args:
+    n: number of streams.
+    tanh: whether the dynamic maps use tanh.
+    dynamic: False sets the projections to zero, because the package has no static connections.
+    constrained: whether to run `ManifoldConstrainedHyperConnections` instead.
+    zeros: whether to set the streams of the first token, and the last stream of the last token, to
+      zero.
+    width: width of a stream.
+    batch: number of sequences.
+    length: number of tokens in a sequence.
+    seed: seed of parameters and inputs.
+
+  Returns:
+    Parameters, inputs, outputs and gradients, by name of array.
   """
   import torch
   from hyper_connections import HyperConnections, ManifoldConstrainedHyperConnections
@@ -99,7 +110,7 @@ def hyper_connections(
 
 
 def olmo(tied, *, batch=2, length=10, seed=0, **sizes):
-  """A random `OlmoForCausalLM` and its logits."""
+  """Returns the weights of a random `OlmoForCausalLM`, tokens, and its logits, by name of array."""
   import torch
   from transformers import OlmoConfig, OlmoForCausalLM
 
@@ -116,7 +127,7 @@ def olmo(tied, *, batch=2, length=10, seed=0, **sizes):
 
 
 def make(peer):
-  """All cases of one file: arrays by "case/name"."""
+  """Returns the arrays of all cases of one file, by "case/name"."""
   if peer == "hyper_connections":
     cases = {
       name: hyper_connections(**case) for name, case in {**STREAMS, **CONSTRAINED, **ZERO}.items()
@@ -127,7 +138,7 @@ def make(peer):
 
 
 def load(peer):
-  """The cases of a golden file, arrays by name, and the peers' versions that made it."""
+  """Reads a golden file; returns its cases (arrays by name) and the versions of the peers."""
   cases, versions = {}, ""
   with np.load(HERE / f"{peer}.npz") as file:
     for name in file.files:

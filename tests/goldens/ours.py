@@ -1,4 +1,4 @@
-"""What ours makes of a peer's weights and inputs, and how far it is from what the peer made."""
+"""Results of hc_jax for a peer's weights and inputs, and their distance from the peer's results."""
 
 import functools
 
@@ -10,14 +10,14 @@ import hc_jax as hc
 from hc_jax import convert
 from hc_jax.testing.compiled import jit
 
-# Of two float32 computations: relative norm of the difference over an array, over all gradients,
-# and over that of one parameter, whose few numbers may be differences of large ones. Measured over
-# three seeds: forward 2e-7, gradients of one parameter 1.2e-5, logits 3e-6 (4e-5 at most, of 9).
+# Largest relative norm of the difference between two float32 computations: of an array, of all
+# gradients together, of one gradient (a few numbers that may be differences of large ones), and of
+# logits. Measured over three seeds: forward 2e-7, one gradient 1.2e-5, logits 3e-6.
 FORWARD, GRADIENT, ONE_GRADIENT, LOGITS = 2e-6, 1e-5, 1e-4, 1e-5
 
 
 def distance(got, want):
-  """Norm of the difference over the norm of what is wanted."""
+  """Returns the norm of the difference, divided by the norm of `want`."""
   got, want = (np.asarray(a, np.float64) for a in (got, want))
   assert got.shape == want.shape, (got.shape, want.shape)
   return np.linalg.norm(got - want) / (np.linalg.norm(want) + 1e-6)
@@ -47,27 +47,27 @@ def _hyper_connection(n, dynamic, tanh, constrained, norm_eps=0.0):
 
 
 def hyper_connection_distances(case, tanh, *, dynamic=True, convert_state=None):
-  """How far ours is from a case of `make.hyper_connections`, by name of array.
+  """Computes a case of `make.hyper_connections`; returns the distances by name of array.
 
   Args:
     case: arrays by name.
-    tanh: of the case.
-    dynamic: false takes the static parameters alone.
-    convert_state: from a state dict to ours; to make mistakes with.
+    tanh: whether the case uses tanh.
+    dynamic: False uses only the static parameters.
+    convert_state: converter from a state dict to our parameters; tests pass wrong ones.
   """
   convert_state = convert_state or convert.from_hyper_connections
   params = convert_state(below(case, "state/"))
   wanted = convert_state(below(case, "grad/"))
   wanted["norm_scale"] = (
     wanted["norm_scale"] - 1
-  )  # gamma is the scale less one, its gradient is not
+  )  # gamma is the scale minus one, but their gradients are equal
   if not dynamic:
     params = {name: value for name, value in params.items() if name.startswith("static_")}
   constrained = "read_scale" in params
   run = _hyper_connection(case["streams"].shape[-2], dynamic, tanh, constrained)
   (_, (h, out)), (grads, d_streams) = run(params, case["streams"], case["weights"])
   found = {"branch_input": distance(h, case["branch_input"]), "out": distance(out, case["out"])}
-  # A zero stream can have a derivative of 1e12, which would hide what is wrong with the others.
+  # A zero stream can have a derivative of 1e12, which would hide faults of the other streams.
   zero = ~np.any(case["streams"], axis=-1)
   got = {**grads, "streams": d_streams[~zero]}
   want = {**wanted, "streams": case["grad/streams"][~zero]}
@@ -88,7 +88,7 @@ def check(distances):
 
 
 def olmo_model(case, tied, num_heads, **fields):
-  """The model whose parameters `convert.from_olmo` gives."""
+  """Returns the model that fits the parameters of `convert.from_olmo`."""
   state = below(case, "state/")
   vocab_size, d_model = state["model.embed_tokens.weight"].shape
   fields = {
@@ -109,7 +109,7 @@ def olmo_model(case, tied, num_heads, **fields):
 
 
 def olmo_distance(case, tied, num_heads):
-  """How far our logits are from a case of `make.olmo`."""
+  """Returns the distance of our logits from a case of `make.olmo`."""
   params = convert.from_olmo(below(case, "state/"), num_heads, tie_embeddings=tied)
   model = olmo_model(case, tied, num_heads)
   return distance(jit(model.apply)({"params": params}, case["tokens"]), case["logits"])

@@ -1,9 +1,9 @@
-"""Ours against what live peers computed (tests/goldens/make.py); needs none of them installed.
+"""Comparison with stored results of peer packages (tests/goldens/make.py), which are not needed.
 
-hyper-connections (PyTorch) departs from the paper in this, and the cases are made accordingly: its
-norm is an RMSNorm without eps where the paper has LayerNorm, and a connection that is given no
-layer index starts by reading a stream drawn at random. Fractions and several input views, which
-depart further, are not compared.
+hyper-connections (PyTorch) differs from the paper in two points, and the cases take account of
+both. Its norm is an RMSNorm without eps; the paper has LayerNorm. A connection without a layer
+index first reads a stream drawn at random. Fractions and several input views differ further and are
+not compared.
 """
 
 import functools
@@ -44,7 +44,7 @@ def test_files_say_what_made_them_and_are_small():
 
 @pytest.mark.parametrize("name", make.STREAMS)
 def test_hyper_connections(name):
-  """Branch input, streams, and the gradients of both and of every parameter."""
+  """Compares branch input, streams, and gradients of streams and every parameter."""
   distances = ours.hyper_connection_distances(hyper(name), tanh(name))
   assert len(distances) == 2 + 6 + 1 + 1  # forward; parameters, streams, all gradients together
   ours.check(distances)
@@ -66,7 +66,7 @@ def test_manifold_constrained_hyper_connections(name):
 
 @pytest.mark.parametrize("name", make.ZERO)
 def test_zero_streams(name):
-  """Padding is embedded as zeros: a norm without eps is finite there, derivatives included."""
+  """Streams of zeros, as from padding, give finite values and derivatives without an eps."""
   case = hyper(name)
   assert not np.any(case["streams"][0, 0]) and not np.any(case["streams"][-1, -1, -1])
   assert np.max(np.abs(case["grad/streams"][-1, -1, -1])) > 1e10  # their clamp divides by 1e-12
@@ -82,7 +82,7 @@ def test_a_transposed_mix_of_mhc_shows():
 
 
 def wrong(change):
-  """A converter with a mistake."""
+  """Returns a converter with a mistake."""
 
   def convert_state(state):
     params = convert.from_hyper_connections(state)
@@ -112,7 +112,7 @@ def test_tanh_shows():
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
 def test_olmo(name):
-  """Logits of rotary positions, grouped queries, SwiGLU and norms without parameters."""
+  """Compares logits of a model with rotary positions, grouped queries and SwiGLU."""
   case = cases("olmo")[name]
   assert np.std(case["logits"]) > 0.5
   assert ours.olmo_distance(case, name == "tied", HEADS) < ours.LOGITS
@@ -120,7 +120,7 @@ def test_olmo(name):
 
 @pytest.mark.parametrize("connection", [tiny.DHC4, tiny.SHC2], ids=["dhc4", "shc2"])
 def test_olmo_is_what_hyper_connections_start_as(connection):
-  """The final norm sees n times the residual stream, so its eps is n^2 times OLMo's 1e-5."""
+  """The final norm has eps n^2 * 1e-5, since its input is n times OLMo's residual stream."""
   case, n = cases("olmo")["untied"], connection.keywords["num_streams"]
   model = ours.olmo_model(case, False, HEADS, connection=connection, final_norm_eps=1e-5 * n**2)
   params = convert.from_olmo(ours.below(case, "state/"), HEADS)

@@ -12,7 +12,7 @@ import jax
 from hc_jax import config as config_lib
 from tests.train import tiny
 
-# Small, unrolled and without streams: quick to trace. A row adds what its key needs to matter.
+# Small, unrolled and without streams, so that tracing is quick. A row adds the keys that it needs.
 SMALL = {
   "model.d_model": 8,
   "model.num_layers": 1,
@@ -31,7 +31,7 @@ SMALL = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Another value of a key, and other keys without which it would not matter."""
+  """Another value of a key, and other keys that it needs to have an effect."""
 
   value: Any
   given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -43,7 +43,7 @@ def _small() -> Any:
 
 
 class Tracker:
-  """A tracker that keeps names and steps of what it is given, for all to see."""
+  """Tracker that keeps the names and steps that it gets, in a class attribute."""
 
   given = []
 
@@ -73,7 +73,7 @@ def pair(key: str, row: Row) -> tuple[Any, Any]:
 
 
 def once(observe: Callable[[Any], Any]) -> Callable[[Any], Any]:
-  """Keeps what a function makes of a config: many rows have the config that they start from."""
+  """Caches a function of a config, since many rows start from the same config."""
   kept = {}
 
   @functools.wraps(observe)
@@ -87,5 +87,5 @@ def once(observe: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def text_of(function: Callable, *args: Any) -> str:
-  """Returns a function's jaxpr as text; addresses of Python objects are taken out."""
+  """Returns a function's jaxpr as text, without the addresses of Python objects."""
   return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(*args)))

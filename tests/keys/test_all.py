@@ -1,4 +1,4 @@
-"""There is a test for every key of a config: one that is new has no row yet, and fails here."""
+"""Every key of a config has a test: a new key without a row fails here."""
 
 from configs import base
 from hc_jax.connections import CONNECTIONS, connection_fields
@@ -21,7 +21,7 @@ def test_every_key_has_a_row_and_every_row_a_key():
   }
   rows = [prefix + key for prefix, table in tables.items() for key in table]
   assert len(rows) == len(set(rows))
-  # Variants that other tests register bring keys of their own.
+  # Only our own variants, since other tests register variants with further keys.
   ours = [cls for cls in CONNECTIONS.values() if cls.__module__.startswith("hc_jax.")]
   fields = {"name"}.union(*map(connection_fields, ours))
   config = base.get_config().to_dict()

@@ -12,7 +12,7 @@ from tests.keys.table import Row, pair
 WORDS = "words.json"  # a tokenizer
 TEXT = {"data.name": "text_files", "data.files": ("a.jsonl",), "data.dir": "prepared"}
 TEXT |= {"train.batch_size": 4}
-# The part of the observation that a key changes, and its other value.
+# For each key, the part of the observation that it changes, and another value.
 DATA = {
   "files": ("text", Row(("b.jsonl",), TEXT)),
   "field": ("text", Row("title", TEXT)),
@@ -27,7 +27,7 @@ REFUSED = {"name": Row("no_such_text", TEXT | {"data.files": ()})}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """Makes the current folder, with two files of records of two fields, and a tokenizer of words."""
+  """Enters a new folder with two files of records with two fields, and a tokenizer of words."""
   monkeypatch.chdir(tmp_path)
   for name in ("a", "b"):
     rows = [{"text": f"{name} has line {i}", "title": f"{name} {i}"} for i in range(60)]

@@ -1,6 +1,6 @@
-"""Every key refuses what cannot mean anything, with exit code 2 and its name, and takes its limits.
+"""Every key refuses invalid values, with exit code 2 and its name, and accepts its limits.
 
-Rows are made from the declarations: a new key is tested without a row of its own.
+Cases are generated from the declarations, so that a new key is tested without a new row.
 """
 
 import json
@@ -15,9 +15,9 @@ from hc_jax.connections import CONNECTIONS, connection_fields
 from hc_jax.fields import LARGEST
 
 NAN, INF = float("nan"), float("inf")
-# Keys that take any text except none: what is looked up when it is opened.
+# Keys that accept any text except the empty one, because they are looked up only when opened.
 NAMES = {"data.tokenizer", "data.field", "data.name"}
-# A variant that has the field; the first one that does.
+# For each field of a connection, the first variant that has it.
 HOLDERS = {
   f"model.connection.{field}": name
   for name, cls in reversed(CONNECTIONS.items())
@@ -27,7 +27,7 @@ KEYS = {key: found for key, found in keys().items() if key in HOLDERS or "connec
 
 
 def bad_values(key):
-  """Values that a key does not take, as Python has them."""
+  """Yields values that a key refuses, as Python objects."""
   found = KEYS[key]
   if found.kind in (int, float):
     yield from (10**400, -(10**400), "x")
@@ -50,7 +50,7 @@ def bad_values(key):
 
 
 def good_values(found):
-  """Values at the limits of what a number key takes."""
+  """Yields values at the limits of a number."""
   if found.kind in (int, float) and found.check is None:
     largest = LARGEST[found.kind]
     if found.above is None:
@@ -69,7 +69,7 @@ def base():
 
 
 def changed(base, key, value):
-  """Returns the values of a config, with another one for a key; the connection has its field."""
+  """Returns the values of a config with another value for a key, and a connection that has it."""
   values = json.loads(json.dumps(base))
   if key in HOLDERS:
     values["model"]["connection"]["name"] = HOLDERS[key]
@@ -104,7 +104,7 @@ def test_limits_and_words_are_taken(base, key):
 def test_the_command_line_is_refused_with_exit_code_2(key, capsys):
   name = f"--config.model.connection.name={HOLDERS.get(key, 'hc')}"
   texts = [str(value) for value in bad_values(key) if value is not None]
-  if KEYS[key].kind is str:  # a number is a text like any other
+  if KEYS[key].kind is str:  # a number is valid text
     texts = [value for value in bad_values(key) if isinstance(value, str)]
   for text in texts[-2:] if key != "data.files" else ():
     assert cli.main(["params", "quickstart", name, f"--config.{key}={text}"]) == 2, text

@@ -1,4 +1,4 @@
-"""Every key of the group model changes the program that makes the parameters or the logits."""
+"""Every key of the group model changes the program that computes parameters or logits."""
 
 import functools
 
@@ -64,13 +64,13 @@ def test_a_key_of_the_model_changes_its_program(key):
 
 
 def test_a_program_is_the_same_each_time_it_is_traced():
-  """Without this, every test of a changed program would pass."""
+  """Traces twice; if the texts differed, every test of a changed program would pass."""
   before, _ = pair("model.d_model", MODEL["d_model"])
   assert program.__wrapped__(before) == program(before)
 
 
 def of(name, **fields):
-  """Returns the keys of the connection of that name, instead of the residual one."""
+  """Returns keys that select the connection `name`, with other fields."""
   return {
     "model.connection.name": name,
     **{f"model.connection.{field}": value for field, value in fields.items()},
@@ -104,8 +104,8 @@ CONNECTION = {
   "block_sites": Row(3, of("attn_res")),
   "rank": Row(2, of("gated_residual")),
 }
-# A branch says itself how many views it takes, and XLA is the one backend there is: other values
-# are refused.
+# Keys whose other values are refused: the branch decides the number of views, and XLA is the only
+# backend.
 REFUSED = {"num_views": Row(3, HC), "implementation": Row("pallas", HC)}
 
 

@@ -1,4 +1,4 @@
-"""Every key of the group optim reaches the optimizer, and none takes the place of another."""
+"""Every key of the group optim reaches the optimizer, and no two have the same effect."""
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ PARAMS = {"kernel": np.ones((2, 2), np.float32), "static_mix": np.ones(2, np.flo
 
 
 def program(optimizer):
-  """Returns the program of one update, at a step that is not known."""
+  """Returns the program of one update, at a traced step."""
   state = jax.eval_shape(optimizer.init, PARAMS)
   return text_of(optimizer.update, PARAMS, state, PARAMS)
 

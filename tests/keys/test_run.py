@@ -1,7 +1,7 @@
-"""Every key of the run itself is seen in what two runs leave behind: seed, train, workers, mesh.
+"""Every key of the run itself (seed, train, workers, mesh) shows in the files or calls of a run.
 
-Both runs are real, with a model that is nothing but a table of logits. They differ in every key,
-and each key is looked at where no other shows.
+Both runs are real; their model is only a table of logits. They differ in every key, and each key is
+observed in a place that no other key changes.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from hc_jax.train.start import language_program
 from tests.keys.table import Row, Tracker, changed, pair
 from tests.train import tiny
 
-# key: its values in the two runs, and what is seen of each.
+# key: its values in the two runs, and the observations.
 RUN = {
   "seed": ((3, 4), ([0, 3], [0, 4])),
   "data.workers": ((0, 1), (0, 1)),
-  # The last rate of a linear decay to a tenth, of the peak, after a warmup of two steps.
+  # Observed: last step, and the rate there as a share of the peak, in a linear decay to a tenth.
   "train.num_steps": ((6, 8), ((6, 0.325), (8, 0.25))),
   "train.batch_size": ((2, 4), (2 * 4, 4 * 4)),  # tokens of a step
   "train.accumulation": ((1, 2), (1, 2)),
@@ -40,12 +40,12 @@ RUN = {
   "train.profile": (("", "2:4"), ([], ["profile"])),
   "train.compilation_cache": (("", "kept"), ("", "kept")),
   "train.deterministic": ((False, True), (False, True)),
-  "train.debug_nans": ((False, True), (True, False)),  # whether a state gives up its memory
+  "train.debug_nans": ((False, True), (True, False)),  # whether the state is donated
 }
 
 
 class Table(nn.Module):
-  """Learned logits, alike for every token, in the two halves that a loss in parts needs."""
+  """Model with one table of logits for every token, split in two, as a loss in parts needs."""
 
   vocab_size: int
 
@@ -73,7 +73,7 @@ def table():
 
 @contextlib.contextmanager
 def watched(patch):
-  """Notes what a run asks for on its way, by key."""
+  """Records the arguments of calls during a run, by key."""
   notes = {"train.profile": []}
 
   def note(owner, name, look):
@@ -114,7 +114,7 @@ def watched(patch):
 
 @pytest.fixture(scope="module")
 def seen(table, tmp_path_factory):
-  """Returns what each of the two runs shows, by key."""
+  """Trains both runs; returns the observations of each, by key."""
   found, memory = [], fsspec.filesystem("memory")
   for i in range(2):
     folder = tmp_path_factory.mktemp("runs")
@@ -156,7 +156,7 @@ def test_a_key_of_the_run_is_seen_in_the_run(seen, key):
 
 
 def test_tokens_and_rates_of_a_row_agree(seen):
-  """Whether a row is of one step or of several."""
+  """Checks tokens and rate of a row, for rows of one step and of several steps."""
   for run in seen:
     tokens = run["train.batch_size"]
     rows = [row for row in run["rows"] if "train/loss" in row]
@@ -170,7 +170,7 @@ def mesh(preset, data, fsdp, tensor):
   return {"mesh.preset": preset, "mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
 
 
-# key: another value, the sizes of the mesh of eight devices before and after.
+# key: another value, and the sizes of the mesh of eight devices before and after.
 MESH = {
   "data": (Row(2, mesh("fsdp_tp", 1, -1, 2)), (1, 4, 2), (2, 2, 2)),
   "fsdp": (Row(4, mesh("fsdp", -1, 2, 1)), (4, 2, 1), (2, 4, 1)),

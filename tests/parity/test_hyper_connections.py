@@ -1,7 +1,6 @@
-"""Live against hyper-connections for PyTorch: `make parity`. See tests/goldens/test_goldens.py.
+"""Comparison with the installed hyper-connections for PyTorch: `make parity`.
 
-Its departures from the paper: an RMSNorm without eps for the LayerNorm, and a stream drawn at
-random for the first read of a connection that is given no layer index.
+See tests/goldens/test_goldens.py for that package's differences from the paper.
 """
 
 import flax.linen as nn
@@ -35,7 +34,7 @@ def test_manifold_constrained(name):
 
 @pytest.mark.parametrize("n, index", [(1, 0), (2, 5), (4, 2)])
 def test_both_start_alike(n, index):
-  """Initial parameters of the module with that layer index are those of ours with that index."""
+  """Compares initial parameters of the module and of ours, with the same layer index."""
   module = peer.HyperConnections(n, dim=8, layer_index=index)
   state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
   connection = hc.HyperConnection(num_streams=n, norm="rmsnorm", norm_params=True)
@@ -49,7 +48,7 @@ def test_both_start_alike(n, index):
 
 
 def test_ours_loads_there():
-  """The other way round: parameters of ours as a state dict that the module takes."""
+  """Loads our parameters, converted to a state dict, into the module."""
   case = make.hyper_connections(4, True, seed=3)
   state = ours.below(case, "state/")
   back = convert.to_hyper_connections(convert.from_hyper_connections(state))
@@ -66,7 +65,7 @@ def test_goldens_are_what_the_peer_computes(name):
   fresh = make.hyper_connections(**{**make.STREAMS, **make.CONSTRAINED, **make.ZERO}[name])
   assert set(fresh) == set(golden[name])
   for key, value in fresh.items():
-    # A gradient of one number nearly cancels, and its rounding differs between processors.
+    # The terms of a single gradient nearly cancel, so that rounding differs between processors.
     limit = ours.ONE_GRADIENT if key.startswith("grad/") else ours.FORWARD
     assert ours.distance(golden[name][key], value) < limit, (name, key, versions)
   all_of = lambda case: np.concatenate([np.ravel(v) for v in ours.below(case, "grad/").values()])  # noqa: E731

@@ -1,4 +1,4 @@
-"""Live against Hugging Face transformers' OLMo, with random weights: `make parity`."""
+"""Comparison with the installed OLMo of Hugging Face transformers: `make parity`."""
 
 import pytest
 
@@ -24,7 +24,7 @@ SIZES = {
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_logits(tied, sizes):
-  """Random weights of standard deviation 0.3, where logits are far from small."""
+  """Compares logits for random weights of standard deviation 0.3, which give large logits."""
   case = make.olmo(tied, seed=1, **SIZES[sizes])
   assert ours.olmo_distance(case, tied, 4) < ours.LOGITS
 

@@ -14,7 +14,7 @@ import pytest
 from hc_jax.processes import signals
 
 ROOT = pathlib.Path(signals.__file__).parents[2]
-# hc_jax.processes.signals without the rest of the package, which takes seconds to import.
+# Imports hc_jax.processes.signals without the rest of the package, which takes seconds.
 PROGRAM = f"""
 import ctypes, gc, os, signal, sys, types
 package = types.ModuleType("hc_jax"); package.__path__ = [{str(ROOT / "hc_jax")!r}]
@@ -95,7 +95,7 @@ with signals.Ending(), signals.StopSignal() as stop:
 
 @pytest.fixture
 def as_in_a_kernel():
-  """Python's own handler of SIGINT, which a shell takes from what it starts in the background."""
+  """Restores Python's handler of SIGINT, which a shell disables for background processes."""
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   yield
   signal.signal(signal.SIGINT, before)
@@ -135,7 +135,7 @@ def test_the_first_interrupt_inside_a_callback_of_the_garbage_collector_sets_the
   "count", [pytest.param(2, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
 )
 def test_signals_at_random_moments_of_a_start(count, tmp_path):
-  """From the first line of train.py to the first step, the text prepared anew each time."""
+  """Sends signals between the first line of train.py and the first step."""
   (tmp_path / "text.txt").write_text(pathlib.Path(__file__).read_text() * 30)
   program = f"import runpy; print('ready', flush=True); runpy.run_path({str(ROOT / 'train.py')!r}"
   command = [sys.executable, "-c", program + ", run_name='__main__')"]
@@ -155,15 +155,15 @@ def test_signals_at_random_moments_of_a_start(count, tmp_path):
     )
     assert child.stdout.readline() == "ready\n"
     begun = time.monotonic()
-    if i < 1:  # how long a start takes: the first compiles for all of them
+    if i < 1:  # measures a start; it also compiles for all later ones
       while not child.stdout.readline().startswith("compiled"):
         assert child.poll() is None
       before = time.monotonic() - begun
       child.kill()
       child.communicate()
       continue
-    # One signal of each kind in each fifteenth of a start; of two, both in its first quarter, since
-    # a start on a busy machine may be half as long as the one that was measured.
+    # One signal of each kind in each fifteenth of a start. With only two signals, both come in the
+    # first quarter, since a start may take half as long as the measured one.
     time.sleep(before * ((i - 1) // 2 + draw.random()) / max(count // 2, 4))
     number = (signal.SIGTERM, signal.SIGINT)[i % 2]
     child.send_signal(number)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and that any mesh reads what another wrote."""
+"""Checkpoints: which are kept, and reading on a mesh other than the writer's."""
 
 import contextlib
 import gc
@@ -41,7 +41,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
       checkpoints.save(state(step), step, CARD, loss and ("val/loss", loss))
   assert steps_of(str(tmp_path)) == [2, 5, 6]
   assert best_step(str(tmp_path)) == 2
-  # The next process knows the best too.
+  # A later process knows the best as well.
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     checkpoints.save(state(7), 7, CARD, ("val/loss", 1.5))
   assert steps_of(str(tmp_path)) == [2, 7]
@@ -95,7 +95,7 @@ def test_nothing_there_is_no_error(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")
 def test_a_real_write_that_fails_is_a_storage_error(tmp_path, caplog, capfd, recwarn):
-  """A limit on file size makes TensorStore's own writes fail, as a full disk does."""
+  """Limits the file size, so that TensorStore's own writes fail as on a full disk."""
   import resource
 
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
@@ -115,7 +115,7 @@ def test_a_real_write_that_fails_is_a_storage_error(tmp_path, caplog, capfd, rec
       broken.close()
   assert folders_of(str(tmp_path)) == [1]
   assert int(restore_newest(str(tmp_path), one())[0].step) == 1
-  gc.collect()  # coroutines that nobody awaited speak when they go
+  gc.collect()  # so that coroutines that nobody awaited give their warnings now
   noise = [*caplog.records, *recwarn, *capfd.readouterr()]
   assert not [item for item in noise if item], noise
   assert checkpoint.read_card(str(tmp_path), 1)["step"] == 1
@@ -200,7 +200,7 @@ def test_what_a_killed_removal_left_is_removed(tmp_path):
 
 
 def test_maps_of_the_other_orientation_are_refused_by_card_and_by_shape(tmp_path):
-  """A square mix cannot tell, so the card does; read and write also show it."""
+  """The card decides for a square mix, whose shape does not show it; read and write show it."""
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   site = {"connection": {"static_read": jnp.ones((1, 2)), "static_mix": jnp.eye(2)}}
   saved = state(1).replace(params=site)
@@ -222,4 +222,4 @@ def test_maps_of_the_other_orientation_are_refused_by_card_and_by_shape(tmp_path
     checkpoints.save(saved.replace(step=jnp.asarray(2, jnp.int32)), 2, cards[2])
   with pytest.raises(UserError, match=r"its maps are 'A_r'; this version reads 'read \[v, n\]"):
     restore_newest(str(tmp_path), shapes)
-  assert steps_of(str(tmp_path)) == [1, 2]  # it is whole, and is not put aside
+  assert steps_of(str(tmp_path)) == [1, 2]  # not moved aside, because it is whole

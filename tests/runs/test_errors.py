@@ -1,4 +1,4 @@
-"""Every fault of a run's own files is storage: exit code 4, and one line that names the file."""
+"""Every fault of a run's own files is a StorageError: exit code 4, and one line with the file."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A workdir has one owner; one who is gone is noticed, on this host and on others."""
+"""A workdir has one owner; an owner that is gone is noticed, on this host and on others."""
 
 import dataclasses
 import json
@@ -25,13 +25,13 @@ def owner(**changes):
 
 
 def leave(folder, **changes):
-  """A lock as a process leaves it that was killed, or that this host's flock does not see."""
+  """Writes a lock file as a killed process leaves it, or a process that flock does not reach."""
   (folder / "lock").write_text(json.dumps(dataclasses.asdict(owner(**changes))).ljust(lock._SIZE))
 
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process that holds the lock."""
+  """Starts another process that holds the lock."""
   code = f"import time; from hc_jax.runs.lock import locked\nwith locked({str(tmp_path)!r}):\n"
   code += "  print('held', flush=True); time.sleep(60)"
   child = subprocess.Popen(
@@ -129,7 +129,7 @@ def test_the_heartbeat_goes_on_and_sees_a_takeover(tmp_path, monkeypatch, capfd)
 
 
 def test_a_lock_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monkeypatch):
-  """Opened before, locked after the removal: that would be a lock on no file."""
+  """Removes the file between opening and locking; the lock would be on a deleted file."""
   path = tmp_path / "lock"
   path.touch()
   real, calls = exclusive.fcntl.flock, []

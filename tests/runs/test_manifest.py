@@ -1,4 +1,4 @@
-"""A manifest finds whatever has changed in a checkpoint since it was written."""
+"""A manifest finds every change in a checkpoint since it was written."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SIZES = {
 
 @pytest.fixture
 def folder(tmp_path):
-  """The files that every checkpoint has, two more, and their manifest."""
+  """Writes the files that every checkpoint has, two others, and their manifest."""
   made = tmp_path / "10"
   for name, size in SIZES.items():
     (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,14 @@ def test_every_single_bit_counts(folder):
 
 
 def test_a_bit_of_the_manifest_itself(folder):
-  """Whatever it does, the checkpoint is refused and nothing is raised."""
+  """Flips bits of the manifest; the checkpoint is refused and nothing is raised."""
   path = folder / manifest.FILE
   for bit in range(0, 8 * path.stat().st_size, 13):
     before = json.loads(path.read_text())
     flip(path, bit)
     reason = manifest.fault(str(folder), 10)
     try:
-      same = json.loads(path.read_text()) == before  # one kind of white space for another
+      same = json.loads(path.read_text()) == before  # only the kind of white space changed
     except ValueError:
       same = False
     assert same or (reason and "\n" not in reason), bit
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_read(folder, monkeypatch):
     raise OSError(5, "Input/output error")
 
   monkeypatch.setattr(manifest.hashlib, "file_digest", broken)
-  with pytest.raises(OSError, match="Input/output error") as caught:  # says nothing of its bytes
+  with pytest.raises(OSError, match="Input/output error") as caught:  # not damage
     manifest.fault(str(folder), 10)
   assert caught.value.filename.startswith(str(folder))
 

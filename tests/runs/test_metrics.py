@@ -1,4 +1,4 @@
-"""metrics.jsonl: rows once each, in order, whatever a crash left behind."""
+"""metrics.jsonl has each row once and in order, even after a crash."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_real_full_disk_is_recognised(tmp_path):
-  """/dev/full fails every write as a full disk does."""
+  """Writes to /dev/full, where every write fails as on a full disk."""
   if not os.path.exists("/dev/full"):
     pytest.skip("no /dev/full")
   os.symlink("/dev/full", tmp_path / "full")

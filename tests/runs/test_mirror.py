@@ -1,4 +1,4 @@
-"""A mirror: copied whole and in order, fetched only when good, and never in the way of a run."""
+"""A mirror is copied whole and in order, fetched only when good, and never disturbs the run."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def s3():
-  """Starts a server on this host that speaks S3; the environment says where, as for a real one."""
+  """Starts an S3 server on this host, which environment variables name, as for a real one."""
   pytest.importorskip("s3fs", reason="the extra stores-test is not installed")
   moto = pytest.importorskip("moto.server", reason="the extra stores-test is not installed")
   logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -47,7 +47,7 @@ def s3():
 
 @pytest.fixture(scope="module")
 def gs():
-  """Starts a server on this host that speaks Google Cloud Storage."""
+  """Starts a server of Google Cloud Storage on this host."""
   pytest.importorskip("gcsfs", reason="the extra stores-test is not installed")
   emulator = pytest.importorskip(
     "gcp_storage_emulator.server", reason="the extra stores-test is not installed"
@@ -57,7 +57,7 @@ def gs():
   server.start()
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask Google itself
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # otherwise it contacts Google
     yield
   server.stop()
 
@@ -66,7 +66,7 @@ def gs():
   params=["local", "memory", *(pytest.param(name, marks=pytest.mark.slow) for name in STORES)]
 )
 def anywhere(request, tmp_path):
-  """An empty place for a mirror, of each kind."""
+  """Returns an empty address for a mirror, of each kind in turn."""
   if request.param == "local":
     return str(tmp_path / "mirror" / "run")
   if request.param == "memory":
@@ -79,7 +79,7 @@ def anywhere(request, tmp_path):
 
 @pytest.fixture
 def address():
-  """An empty place for a mirror, the quickest kind."""
+  """Returns an empty address for a mirror, of the fastest kind."""
   memory = fsspec.filesystem("memory")
   memory.store.clear()
   memory.pseudo_dirs[:] = [""]
@@ -88,7 +88,7 @@ def address():
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-  """Waits of milliseconds instead of seconds."""
+  """Shortens the waits to milliseconds."""
   monkeypatch.setattr(fetch, "WAITS", (0.01, 0.01))
   monkeypatch.setattr(mirror, "FIRST_WAIT", 0.01)
 
@@ -100,7 +100,7 @@ def begin(folder, config, origin=None):
 
 
 def save(folder, step, content=b"numbers"):
-  """Lays down a checkpoint that is whole, of small files, and the rows up to it."""
+  """Writes a whole checkpoint of small files, and the rows up to it."""
   path = path_of(folder, step)
   for name in FILES:
     os.makedirs(os.path.dirname(os.path.join(path, name)), exist_ok=True)
@@ -112,14 +112,14 @@ def save(folder, step, content=b"numbers"):
 
 
 def opened(address, folder, config, said=None):
-  """A mirror that has been compared with the workdir, and fetched from."""
+  """Returns a mirror after `fetch`."""
   found = mirror.open_mirror(address, (said if said is not None else []).append)
   found.fetch(str(folder), config)
   return found
 
 
 def copy(address, folder, config):
-  """Copies a run once, as a start that takes no step does; returns what was said."""
+  """Copies a run once, as a start that takes no step does; returns the log lines."""
   said = []
   with opened(address, folder, config, said):
     pass
@@ -127,7 +127,7 @@ def copy(address, folder, config):
 
 
 def files(folder):
-  """All files of a run that a mirror has, with their bytes."""
+  """Returns the bytes of the files of a run that a mirror copies, by name."""
   found = {}
   for parent, _, names in os.walk(folder):
     if parent.endswith("tensorboard"):
@@ -140,7 +140,7 @@ def files(folder):
 
 
 def remote(address):
-  """The file system and the folder of a mirror."""
+  """Returns the file system and the folder of a mirror."""
   return fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
 
 
@@ -150,7 +150,7 @@ def change(address, name, content):
 
 
 def there(address):
-  """The names of the files in a mirror, relative to it."""
+  """Returns the names of the files in a mirror, relative to it."""
   fs, root = remote(address)
   return {path.removeprefix(root + "/") for path in fs.find(root)}
 
@@ -245,7 +245,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(address, tmp_path,
   assert not os.path.lexists(other / "fetched.tmp")
   if not reason:
     return
-  # The run goes on and takes the step again: the damaged one is replaced.
+  # The run continues and takes the step again, which replaces the damaged checkpoint.
   save(str(other), 20)
   with copying:
     pass
@@ -291,7 +291,7 @@ def test_what_the_run_prunes_is_pruned_once_the_newer_is_whole(anywhere, tmp_pat
 
 
 def settle(copying):
-  """Returns when everything that was asked for is copied."""
+  """Waits until all requested copies are made."""
   with copying._changed:
     assert copying._changed.wait_for(copying._is_done, 30)
 

@@ -1,4 +1,4 @@
-"""What libraries log and print around a write that failed is dropped, and nothing else."""
+"""Log lines of libraries after a failed write are dropped, and no others."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ def test_asyncio_is_silent_of_a_storage_error_even_afterwards(caplog):
 def test_of_orbax_only_other_errors_are_left_while_it_is_quiet(caplog, monkeypatch):
   from absl import logging as absl_logging  # makes absl's own logger
 
-  # A test in which a run is killed leaves its filter behind, as a process would not.
+  # A test in which a run is killed leaves its filter behind, unlike a process.
   monkeypatch.setattr(caplog.handler, "filters", [])
   hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
   with Quiet():

@@ -1,4 +1,4 @@
-"""Trackers are given what metrics.jsonl has, and never stop or delay a run."""
+"""Trackers get the rows of metrics.jsonl, and never stop or delay a run."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ ROWS = [{"step": s, "train/loss": 1.0 / s, "val/loss": 2.0 / s} for s in (1, 2, 
 
 
 class Kept:
-  """Keeps what it is given."""
+  """Tracker that keeps the numbers that it gets."""
 
   def __init__(self):
     self.given, self.closed = [], 0
@@ -31,7 +31,7 @@ class Kept:
 
 
 class Failing(Kept):
-  """Fails in everything, once it has kept it."""
+  """Tracker that keeps each number and then raises."""
 
   def log_scalar(self, event, value, **kwargs):
     super().log_scalar(event, value, **kwargs)
@@ -76,7 +76,7 @@ def test_a_tracker_that_fails_is_warned_about_once_and_the_others_go_on(tmp_path
   with Metrics(str(tmp_path), None, trackers=made(failing, kept, said=said)) as metrics:
     for row in ROWS:
       metrics.write(row)
-  assert failing.given == kept.given == expected(ROWS)  # it may come back
+  assert failing.given == kept.given == expected(ROWS)  # its server may come back
   assert failing.closed == 1
   assert said == [
     "warning: tracker my:0 failed (RuntimeError: the server is away); the run continues, further "
@@ -118,7 +118,7 @@ def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-  """Puts a module of the user's into the working directory; a file shows that it was imported."""
+  """Writes a user's module to the working directory; importing it creates a file."""
   (tmp_path / "my_trackers_xyz.py").write_text(
     f"open({str(tmp_path / 'imported')!r}, 'w').close()\n"
     "def factory(workdir, config):\n  return (workdir, config)\n"
@@ -165,7 +165,7 @@ def test_a_saved_run_imports_no_tracker_when_it_is_opened(module, tmp_path):
 
 
 class FakeRun:
-  """A run of the fake wandb."""
+  """Run of the fake wandb."""
 
   def __init__(self, given):
     self.given, self.defined, self.rows, self.finished = given, [], [], 0
@@ -182,7 +182,7 @@ class FakeRun:
 
 @pytest.fixture
 def fake_wandb(monkeypatch):
-  """A module wandb with as much of it as is used; the runs that were begun."""
+  """Replaces the module wandb with the functions that are used; returns the list of its runs."""
   runs, fake = [], types.ModuleType("wandb")
 
   def init(**given):

@@ -1,4 +1,4 @@
-"""Groups of parameters have their own learning rate and decay; without any nothing changes."""
+"""Groups of parameters have their own learning rate and decay; no groups means no change."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def optim(**changes):
 
 
 def step(config, scale=0.0):
-  """Returns the update of one step, by path, from gradients of that value."""
+  """Returns the update of one step, by path; all gradients are `scale`."""
   optimizer, _ = make_optimizer(config, 10)
   grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, scale), PARAMS)
   updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(PARAMS), PARAMS)

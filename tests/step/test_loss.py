@@ -1,4 +1,4 @@
-"""The loss in parts is the loss at once, and holds no logits of the whole batch."""
+"""The loss in parts equals the loss at once, and never holds the logits of the whole batch."""
 
 import functools
 
@@ -57,7 +57,7 @@ def test_parts_give_the_same_nats_and_gradients(tie_embeddings):
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("optimised")
 def test_parts_never_hold_all_logits():
-  """Compiled, not run: temporary memory of the gradient with a vocabulary of 8,192."""
+  """Compares temporary memory of the compiled gradient, with a vocabulary of 8,192."""
   model, params, batch = task(vocab_size=8192)
 
   def temporary(parts):

@@ -1,4 +1,4 @@
-"""The pure functions of a step: their numbers against the definitions, and against other meshes."""
+"""The pure functions of a step, compared with the definitions and between meshes."""
 
 import functools
 import math
@@ -44,13 +44,13 @@ def batch(seed=0, rows=8, length=8):
   return {
     "inputs": rng.integers(0, VOCAB, (rows, length), np.int32),
     "targets": rng.integers(0, VOCAB, (rows, length), np.int32),
-    # Rows that count for different numbers of tokens: a mean of means would be another loss.
+    # Rows count different numbers of tokens, so that a mean of means would be another loss.
     "mask": (np.arange(length) < rng.integers(1, length + 1, (rows, 1))).astype(np.float32),
   }
 
 
 class Bigram(nn.Module):
-  """The next token from this one alone: what a step asks of a model, and quickly compiled."""
+  """Model that predicts the next token from the current one; it compiles quickly."""
 
   dropout: float = 0.0
 
@@ -77,7 +77,7 @@ def task(model=Bigram()):  # noqa: B008 (a module is a frozen dataclass)
 
 
 def stepper(mesh, preset="dp", model=Bigram(), **kwargs):  # noqa: B008
-  """A state on the mesh and its jitted step."""
+  """Returns a state on the mesh and the jitted step."""
   model, optimizer, schedule = task(model)
   where = {"mesh": mesh, "preset": preset}
   state = create_state(token_init(model), optimizer, 0, **where)
@@ -94,7 +94,7 @@ def stepper(mesh, preset="dp", model=Bigram(), **kwargs):  # noqa: B008
 
 @functools.cache
 def alone(model=Bigram()):  # noqa: B008
-  """One device, and what two steps make of the state on it."""
+  """Takes two steps on one device; returns the states and metrics."""
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with sharding.use_mesh(mesh):
     state, step = stepper(mesh, model=model)
@@ -150,7 +150,7 @@ def test_accumulation_equals_the_whole_batch():
     for i in range(2):
       state, metrics = step(state, to_devices(batch(i), mesh))
       chex.assert_trees_all_close(metrics, seen[i], rtol=1e-5)
-  # AdamW divides by the gradient's own size, which lifts round-off of tiny gradients.
+  # AdamW divides by the gradient's size, which magnifies the rounding of tiny gradients.
   chex.assert_trees_all_close(state.params, expected.params, atol=1e-4)
   assert step._cache_size() == 1
 
@@ -181,7 +181,7 @@ def test_eight_devices_give_the_numbers_of_one(preset, sizes):
   assert step._cache_size() == 1
   if preset != "dp":
     kernel = state.params["stack"]["layer_0"]["ffn"]["in_kernel"]
-    # Split where it should be, and its optimizer state with it.
+    # The kernel is split over its axes, and so is its optimizer state.
     shard = kernel.addressable_shards[0].data.shape
     assert shard == (16 // mesh.shape["fsdp"], 64 // mesh.shape["tensor"])
     moments = state.opt_state[1][0].mu["stack"]["layer_0"]["ffn"]["in_kernel"]
@@ -193,10 +193,10 @@ def test_dropout_depends_on_the_step_and_on_nothing_else():
   bound = {"loss": token_loss(model), "weight": token_weight}
   bound |= {"optimizer": optimizer, "schedule": schedule}
   before = alone()[0]
-  # The update is not used, so that it is not compiled.
+  # Returns only the loss, so that the update is not compiled.
   loss = jax.jit(lambda state, data: train_step(state, data, **bound)[1]["train/loss"])
   found = []
-  for devices in (1, 8):  # rows drop by themselves on whatever device they are
+  for devices in (1, 8):  # a row's dropout must not depend on its device
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
     with sharding.use_mesh(mesh):
       state, data = jax.device_put(before, sharding.replicated(mesh)), to_devices(batch(), mesh)
@@ -210,7 +210,7 @@ def test_dropout_depends_on_the_step_and_on_nothing_else():
 
 
 class Keys(nn.Module):
-  """Hands the key of its dropout to `seen`; its logits are zeros, whatever the tokens."""
+  """Model that gives its dropout key to `seen`; its logits are zeros."""
 
   seen: Callable[[np.ndarray], None]
 
@@ -223,7 +223,7 @@ class Keys(nn.Module):
 
 
 def test_every_micro_step_of_every_step_and_seed_has_a_key_of_its_own():
-  """And the search for a NaN takes a step apart with the keys that the step had."""
+  """The search for a NaN repeats a step with the step's own keys."""
   seen = []
   model = Keys(lambda key: seen.append(tuple(key.tolist())))
   optimizer = optax.sgd(0.1)

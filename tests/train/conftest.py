@@ -1,4 +1,4 @@
-"""Tiny runs, in this process on one device or in processes of their own, compiled once."""
+"""Fixtures of tiny runs, in this process on one device or in other processes."""
 
 import functools
 import os
@@ -16,26 +16,26 @@ from tests.train import line, strangers, tiny
 
 
 def give_devices(monkeypatch, devices):
-  """Trains language models on these devices from now on, and not on all there are."""
+  """Makes language models train on `devices` instead of on all devices."""
   monkeypatch.setattr(start, "make_mesh", functools.partial(language.make_mesh, devices=devices))
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """One device for a language model, whose text is the tiny one."""
+  """Makes a language model train on one device and on the tiny text."""
   give_devices(monkeypatch, jax.devices()[:1])
   with tiny.tiny_text():
     yield
 
 
 def one_device_environment():
-  """Of a process with one device."""
+  """Returns the environment for a process with one device."""
   return os.environ | {"XLA_FLAGS": ""}
 
 
 @pytest.fixture
 def process():
-  """Runs tiny.py in a process of its own: `process(workdir, *flags, send="SIGKILL:13")`."""
+  """Returns a function that runs tiny.py: `process(workdir, *flags, send="SIGKILL:13")`."""
 
   def run(workdir, *flags, send=None):
     env = one_device_environment()
@@ -49,9 +49,9 @@ def process():
 
 @pytest.fixture
 def line_process():
-  """Runs line.py in a process of its own: `line_process(workdir, "--signal=KILL:13")`.
+  """Returns a function that runs line.py: `line_process(workdir, "--signal=KILL:13")`.
 
-  With `file_limit` no file of it grows past that many bytes, as on a disk that is full.
+  `file_limit` limits the size of each of its files in bytes, which imitates a full disk.
   """
 
   def run(workdir, *flags, file_limit=None):
@@ -73,7 +73,7 @@ def line_process():
 
 
 def free_port():
-  """A port of this host that nobody listens at."""
+  """Returns a free port of this host."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     return free.getsockname()[1]
@@ -81,10 +81,11 @@ def free_port():
 
 @pytest.fixture
 def processes():
-  """Runs tiny.py in several processes: `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`.
+  """Returns a function that runs tiny.py in several processes.
 
-  `missing` of them are not started; `own={1: flags}` are of one alone. Returns what ended, by
-  number.
+  Call `processes(workdir, 2, *flags, send={1: "SIGTERM:4"})`. Processes whose numbers are in
+  `missing` are not started; `own={1: flags}` adds flags for one process. It returns the completed
+  processes, by number.
   """
   running = []
 
@@ -114,7 +115,7 @@ def processes():
 
 @pytest.fixture(scope="session")
 def line_template(tmp_path_factory):
-  """A finished run of the line, to be copied."""
+  """Trains the line for ten steps, once for all tests that copy it."""
   made = tmp_path_factory.mktemp("line") / "run"
   line.start(made, num_steps=10, checkpoint_every=5)
   return made
@@ -122,13 +123,13 @@ def line_template(tmp_path_factory):
 
 @pytest.fixture
 def finished_line(line_template, tmp_path):
-  """A run of ten steps of the line with checkpoints 5 and 10, of its own."""
+  """Copies a run of the line with ten steps and checkpoints 5 and 10."""
   return shutil.copytree(line_template, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory):
-  """A trained language model of ten steps, to be copied; made by the first test that asks."""
+  """Trains a language model for ten steps, once for all tests that copy it."""
   made = tmp_path_factory.mktemp("template") / "run"
   with pytest.MonkeyPatch.context() as patch, tiny.tiny_text():
     give_devices(patch, jax.devices()[:1])
@@ -138,13 +139,13 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def trained(template, tmp_path):
-  """A trained language model with checkpoints 5 and 10, of its own."""
+  """Copies a trained language model with checkpoints 5 and 10."""
   return shutil.copytree(template, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
 def finished_template(tmp_path_factory):
-  """What `finished` copies."""
+  """Writes the run that `finished` copies."""
   made = tmp_path_factory.mktemp("finished") / "run"
   config = tiny.config(train__num_steps=10, train__checkpoint_every=5)
   strangers.make(made, config, {5: None, 10: 1.0}, "tiny")
@@ -153,5 +154,5 @@ def finished_template(tmp_path_factory):
 
 @pytest.fixture
 def finished(finished_template, tmp_path):
-  """As `trained`, of numbers that no training has made, which takes no compilation."""
+  """Copies a run like `trained`, but with random numbers, which needs no compilation."""
   return shutil.copytree(finished_template, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed in this process, and whether they end as those that were not."""
+"""Stops and kills of runs in this process, and comparison with runs that were not interrupted."""
 
 import chex
 import orbax.checkpoint as ocp
@@ -10,7 +10,7 @@ from hc_jax.train import Stopped, read_metrics, start
 
 
 def saved(workdir, step):
-  """All arrays of a checkpoint, as it lies on disk."""
+  """Reads all arrays of a checkpoint."""
   items = [
     i for i in ("params", "train", "collections") if (workdir / path_of("", step, i)).is_dir()
   ]
@@ -19,23 +19,23 @@ def saved(workdir, step):
 
 
 def measured(workdir):
-  """The rows of a run without what depends on the machine's speed."""
+  """Returns the rows of a run without those numbers that depend on speed."""
   return [{k: v for k, v in r.items() if "perf/" not in k} for r in read_metrics(str(workdir))]
 
 
 def assert_same_run(a, b, step):
-  """Both runs have the same last checkpoint, bit for bit, and the same row for every step."""
+  """Checks that both runs have bitwise the same last checkpoint, and the same rows."""
   chex.assert_trees_all_equal(saved(a, step), saved(b, step))
   assert measured(a) == measured(b)
   assert [row["step"] for row in measured(b)] == list(range(step + 1))
 
 
 class Killed(BaseException):
-  """Ends a run as SIGKILL does, but not its process."""
+  """Exception that ends a run without cleaning up, as SIGKILL does."""
 
 
 class FakeStop:
-  """A StopSignal that no signal sets."""
+  """StopSignal that a test sets instead of a signal."""
 
   name, requested = "SIGTEST", False
 
@@ -47,7 +47,7 @@ class FakeStop:
 
 
 def interrupt(monkeypatch, train, step, *, kills=False):
-  """Calls `train`, which starts a run; once row `step` is written it is stopped, or killed."""
+  """Calls `train`, which starts a run, and stops or kills it once row `step` is written."""
   stop, write = FakeStop(), Metrics.write
 
   def interrupting(self, row):
@@ -66,15 +66,15 @@ def interrupt(monkeypatch, train, step, *, kills=False):
 
 
 def tear(workdir):
-  """Leaves half a row, as a process does that is killed while it writes."""
+  """Appends half a row, as a process leaves it that is killed while it writes."""
   with open(workdir / "metrics.jsonl", "a") as file:
     file.write('{"step": 14, "train/lo')
 
 
 def stop_and_kill(monkeypatch, capsys, workdir, train):
-  """Trains to the end of 20 steps, stopped after row 4 and killed after row 13."""
+  """Trains 20 steps, with a stop after row 4 and a kill after row 13."""
   reason = interrupt(monkeypatch, train, 4)
-  # One more step is under way when row 4 is written; it is finished and saved.
+  # When row 4 is written, step 5 is running already; it is finished and saved.
   assert reason.startswith("stopped by SIGTEST after step 5, which is saved; run the same command")
   assert steps_of(workdir) == [5]
   capsys.readouterr()

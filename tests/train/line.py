@@ -1,4 +1,4 @@
-"""A run that compiles in no time: a line through noisy points, as a task of one's own.
+"""A user's task that compiles quickly: a line through noisy points.
 
 As a program: `python line.py WORKDIR [--signal=KILL:13] [--num_steps=30 ...]`, with settings as
 flags. The signal is sent once that step is logged.
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 class Batches:
-  """Points of a line, as a tree of several levels and types; a finite sequence with `count`."""
+  """Batches of points, as a tree with several levels and types; finite if `count` is given."""
 
   def __init__(self, seed, rows=ROWS, count=None):
     self.seed, self.rows, self.count = seed, rows, count
@@ -54,7 +54,7 @@ class Batches:
 
 
 def init(key):
-  """Slopes to train, and a collection that is carried: rows seen, and their mean."""
+  """Returns slopes to train, and a carried collection: number of rows seen, and their mean."""
   return {
     "params": {"slopes": jax.random.normal(key, (3,))},
     "seen": {"rows": jnp.int32(0), "mean": jnp.zeros(3)},
@@ -62,7 +62,7 @@ def init(key):
 
 
 def errors(variables, batch):
-  """Squared errors `[rows]`; rows that do not count give 0."""
+  """Returns squared errors `[rows]`; rows that do not count give 0."""
   (_, counts), y = batch["of"]["row"], batch["of"]["y"]
   found = jnp.square(batch["x"] @ variables["params"]["slopes"] - y)
   return jnp.where(counts, found, 0)
@@ -73,7 +73,7 @@ def weight(batch):
 
 
 def make_loss(noise):
-  """The loss of `task`, that reads every kind of argument: variables, leaves and key."""
+  """Returns the loss of `task`, which uses each of its arguments: variables, batch and key."""
 
   def loss(variables, batch, key):
     seen = variables["seen"]
@@ -98,7 +98,7 @@ def summarise(sums):
 
 
 def task(noise=0.1, **changes):
-  """The task; `changes` are fields of it."""
+  """Returns the task; `changes` replace fields."""
   fields = {
     "name": "line",
     "init": init,
@@ -116,12 +116,12 @@ def task(noise=0.1, **changes):
 
 
 def recipe():
-  """Adam with a rate that falls to the end of the run."""
+  """Returns Adam with a rate that falls to the end of the run."""
   return train.Recipe(make=optax.adam, rate=lambda step, end: 0.05 * (1 - step / end))
 
 
 def constant():
-  """Adam with a rate that a longer run does not change."""
+  """Returns Adam with a rate that does not depend on the run's length."""
   return train.Recipe(make=optax.adam, rate=lambda step, end: 0.05)
 
 
@@ -130,7 +130,7 @@ def settings(**changes):
 
 
 def start(workdir, of=None, optimizer=None, *, seed=0, devices=1, fork=None, facts=None, **changes):
-  """Trains the task in this process, on that many devices; `changes` are settings."""
+  """Trains the task in this process, on `devices` devices; `changes` are settings."""
   mesh = sharding.make_mesh("dp", devices=jax.devices()[:devices])
   return train.train(
     of or task(),
@@ -145,7 +145,7 @@ def start(workdir, of=None, optimizer=None, *, seed=0, devices=1, fork=None, fac
 
 
 def send_at(number, step):
-  """Sends this process a signal once the row of a step is written, as `metrics.jsonl` has it."""
+  """Sends this process a signal once the row of `step` is written."""
   from hc_jax.runs import metrics
 
   for kind in (metrics.Metrics, metrics.NoMetrics):
@@ -160,7 +160,7 @@ def _send_in(kind, number, step):
     if row["step"] == step:
       due = pathlib.Path(sys.argv[1], "checkpoints", str(step - step % 10), "manifest.json")
       while number == signal.SIGKILL and step > 10 and not due.exists():
-        time.sleep(0.01)  # saved in the background; a kill before that is another test
+        time.sleep(0.01)  # waits for the background save; another test kills during one
       os.kill(os.getpid(), number)
       time.sleep(0.2)
 
@@ -168,7 +168,7 @@ def _send_in(kind, number, step):
 
 
 def main(argv):
-  """Trains as `hc-jax train` does, errors and exit codes included."""
+  """Trains as `hc-jax train` does, with the same errors and exit codes."""
   from hc_jax.cli import failures
   from hc_jax.processes import signals
   from tests import environment

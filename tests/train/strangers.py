@@ -1,4 +1,4 @@
-"""A run as a stranger may send it: made without training, and then armed."""
+"""Runs as a stranger may send them: written without training, then armed with an attack."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ def config(**changes):
 
 
 def make(folder, of=None, steps=None, fingerprint="0" * 32):
-  """A run of numbers that no training has made.
+  """Writes a run with random parameters.
 
   Args:
-    folder: new.
-    of: its config.
-    steps: val/loss of each checkpoint, None where it was not evaluated.
-    fingerprint: of its text.
+    folder: new folder.
+    of: config of the run.
+    steps: val/loss by step of a checkpoint; None for one that was not evaluated.
+    fingerprint: fingerprint of the run's text.
   """
   folder.mkdir()
   made, steps = of or config(), steps or {STEP: 1.0}
@@ -61,25 +61,25 @@ def make(folder, of=None, steps=None, fingerprint="0" * 32):
 
 
 def at(run, name=""):
-  """A path in the run's checkpoint."""
+  """Returns a path in the run's checkpoint."""
   return run / "checkpoints" / str(STEP) / name
 
 
 def seal(run):
-  """A manifest that agrees with what is there now."""
+  """Writes a manifest that matches the files as they are now."""
   at(run, manifest.FILE).unlink(missing_ok=True)
   manifest.write(str(at(run)), STEP)
 
 
 def edit(path, change):
-  """Changes the JSON in a file by a function that returns the new value, or changes the old one."""
+  """Changes the JSON in a file by a function that returns a new value, or edits it in place."""
   values = json.loads(path.read_text())
   new = change(values)
   path.write_text(json.dumps(values if new is None else new))
 
 
 def edit_config(key, value):
-  """Arms a run: one key of its config.json."""
+  """Returns a function that arms a run by one key of its config.json."""
 
   def arm(run):
     def change(values):
@@ -95,7 +95,7 @@ def edit_config(key, value):
 
 
 def edit_sealed(name, change):
-  """Arms a run: the JSON of a file in its checkpoint, with a manifest that agrees."""
+  """Returns a function that arms a run by JSON in its checkpoint, with a matching manifest."""
 
   def arm(run):
     edit(at(run, name), change)
@@ -105,7 +105,7 @@ def edit_sealed(name, change):
 
 
 def edit_array(**changes):
-  """Arms a run: the description of one of its arrays, as TensorStore reads it."""
+  """Returns a function that arms a run by TensorStore's description of an array."""
 
   def arm(run):
     store = _store(at(run, "params"))
@@ -126,7 +126,7 @@ def _store(folder, **options):
 
 
 def move_data(where):
-  """Arms a run: the file that holds the numbers of its arrays, moved to `where` from `params/`."""
+  """Returns a function that arms a run by moving the arrays' file from `params/` to `where`."""
 
   def arm(run):
     params = at(run, "params")
@@ -135,7 +135,7 @@ def move_data(where):
     (params / "manifest.ocdbt").unlink()
     for folder in ("d", "ocdbt.process_0"):
       shutil.rmtree(params / folder)
-    plain = {"compression": None, "max_inline_value_bytes": 0}  # a path can be changed in place
+    plain = {"compression": None, "max_inline_value_bytes": 0}  # so that paths can be edited
     new = _store(params, config=plain)
     for key, value in items.items():
       new.write(key, value).result()
@@ -163,7 +163,7 @@ def _crc32c(content):
 
 
 def replace(name, kind, target=""):
-  """Arms a run: a link to `target`, a pipe or a folder in the place of a file or folder."""
+  """Returns a function that arms a run by replacing a path with a link, a pipe or a folder."""
 
   def arm(run):
     path = run / name
@@ -183,7 +183,7 @@ def replace(name, kind, target=""):
 
 
 def write(name, text):
-  """Arms a run: another text in a file."""
+  """Returns a function that arms a run by other text in a file."""
 
   def arm(run):
     path = run / name
@@ -193,7 +193,7 @@ def write(name, text):
 
 
 def snapshot(folder):
-  """Names, kinds and contents below a folder: what must not change."""
+  """Returns names, kinds and contents below a folder, to check that nothing changes."""
   found = {}
   for path in sorted(pathlib.Path(folder).rglob("*")):
     plain = path.is_file() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""What is refused in processes that do not belong together; real ones are in test_processes.py."""
+"""Processes that do not belong together are refused. (test_processes.py starts real ones.)"""
 
 import re
 
@@ -14,7 +14,7 @@ from tests.train import tiny
 
 @pytest.fixture
 def alike(monkeypatch, tmp_path):
-  """check_alike in the first of two processes; `change` makes what the second says of it."""
+  """Returns check_alike as in process 0 of two; `change` makes the text of process 1."""
 
   def check(change=lambda mine: mine, folder=tmp_path, **config):
     monkeypatch.setattr(cluster, "count", lambda: 2)

@@ -1,4 +1,4 @@
-"""Time spent training leaves out what is timed apart; durations are hours, minutes and seconds."""
+"""Training time excludes parts that are timed apart; durations are h:mm:ss."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the compiled step sends between devices: never the streams."""
+"""The compiled step never sends the streams between devices."""
 
 import re
 
@@ -17,7 +17,7 @@ from hc_jax.testing.compiled import options
 from hc_jax.train import make_optimizer
 from tests.train import tiny
 
-# Sizes that no two axes share: a shape says what an array is.
+# Every axis has another size, so that an array can be recognised by its shape.
 BATCH, LENGTH, STREAMS, WIDTH = 16, 24, 3, 40
 MESHES = {"dp": (8, 1, 1), "fsdp": (2, 4, 1), "fsdp_tp": (2, 2, 2)}
 _COLLECTIVE = re.compile(
@@ -28,7 +28,7 @@ _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
 
 def collectives(preset):
-  """(name, shape) of everything that the compiled training step sends or receives."""
+  """Returns (name, shape) of every collective of the compiled training step."""
   model = TransformerLM(
     vocab_size=272,
     d_model=WIDTH,
@@ -62,14 +62,14 @@ def collectives(preset):
 
 
 def of_streams(found):
-  """Those that have the streams' axes, in whatever order."""
+  """Returns the collectives whose shape has the streams' axes, in any order."""
   return [
     (name, shape) for name, shape in found if {STREAMS, WIDTH} <= set(shape) and is_act(shape)
   ]
 
 
 def is_act(shape):
-  """Activations have a batch or a length, whole or in parts; the connections' kernels have not."""
+  """Returns whether a shape has a batch or length axis, unlike the connections' kernels."""
   parts = {LENGTH, LENGTH // 2, BATCH, BATCH // 2, BATCH // 4}
   return len(shape) > 3 and bool(parts & set(shape))
 
@@ -97,7 +97,7 @@ def test_streams_are_never_sent(preset):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["dp", "fsdp_tp"])
 def test_streams_that_are_gathered_by_accident_are_noticed(preset, monkeypatch):
-  """The batch of streams left out of their constraint: every device holds all of them."""
+  """Removes the batch from the streams' constraint, so that every device holds all streams."""
   names = axes.stream_axes
   monkeypatch.setattr(axes, "stream_axes", lambda ndim: (None, *names(ndim)[1:]))
   assert of_streams(collectives(preset)) != []

@@ -1,4 +1,4 @@
-"""What is compiled, when, and what is said of it; and when the memory does not suffice."""
+"""Compilation of a run: counts, messages and options; and the message when memory is too small."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_cache_given(monkeypatch):
-  """JAX as a user has it: no folder for compiled programs is set."""
+  """Removes the suite's cache folder of compiled programs, as for a user of JAX."""
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
@@ -50,7 +50,7 @@ def no_cache_given(monkeypatch):
 def test_compiled_programs_are_kept_beside_the_run(tmp_path, capsys, no_cache_given):
   said = []
   for name in ("a", "b"):
-    own = line.task(evaluate=lambda *args: line.evaluate(*args))  # JAX remembers functions
+    own = line.task(evaluate=lambda *args: line.evaluate(*args))  # JAX caches by function
     line.start(tmp_path / name, own, num_steps=2, compilation_cache=".jax_cache")
     said.append(capsys.readouterr().out)
   assert re.search(
@@ -83,7 +83,7 @@ def test_what_is_compiled_after_the_first_step_is_said(tmp_path, capsys, monkeyp
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("one_device")
 def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
-  """For real, but for where: parameters of 32 TiB."""
+  """Allocates parameters of 32 TiB, so that the error is a real one."""
   too_much = lambda *_, **__: jax.numpy.zeros(2**43, "float32").block_until_ready()  # noqa: E731
   monkeypatch.setattr(program, "create_state", too_much)
   with pytest.raises(OutOfMemoryError) as caught:
@@ -94,7 +94,7 @@ def test_out_of_memory_says_what_helps(tmp_path, monkeypatch):
   order = ["train.accumulation=2 (now 1", "model.remat=full (now none", "train.batch_size (now 8)"]
   places = [message.index(words) for words in order]
   assert places == sorted(places) and "data.length (now 32)" in message
-  # Behind it stands the plan, of this config on this mesh.
+  # The plan of this config on this mesh follows.
   first, *table = message.splitlines()
   assert first.endswith("the same command with such a setting resumes")
   assert "mesh     dp: data 1, fsdp 1, tensor 1; 1 device" in table
@@ -125,7 +125,7 @@ def test_what_the_compiler_is_told():
   assert program.compiler_options(False, "gpu") is None
   options = program.compiler_options(True, "gpu")
   assert options == {"xla_gpu_deterministic_ops": True}
-  # XLA knows the option, also where it has no effect; an unknown one is refused.
+  # XLA accepts the option even where it has no effect, and refuses an unknown one.
   assert jax.jit(lambda x: x + 1).lower(1.0).compile(options)(1.0) == 2.0
   with pytest.raises(jax.errors.JaxRuntimeError):
     jax.jit(lambda x: x + 1).lower(1.0).compile({"xla_gpu_deterministic_opts": True})

@@ -1,4 +1,4 @@
-"""Kept programs belong to the user, and damage costs one compilation, once."""
+"""Cached programs belong to the user, and a damaged entry costs one compilation."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ from hc_jax.train.compilations import Compilations
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-  """A home of the user's, and JAX as a user has it: no folder is given."""
+  """Sets a new home folder, and removes the suite's cache folder from JAX."""
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
   before = {name: jax.config.values[name] for name in names}
@@ -31,7 +31,7 @@ def home(tmp_path, monkeypatch):
 
 
 def compiled(home, said=None):
-  """A small program, compiled with the cache as in a new process: its value, hits and misses."""
+  """Compiles a small program with the cache; returns its value, hits and misses."""
   jax.clear_caches()
   log = (said if said is not None else []).append
   with compile_cache.cache("kept", str(home / "run"), log), Compilations() as counts:
@@ -46,7 +46,7 @@ def entries(home):
 
 @pytest.fixture(params=["zlib", "zstandard"])
 def compression(request, monkeypatch):
-  """As JAX compresses entries; its `zstandard` writes no checksum, and nor does this."""
+  """Replaces JAX's compression of entries; like `zstandard`, it writes no checksum."""
   if request.param == "zstandard":
     frames = types.SimpleNamespace(
       ZstdCompressor=lambda: types.SimpleNamespace(compress=bytes),
@@ -75,7 +75,7 @@ def test_a_damaged_entry_costs_one_compilation_once(home, compression):
 
 
 def test_any_change_of_an_entry_is_noticed(tmp_path):
-  """Forty flipped bits, ends cut off, another's name, and another user's key."""
+  """Tries forty flipped bits, truncation, another entry's name, and another user's key."""
   kept = compile_cache.Entries(str(tmp_path), b"k" * 32, lambda _: None)
   value = random.Random(1).randbytes(500)
   rng = random.Random(0)
@@ -121,7 +121,7 @@ def test_the_folder_and_the_key_are_the_users_alone(home):
 
 
 def others(path):
-  """Makes a path another user's, as far as this process can tell."""
+  """Makes a path look like another user's to this process."""
 
   def lstat(asked):
     found = os.stat(asked, follow_symlinks=False)

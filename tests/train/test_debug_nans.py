@@ -1,4 +1,4 @@
-"""The first value that is no number is named, wherever it arises."""
+"""The first value that is NaN or infinite is named, wherever it arises."""
 
 import functools
 
@@ -52,7 +52,7 @@ def test_the_first_site_in_order_of_execution_is_named(scan):
   path = "stack/layers/ffn" if scan else "stack/layer_1/ffn"
   huge = (lambda x: x.at[1].set(3e38)) if scan else (lambda x: jnp.full_like(x, 3e38))
   where = f"layer 1, sublayer ffn, module {path} (output)"
-  # Finite parameters whose product overflows in the last layer, and everywhere behind it.
+  # Finite parameters whose product overflows in the last layer, and so in everything after it.
   poisoned = with_leaf(params, f"{path}/out_kernel", huge)
   poisoned = with_leaf(poisoned, f"{path}/in_kernel", lambda x: 1e10 * x)
   assert found(model, poisoned, batch) in (

@@ -1,4 +1,4 @@
-"""One device and many give the same losses and gradients: every pair of options, in 24 cases."""
+"""One device and many give the same losses and gradients; 24 cases cover every pair of options."""
 
 import functools
 import itertools
@@ -46,7 +46,7 @@ FACTORS = (tuple(VARIANTS), REMAT, PRESETS, DEVICES, (True, False), (1, 2))
 
 
 def _cases():
-  """Variant by remat, the rest chosen so that every pair of any two options occurs."""
+  """Yields every variant with every remat; other options so that each pair of options occurs."""
   for v, r in itertools.product(range(len(VARIANTS)), range(len(REMAT))):
     picks = (v, r, (v + r) % 3, (v + 2 * r) % 3, (v + r // 2) % 2, (r + v // 2) % 2)
     yield tuple(values[i] for values, i in zip(FACTORS, picks, strict=True))
@@ -62,7 +62,7 @@ def test_every_pair_of_options_occurs():
 
 
 def last_gradient():
-  """Plain gradient descent whose state is the last gradient."""
+  """Returns plain gradient descent whose state is the last gradient."""
   return optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
     lambda grads, _, __: (jax.tree.map(lambda g: -RATE * g, grads), grads),
@@ -83,7 +83,7 @@ def batches():
 
 @functools.cache
 def run(variant, scan, remat, accumulation, preset, sizes):
-  """Losses of all steps, and the last gradient."""
+  """Trains; returns the losses of all steps, and the last gradient."""
   model = TransformerLM(
     vocab_size=VOCAB,
     d_model=16,
@@ -123,7 +123,7 @@ def run(variant, scan, remat, accumulation, preset, sizes):
 
 
 def marked(case):
-  """One case of hyper-connections is slow; the rest are exhaustive."""
+  """Marks one case of hyper-connections as slow, and the others as exhaustive."""
   mark = pytest.mark.slow if case[:2] == ("hc", "branches") else pytest.mark.exhaustive
   return pytest.param(case, marks=mark, id="-".join(map(str, case)))
 
@@ -133,12 +133,12 @@ def test_many_devices_are_one(case):
   if jax.device_count() < 8:
     pytest.skip("needs eight devices; tests/conftest.py forces them on CPU")
   variant, remat, preset, devices, scan, accumulation = case
-  # On one device nothing is computed again or in parts: these are held against it as well.
+  # The reference runs without remat and accumulation, so that these are compared as well.
   losses, gradient = run(variant, scan, "none", 1, "dp", (1, 1, 1))
   found, other = run(variant, scan, remat, accumulation, preset, SIZES[preset, devices])
   assert losses[0] - losses[-1] > 0.3  # it learns, so that a wrong gradient would show
   np.testing.assert_allclose(found, losses, rtol=1e-5, atol=1e-5)
   square = lambda tree: sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))  # noqa: E731
   difference = square(jax.tree.map(np.subtract, other, gradient)) / square(gradient)
-  # Rounding grows over the steps: 1.2e-5 was the most, of mHC; other variants stay below 1e-5.
+  # Rounding grows over the steps. The largest measured was 1.2e-5, for mHC.
   assert np.sqrt(difference) < 2e-5

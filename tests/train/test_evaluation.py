@@ -1,4 +1,4 @@
-"""A run evaluated afterwards: its trainer's numbers on its own text, the model's on any other."""
+"""Evaluation of a saved run, on its own text (with the trainer's numbers) and on other text."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def quiet(*_):
 
 @pytest.mark.slow
 def test_the_numbers_are_the_trainers(one_device, trained):
-  """Of the same batches, at both steps, whatever number of windows the model takes at a time."""
+  """Compares both checkpoints, with several numbers of windows at a time."""
   rows = {row["step"]: row for row in train.read_metrics(str(trained))}
   run = train.load_run(str(trained))
   found = train.evaluate_run(run, batches=2, log=quiet)
@@ -44,7 +44,7 @@ def test_the_numbers_are_the_trainers(one_device, trained):
 
 @pytest.mark.slow
 def test_every_token_of_a_file_counts(one_device, trained, tmp_path, capsys):
-  """33 tokens and a document of 8, by windows of 32, against the model applied window by window."""
+  """Evaluates documents of 33 and 8 tokens in windows of 32, also by hand, window by window."""
   texts = ["x = 1\n" * 5 + "ab", "def f():"]
   (tmp_path / "two.jsonl").write_text("\n".join(json.dumps({"t": text}) for text in texts))
   run = train.load_run(str(trained))
@@ -81,7 +81,7 @@ def test_every_token_of_a_file_counts(one_device, trained, tmp_path, capsys):
 
 
 class Uniform(nn.Module):
-  """Every token is as likely as every other, so that nothing but counting is left."""
+  """Model that gives all tokens equal probability, so that only counting matters."""
 
   vocab_size: int
 
@@ -92,7 +92,7 @@ class Uniform(nn.Module):
 
 @pytest.mark.parametrize("document_mask", [False, True])
 def test_a_document_is_counted_once_its_own_tokens_are_read(tmp_path, document_mask):
-  """Documents of 3, 5 and 6 tokens by windows of 4: a bos that is only a target is not one yet."""
+  """Counts documents of 3, 5 and 6 tokens in windows of 4; a bos as last target does not count."""
   (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n{"text": "cdef"}\n{"text": "ghijk"}\n')
   config = tiny.config(data__length=4, data__document_mask=document_mask)
   tokenizer = hc.data.load_tokenizer("bytes")
@@ -106,7 +106,7 @@ def test_a_document_is_counted_once_its_own_tokens_are_read(tmp_path, document_m
     (9, 13, 2, 3),
   ):
     found = train.evaluate_run(run, files=files, batches=batches, batch_size=1, log=quiet)
-    # `starts` of the targets begin another document: the mask leaves them out.
+    # `starts` targets begin another document, and the mask excludes them.
     assert found.tokens == tokens - starts * document_mask
     assert (found.documents, found.num_bytes) == (documents, tokens - starts)
     assert found.loss == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-6)

@@ -1,4 +1,4 @@
-"""Damaged checkpoints, full disks, signals: what is said, and that the run goes on from there."""
+"""Damaged checkpoints, full disks and signals: the message, and that the run can be resumed."""
 
 import errno
 import gc
@@ -16,7 +16,7 @@ from tests.train.line import start, task
 
 
 def largest(folder):
-  """The largest file of arrays, or of what else there is."""
+  """Returns the largest file of arrays, or the largest file if there are none."""
   files = [p for p in folder.rglob("*") if p.is_file()]
   return max([p for p in files if p.parent.name == "d"] or files, key=lambda p: p.stat().st_size)
 
@@ -33,7 +33,7 @@ def flip(folder):
   file.write_bytes(data)
 
 
-DAMAGE = {  # what is done to checkpoint 10, and what is said of it
+DAMAGE = {  # damage to checkpoint 10, and its message
   "truncated": (truncate, r"d/\w+ has [\d,]+ bytes instead of"),
   "a bit flipped": (flip, r"d/\w+ has changed: its SHA-256 differs"),
   "a file is missing": (lambda folder: largest(folder).unlink(), r"d/\w+ is missing"),
@@ -114,7 +114,7 @@ def test_a_full_disk_at_a_row_of_metrics(finished_line, monkeypatch):
 
 
 def around_call(owner, name, monkeypatch, before=None, after=None, at=1):
-  """Has something run before or after the `at`-th call of a function."""
+  """Calls `before` or `after` around the `at`-th call of a function."""
   real, calls = getattr(owner, name), []
 
   def wrapped(*args, **kwargs):
@@ -135,7 +135,7 @@ def stop():
   time.sleep(0.2)  # a thread reads the signal
 
 
-WHERE = {  # where the signal comes: owner, function, which call of it, step that is then saved
+WHERE = {  # place of the signal: owner, function, number of the call, step that is then saved
   "compilation": (loop, "compile_steps", 1, 0),
   "first evaluation": (loop.Loop, "_evaluate", 1, 0),
   "step": (loop.Loop, "_settle", 2, 2),

@@ -1,4 +1,4 @@
-"""Runs that begin with another's weights: what they take, that they stand alone, refusals."""
+"""Runs that begin with another run's weights: first states, independence, refusals."""
 
 import json
 import os
@@ -142,7 +142,7 @@ def test_a_source_that_is_not_a_run_is_refused(tmp_path):
 
 
 def claimed(path, origin=None, checkpoints=()):
-  """A folder that looks like a run that was begun."""
+  """Makes a folder that looks like a run that has started."""
   for step in checkpoints:
     (path / "checkpoints" / str(step)).mkdir(parents=True)
     (path / "checkpoints" / str(step) / "manifest.json").write_text("{}")

@@ -1,6 +1,6 @@
-"""Runs that a stranger armed: commands refuse them in one line, or show them and do no harm.
+"""Runs that a stranger armed: commands refuse them in one line, or show them without harm.
 
-docs/survive.md has the threat model. Nothing here is compiled: what is refused is refused before.
+docs/survive.md has the threat model. Nothing is compiled here, because refusals come before.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def run(template, tmp_path):
-  """A run of a stranger's, next to what is mine."""
+  """Copies a stranger's run next to a folder of the user."""
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "secret").write_text("x" * 1000)
   return shutil.copytree(template, tmp_path / "run")
@@ -49,7 +49,7 @@ def run(template, tmp_path):
 
 @contextlib.contextmanager
 def harmless(run, seconds=30):
-  """What is entered comes to an end, and changes nothing outside of the run."""
+  """Checks that the context ends in time and changes nothing outside the run."""
 
   def hangs(*_):
     raise AssertionError(f"it was not refused within {seconds} s")
@@ -65,12 +65,12 @@ def harmless(run, seconds=30):
 
 
 def tamper(change):
-  """Arms a run: its manifest."""
+  """Returns a function that arms a run by a change of its manifest."""
   return lambda run: edit(at(run, "manifest.json"), change)
 
 
 def plant(name, kind, target):
-  """Arms a checkpoint: a link or pipe in it, and a manifest from before."""
+  """Returns a function that arms a checkpoint by a link or pipe, with the manifest as before."""
   return replace(f"{CHECKPOINT}/{name}", kind, target)
 
 
@@ -228,7 +228,7 @@ def test_it_is_refused_in_one_line(run, arm, words, capsys):
 
 
 def test_unarmed_it_is_good(run, capsys):
-  """The cases above are refused for what they say, and not since the run is none."""
+  """Opens the unarmed run, so that the cases above are refused for the attack itself."""
   with harmless(run):
     assert cli.main(["inspect", str(run)]) == 0
     assert runs.load_run(str(run)).step == STEP
@@ -237,7 +237,7 @@ def test_unarmed_it_is_good(run, capsys):
 
 @pytest.mark.parametrize("where", ["d/", "../../../../mine/"])
 def test_arrays_are_read_from_inside_only(run, where, capsys):
-  """TensorStore's own index names files by paths, and refuses those that lead out."""
+  """Tests TensorStore's index, which names files by paths and refuses paths that lead outside."""
   strangers.move_data(where)(run)
   with harmless(run):
     if where == "d/":
@@ -297,7 +297,7 @@ def test_inspect_reads_nothing_behind_a_link(run, arm, words, capsys):
   assert words in capsys.readouterr().err
 
 
-# What a start of training opens before its first step, also by libraries, which follow links.
+# Paths that a start of training opens before its first step; libraries would follow links there.
 BEGUN = {
   name: replace(name, *how)
   for name, how in {
@@ -410,7 +410,7 @@ def keys_of(values, above=()):
 
 
 def test_any_value_of_any_type_in_a_config_is_a_config_or_a_reason(run):
-  """Three hundred, at random but always the same; None deletes a key now and then."""
+  """Tries three hundred values with a fixed seed; None sometimes deletes a key."""
   from hc_jax import config as config_lib
 
   rng, path = random.Random(0), run / "config.json"

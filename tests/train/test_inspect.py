@@ -1,4 +1,4 @@
-"""What `hc-jax inspect` says of runs that are whole, damaged, or none."""
+"""`hc-jax inspect` on whole and damaged runs, and on folders without a run."""
 
 import os
 import pathlib
@@ -85,7 +85,7 @@ def test_what_is_not_there(finished, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_it_needs_no_accelerator(finished):
-  """The devices that the environment asks for are not there, and it does not mind."""
+  """Runs with JAX_PLATFORMS=tpu on a machine without a TPU."""
   env = os.environ | {"JAX_PLATFORMS": "tpu"}
   command = [sys.executable, "-m", "hc_jax", "inspect", str(finished)]
   root = pathlib.Path(inspect.__file__).parents[2]

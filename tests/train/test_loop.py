@@ -1,4 +1,4 @@
-"""Whole tiny runs in this process: what they leave behind, and whose a folder is."""
+"""Whole tiny runs in this process: their files and lines, and the claim on a folder."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def test_changed_text_is_refused(tmp_path):
 
 
 def test_a_run_of_the_version_before_is_read(tmp_path):
-  """Neither config.json nor card named a task or what is best: it was the language model."""
+  """Opens a run whose config.json and card name neither a task nor the best value."""
   run = tmp_path / "run"
   strangers.make(run)
   saved = json.loads((run / "config.json").read_text())
@@ -136,7 +136,7 @@ def test_two_runs_do_not_share_a_folder(finished_line):
 
 
 def diverging(change):
-  """A task whose loss is changed once ten batches were seen."""
+  """Returns a task whose loss is changed after ten batches."""
   right = line.make_loss(0.1)
 
   def loss(variables, batch, key):

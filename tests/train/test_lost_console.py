@@ -1,4 +1,4 @@
-"""A run that loses its console takes every step, and still hears signals."""
+"""A run that loses its console takes every step, and still reacts to signals."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Before the first step a run makes its model once, checks it once, and does so before its text."""
+"""Before the first step, a run creates and checks its model once, before it opens its text."""
 
 import jax
 import pytest
@@ -10,7 +10,7 @@ from tests.train import tiny
 
 
 def quiet(_):
-  """Says nothing."""
+  """Ignores a line."""
 
 
 def counted(monkeypatch, owner, name):
@@ -28,14 +28,14 @@ def counted(monkeypatch, owner, name):
 def test_a_model_is_made_and_checked_once(monkeypatch):
   made = counted(monkeypatch, models, "make_model")
   checked = counted(monkeypatch, TransformerLM, "_check")
-  # A width of its own: an equal model of another test would have been checked already.
+  # An unusual width, since an equal model of another test would have been checked already.
   with tiny.tiny_text():
     program = language_program(tiny.config(model__d_model=24, model__num_heads=1), log=quiet)
   key, task = jax.random.key(0), program.task
   variables = jax.eval_shape(task.init, key)
   jax.eval_shape(task.loss, variables, task.train(0)[0], key)
   jax.eval_shape(task.evaluate, variables, task.val[0])
-  assert program.abstract is not None  # four traces of it
+  assert program.abstract is not None  # the fourth trace of the model
   assert len(made) == len(checked) == 1
 
 

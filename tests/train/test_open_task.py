@@ -1,4 +1,4 @@
-"""Commands on a run of a task of one's own: `eval` is given the task, `inspect` needs none."""
+"""Commands on a run of a user's own task: `eval` takes the task, `inspect` does not need it."""
 
 import sys
 
@@ -28,7 +28,7 @@ TASK = 3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A folder with a run of five steps, and a module that makes its task."""
+  """Makes a folder with a run of five steps, and a module that makes its task."""
   made = tmp_path_factory.mktemp("open")
   line.start(made / "run", num_steps=5)
   (made / "my_line.py").write_text(MODULE)

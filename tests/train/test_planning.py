@@ -1,4 +1,4 @@
-"""Plans against what is really allocated and compiled, on tiny models."""
+"""Plans of tiny models, compared with real allocations and compiled programs."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ CONNECTIONS = {
 
 @pytest.fixture
 def no_tracing(monkeypatch):
-  """Plans without what depends on the batch, which takes seconds to trace."""
+  """Removes the parts of a plan that depend on the batch, since tracing them takes seconds."""
   plan.cache_clear()
   monkeypatch.setattr(planning, "_policies", lambda *_: ())
   monkeypatch.setattr(planning, "_residual_flops", lambda *_: None)
@@ -76,7 +76,7 @@ def test_parameters_and_optimizer_are_exact(preset, sizes, no_tracing):
   assert found.optimizer == on_first((state.opt_state, state.step, state.rng))
 
 
-# What XLA on CPU allocates is met to within this: measured 0.89 to 1.39.
+# Bounds of the plan divided by XLA's allocation on CPU; measured 0.89 to 1.39.
 LOW, HIGH = 0.8, 1.45
 CASES = [
   (name, remat) for name in CONNECTIONS for remat in ("none", "branches", "full", "blocks:2")
@@ -93,7 +93,7 @@ def marked(case):
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(("connection", "remat"), [marked(case) for case in CASES])
 def test_activations_and_flops_are_those_of_the_compiled_step(connection, remat):
-  """Scanned layers: in a loop XLA on CPU undoes rematerialisation, and fuses more away."""
+  """Uses scanned layers; in a loop, XLA on CPU undoes rematerialisation and fuses more."""
   found = plan(connection, remat)
   own = found.policies[0]
   model = models.make_model(
@@ -120,7 +120,7 @@ def test_a_row_costs_what_it_costs():
   assert kept == sorted(kept) and kept[0] < kept[-1] / 4
   flops = [by_name[name].flops for name in ("none", "branches", "full", "blocks:2")]
   assert flops == sorted(flops) and flops[-1] > 1.2 * flops[0]
-  # Of n streams at the input of each of four blocks: float32, 64 tokens, 64 wide.
+  # The n streams at the input of each of four blocks: float32, 64 tokens, 64 wide.
   assert by_name["full"].streams == 4 * 4 * 64 * 64 * 4
   share = 1 - small.residual_flops / small.policies[0].flops
   assert 0.005 < share < 0.2
@@ -174,7 +174,7 @@ def test_what_cannot_be_planned_is_refused(flags, message, capsys, no_tracing):
 
 
 def commands():
-  """Each `$ hc-jax plan` of docs/scale.md, with what stands there below it."""
+  """Returns each `$ hc-jax plan` of docs/scale.md, with the text below it."""
   text = (ROOT / "docs" / "scale.md").read_text()
   return re.findall(r"^\$ hc-jax (plan .*)\n((?:.|\n)*?)^```$", text, re.M)
 
@@ -190,7 +190,7 @@ def test_the_plans_in_the_docs_are_found():
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "told"), commands(), ids=lambda text: text.split("\n")[0][:45])
 def test_the_plans_in_the_docs_are_those_of_the_command(command, told, capsys, monkeypatch):
-  """Words are the same; numbers within 3 %, since versions of JAX keep this or that otherwise."""
+  """Words are the same, and numbers within 3 %, since versions of JAX keep different arrays."""
   monkeypatch.chdir(ROOT)
   assert cli.main(command.split()) == 0
   number = r"\d[\d,.]*(?:e\+\d+)?"

@@ -1,4 +1,4 @@
-"""Several real processes, on one CPU device each, over gloo: they train as one does."""
+"""Several real processes, with one CPU device each, over gloo: they train as one process does."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_no_cluster_is_one_process(monkeypatch):
   monkeypatch.setattr("jax.distributed.initialize", initialize)
   several.connect(several.Cluster())
   assert asked == [(None, None, None)]
-  # Alone in a cluster it is not joined: JAX would give it one device of its host.
+  # A single process of a cluster does not join it, since JAX would give it only one device.
   monkeypatch.setenv("SLURM_NTASKS", "1")
   several.connect(several.Cluster())
   several.connect(several.Cluster(distributed="off"))
@@ -133,11 +133,11 @@ def test_two_processes_train_as_one_and_take_over_each_others_checkpoints(
 
   for workdir in (one, two):
     shutil.rmtree(path_of(str(workdir), 20))
-  resumed = process(two)  # saved by two, goes on in one
+  resumed = process(two)  # saved by two processes, resumed in one
   assert resumed.returncode == 0 and "resumed at step 10" in resumed.stdout, resumed.stderr
   shutil.copytree(one, tmp_path / "straight")
   mirror = f"--config.train.mirror={tmp_path / 'mirror'}"
-  ended = processes(one, 2, *FSDP, mirror)  # saved by one, goes on in two, which hold halves
+  ended = processes(one, 2, *FSDP, mirror)  # saved by one, resumed in two, which hold halves
   assert [e.returncode for e in ended] == [0, 0], ended[0].stderr
   assert "resumed at step 10" in ended[0].stdout
   assert_same_losses(one, two)
@@ -155,7 +155,7 @@ def test_a_signal_stops_all_processes_after_the_same_step(processes, process, tm
   for e in ended:
     assert f"after step {saved}, which is saved" in e.stderr
   assert manifest.fault(path_of(str(tmp_path / "run"), saved), saved) is None
-  # A signal to one process is one to all.
+  # A signal to one process stops both.
   ended = processes(tmp_path / "run", 2, *FSDP, send={1: "SIGINT:13"})
   assert [e.returncode for e in ended] == [75, 75], ended[0].stderr + ended[1].stderr
   assert "stopped by a signal to another process after step" in ended[0].stderr
@@ -217,7 +217,7 @@ cluster.leave(code)
 
 
 def two(each, envs=({}, {})):
-  """Codes and outputs of two processes; `each` has the count, code and seconds of both."""
+  """Runs two processes; returns codes and outputs. `each` has count, code and seconds of both."""
   command = [sys.executable, "-c", LEAVING, f"127.0.0.1:{free_port()}"]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
   both = [
@@ -232,7 +232,7 @@ def two(each, envs=({}, {})):
   return [child.returncode for child in both], found
 
 
-ABORTED = (134, -6)  # by us, or by JAX: SIGABRT, which a shell calls 134
+ABORTED = (134, -6)  # from hc_jax, or from JAX by SIGABRT, which a shell reports as 134
 
 
 @pytest.mark.slow
@@ -241,13 +241,13 @@ ABORTED = (134, -6)  # by us, or by JAX: SIGABRT, which a shell calls 134
   [(2, 2), (4, 0), *(pytest.param(c, marks=pytest.mark.exhaustive) for c in [(0, 0), (0, 4)])],
 )
 def test_the_ends_of_two_processes(codes):
-  # Were process 0, and the coordination service with it, to end at once, JAX would abort 1.
+  # If process 0 ended at once, and with it the coordination service, JAX would abort process 1.
   slow = 3 * (codes[0] == codes[1])
   ended, found = two([(2, codes[0], 0), (2, codes[1], slow)])
   for i, code in enumerate(codes):
     expected = ABORTED if code == 0 and any(codes) else (code,)
     assert ended[i] in expected, found
-    # JAX may abort a process before it comes to its reason: only the code is promised then.
+    # JAX may abort a process before it prints its reason; then only the code is certain.
     assert ended[i] in ABORTED or found[i] == "the reason\n"
 
 
@@ -265,7 +265,7 @@ def test_processes_that_would_not_compute_the_same_are_refused(counts, variable,
 
 @pytest.fixture
 def leaving(monkeypatch):
-  """Makes this process one of two; how it ends comes into the list that is returned."""
+  """Makes this process one of two; returns a list that receives the exit code."""
 
   def prepare(shutdown=lambda: None):
     ended = []

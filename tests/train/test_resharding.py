@@ -1,4 +1,4 @@
-"""A checkpoint saved on any number of devices goes on on any other."""
+"""A checkpoint from any number of devices can be resumed on any other number."""
 
 import shutil
 

@@ -34,12 +34,12 @@ def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(
 def test_processes_that_are_killed_and_stopped_for_real_change_nothing_about_resume(
   tmp_path, process
 ):
-  """With accumulation and layers unrolled, besides; the test above has neither."""
+  """Uses accumulation and unrolled layers, which the test above does not."""
   flags = ("--config.train.accumulation=2", "--config.model.scan=false", "--config.seed=3")
   straight, broken = tmp_path / "straight", tmp_path / "broken"
   assert process(straight, *flags).returncode == 0
   assert process(broken, *flags, send="SIGKILL:3").returncode == -signal.SIGKILL
-  assert steps_of(broken) == []  # before the first checkpoint: everything is taken again
+  assert steps_of(broken) == []  # killed before the first checkpoint
   stopped = process(broken, *flags, send="SIGTERM:4")
   assert stopped.returncode == 75, stopped.stderr
   assert "run the same command to resume" in stopped.stderr
@@ -58,7 +58,7 @@ def test_processes_that_are_killed_and_stopped_for_real_change_nothing_about_res
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["a row", "a checkpoint"])
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(line_process, tmp_path, first):
-  """The limit is met by the rows of metrics.jsonl or events, or, with few rows, by a checkpoint."""
+  """Rows of metrics.jsonl or events exceed the limit first, or a checkpoint if rows are few."""
   rows = "--log_every=1" if first == "a row" else "--log_every=20"
   assert line_process(tmp_path, rows, "--num_steps=5").returncode == 0
   files = [p.stat().st_size for p in (tmp_path / "checkpoints" / "5").rglob("*")]
@@ -98,7 +98,7 @@ def test_train_py_without_its_packages_says_how_to_have_them(tmp_path):
 
 @pytest.mark.slow
 def test_a_machine_that_vanishes_with_its_disk_changes_nothing(tmp_path, line_process):
-  """Killed, its disk deleted, started again: the mirror has all that the run needs."""
+  """Kills a run, deletes its disk, and starts it again from its mirror."""
   straight, broken = tmp_path / "straight", tmp_path / "broken"
   flags = (f"--mirror={tmp_path}/there/run", "--checkpoint_every=5")
   assert line_process(straight, "--checkpoint_every=5").returncode == 0
@@ -111,7 +111,7 @@ def test_a_machine_that_vanishes_with_its_disk_changes_nothing(tmp_path, line_pr
   assert stopped.returncode == 75, stopped.stderr
   assert f"checkpoint {max(there)} is fetched, with the metrics so far" in stopped.stdout
   assert f"resumed at step {max(there)}" in stopped.stdout
-  shutil.rmtree(broken)  # SIGTERM saves, and the mirror has it before the process ends
+  shutil.rmtree(broken)  # after SIGTERM the process ends once the mirror has the checkpoint
   last = line_process(broken, *flags)
   assert last.returncode == 0, last.stderr
   assert "resumed at step 17" in last.stdout

@@ -1,4 +1,4 @@
-"""A run is looked at with the caller's text: found by its fingerprint, or named by the caller."""
+"""The text to analyse a run with is found by its fingerprint, or named by the caller."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def opened(template):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-  """The caller's folder of prepared data, and a text of the caller's that is prepared there."""
+  """Sets the caller's folder of prepared data, and writes a text to prepare there."""
   monkeypatch.setenv("HC_JAX_DATA", str(tmp_path / "data"))
   (tmp_path / "notes.txt").write_text("a line of mine\n" * 500)
   return tmp_path
@@ -41,7 +41,7 @@ def prepared(home, **options):
 
 
 def changed(opened, fingerprint="0" * 32, **values):
-  """The run, as if its config and card said something else."""
+  """Returns the run with another fingerprint on its card and other values in its config."""
   config = opened.config.copy_and_resolve_references()
   with config.unlocked():
     config.data.update(values)
@@ -50,7 +50,7 @@ def changed(opened, fingerprint="0" * 32, **values):
 
 
 def test_text_is_found_by_its_fingerprint(opened, home, monkeypatch):
-  """Whatever the config says of it, and with the files gone."""
+  """The config names other files, and the text's own files are gone."""
   text = prepared(home)
   (home / "notes.txt").unlink()
   mine = changed(opened, text.fingerprint, name="text_files", files=("/etc/passwd",), dir="/")
@@ -81,7 +81,7 @@ def test_text_that_was_prepared_for_another_tokenizer_is_not_the_runs(opened, ho
     train.run_tokens(mine)
 
 
-# What a stranger's config may ask for, and never gets.
+# Requests of a stranger's config that must never be followed.
 ASKED = {
   "my files": {"name": "text_files", "files": ("notes.txt",), "dir": "run"},
   "a folder anywhere": {"name": "text_files", "files": ("notes.txt",), "dir": "new/folder"},
@@ -113,7 +113,7 @@ def test_data_that_a_run_names_is_not_read(template, home, monkeypatch, capsys, 
 
 
 def plant_data_set(folder):
-  """A TFDS data set whose description names a module, and that module."""
+  """Writes a TFDS data set whose description names a module, and that module."""
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text(json.dumps({"name": "evil", "version": "1.0.0"}))
   (folder / "features.json").write_text(json.dumps({"pythonClassName": "evil_module.Feature"}))
@@ -121,7 +121,7 @@ def plant_data_set(folder):
 
 
 def asked_of(folder):
-  """A `load_text` that prepares nothing: the text of this Python is not the stranger's."""
+  """Returns a `load_text` that prepares nothing and returns another text."""
 
   def load_text(name, *, data_dir, tokenizer, **_):
     assert (name, data_dir, tokenizer) == ("py_stdlib", "", "bytes")

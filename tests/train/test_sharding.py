@@ -1,4 +1,4 @@
-"""Meshes and rules: what is split, and that nothing silently does nothing."""
+"""Meshes and sharding rules: arrays are split by the rules, and useless settings are refused."""
 
 import types
 
@@ -49,7 +49,7 @@ def test_batches_that_do_not_divide_are_refused_with_the_arithmetic():
     sharding.check_batch(mesh, "fsdp_tp", **check | {"accumulation": 8})
   with pytest.raises(UserError, match=r"`length=7` .* 7 / 2 = 3\.5"):
     sharding.check_batch(mesh, "fsdp_tp", **check | {"length": 7})
-  # Of three sizes that differ, each is where it belongs.
+  # With three different sizes, each is at the right axis.
   mesh = sharding.make_mesh("fsdp_tp", data=1, fsdp=2, tensor=4)
   sharding.check_batch(mesh, "fsdp_tp", batch_size=6, accumulation=3, length=4)
   with pytest.raises(UserError, match=r"`length=6` .* `tensor=4`: 6 / 4 = 1\.5"):
@@ -64,7 +64,7 @@ def test_a_batch_is_split_over_data_and_fsdp_together():
 
 
 def of_processes(*numbers, tensor=1):
-  """A mesh as `process_block` sees it: the number of each device's process, in order."""
+  """Returns a mesh for `process_block`, from the process number of each device."""
   devices = np.array([types.SimpleNamespace(process_index=i) for i in numbers])
   return types.SimpleNamespace(devices=devices, shape={"tensor": tensor})
 
@@ -90,7 +90,7 @@ def test_constraints_by_name_are_really_applied():
     between = jax.jit(lambda x: axes.constrain(x, axes.stream_axes(4)))(streams)
     names = (axes.BATCH, axes.LENGTH, axes.HEADS, None)
     inside = jax.jit(lambda x: axes.constrain(x, names))(heads)
-  # Between blocks length holds the tensor axis, inside attention the heads do; n and width never.
+  # The tensor axis splits the length between blocks and the heads inside attention.
   assert between.sharding.is_equivalent_to(spec(mesh, ("data", "fsdp"), "tensor"), 4)
   assert inside.sharding.is_equivalent_to(spec(mesh, ("data", "fsdp"), None, "tensor"), 4)
 
@@ -105,7 +105,7 @@ def test_parameters_that_do_not_divide():
   def boxed(shape, *names):
     return {"kernel": nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)}
 
-  # Bytes have 257 ids: such a vocabulary is not split; anything else is refused.
+  # A vocabulary of 257 (bytes) is not split; other sizes that do not divide are refused.
   whole = sharding.param_shardings(boxed((257, 16), "vocab", "embed"), mesh, "fsdp_tp")
   assert whole["kernel"].spec == P(None, "fsdp")
   split = sharding.param_shardings(boxed((256, 16), "vocab", "embed"), mesh, "fsdp_tp")

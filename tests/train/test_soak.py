@@ -1,4 +1,4 @@
-"""benchmarks/soak.py, for a few kills; by hand it runs for a hundred."""
+"""benchmarks/soak.py with a few kills; by hand it runs with a hundred."""
 
 import importlib.util
 import pathlib
@@ -22,7 +22,7 @@ def test_a_few_kills_change_nothing(program, tmp_path, monkeypatch):
   said = []
   assert program.soak(3, seed=2, work=tmp_path, say=said.append) == []
   assert "| all | 3 | " in "\n".join(said)
-  # The comparison sees what it is there for.
+  # The comparison notices a difference.
   metrics = tmp_path / "broken" / "metrics.jsonl"
   lines = metrics.read_text().splitlines(keepends=True)
   steps = len(lines) - 1

@@ -1,4 +1,4 @@
-"""A task of one's own: what of its batches arrives, what is refused, exact resume."""
+"""A user's own task: its batches, its loss, refusals, exact resume."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(tmp_path, mon
   state = line.start(straight, **settings)
   interrupted.stop_and_kill(monkeypatch, capsys, broken, lambda: line.start(broken, **settings))
   interrupted.assert_same_run(straight, broken, 20)
-  # What is carried was carried across both ends: every row was seen once.
+  # The carried collection survived both interruptions: every row was counted once.
   assert int(state.collections["seen"]["rows"]) == 20 * line.ROWS
   stored = interrupted.saved(broken, 20)["collections"]["seen"]
   assert int(stored["rows"]) == 20 * line.ROWS
@@ -37,7 +37,7 @@ def test_a_run_that_was_stopped_and_killed_equals_one_that_was_not(tmp_path, mon
 
 
 def test_a_batch_in_parts_is_the_whole_batch(tmp_path):
-  """Of the loss, its metrics and what is carried, though the parts have different weights."""
+  """Compares loss, metrics and carried collections; the parts have different weights."""
   states, rows = [], []
   for parts in (1, 4):
     task = line.task(noise=0.0)
@@ -52,7 +52,7 @@ def test_a_batch_in_parts_is_the_whole_batch(tmp_path):
 
 
 def test_loss_and_metrics_are_sums_over_the_weight(tmp_path):
-  """Against the numbers of the first batch, by hand."""
+  """Computes the numbers of the first batch by hand."""
   line.start(tmp_path, line.task(noise=0.0), num_steps=1, seed=7)
   first, last = read_metrics(str(tmp_path))
   batch = line.Batches(7)[0]
@@ -98,7 +98,7 @@ def test_batches_that_cannot_be_are_refused_by_the_leaf(change, words):
 
 
 def wrong_loss(change):
-  """A loss that does something with the right one's result."""
+  """Returns a loss that applies `change` to the result of the right loss."""
   return lambda variables, batch, key: change(line.make_loss(0.1)(variables, batch, key))
 
 
@@ -155,7 +155,7 @@ def test_parts_that_do_not_divide_the_rows_are_refused(tmp_path):
 
 
 def test_batches_that_are_just_enough_are_enough(tmp_path):
-  """What is read ahead is past their end."""
+  """Trains with as many batches as steps, so that reading ahead passes their end."""
   state = line.start(
     tmp_path, line.task(train=lambda seed: line.Batches(seed, count=4)), num_steps=4
   )
@@ -182,7 +182,7 @@ def test_a_run_without_a_validation_set_keeps_the_newest(tmp_path):
 
 
 def test_the_best_is_kept_by_the_value_that_the_task_names(tmp_path):
-  """Of two values that are each other's inverse."""
+  """Uses two values that are each other's inverse, so that the best step differs."""
   task = line.task(
     best="val/far", summarise=lambda s: {"val/loss": s["error"], "val/far": 1 / s["error"]}
   )
@@ -198,7 +198,7 @@ def test_the_best_is_kept_by_the_value_that_the_task_names(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  """A run of five steps."""
+  """Trains the line for five steps."""
   folder = tmp_path_factory.mktemp("line") / "run"
   line.start(folder, num_steps=5, facts={"rate": 0.05})
   return folder
@@ -241,7 +241,7 @@ def test_a_run_is_opened_with_the_task_and_evaluates_to_the_trainers_numbers(mad
 
 @pytest.mark.parametrize("optimizer", [False, True])
 def test_a_fork_takes_what_is_carried_too(made, tmp_path, optimizer):
-  """Statistics belong to the weights that they were taken with."""
+  """Carried statistics belong to the weights, so a fork takes both."""
   fork = train.Fork(str(made), None, optimizer)
   line.start(tmp_path / "new", num_steps=6, facts={"rate": 0.05}, fork=fork)
   first = read_metrics(str(tmp_path / "new"))[0]
@@ -253,7 +253,7 @@ def test_a_fork_takes_what_is_carried_too(made, tmp_path, optimizer):
 
 
 def unusual(step, end):
-  """A schedule that needs its end as a number."""
+  """Returns a rate by a schedule that needs `end` as a Python number."""
   return 0.05 if end > 25 else 0.05 * (1 - step / end)
 
 

@@ -1,4 +1,4 @@
-"""Telemetry says what float64 says of the same maps, and nothing of training notices it."""
+"""Telemetry agrees with float64 numbers from the same maps, and does not change training."""
 
 import functools
 
@@ -36,7 +36,7 @@ def gains(mix):
 
 
 def expected(sites):
-  """The same of every site's maps, float64; of networks with one number of streams."""
+  """Computes telemetry in float64 from the maps of all sites, which have one number of streams."""
   sites, found = list(sites.values()), {}
   mixes = [np.asarray(site.coefs.mix, np.float64) for site in sites]
   for name, gain in gains(functools.reduce(lambda p, mix: mix @ p, mixes)).items():
@@ -83,7 +83,7 @@ def test_what_a_network_does_not_have_is_left_out():
 
 @pytest.mark.slow
 def test_networks_whose_layers_differ():
-  """Below two streams are three: what is one site's is there, the product and energies are not."""
+  """With three streams and then two, numbers of single sites exist, but no product or energies."""
   three = functools.partial(hc.HyperConnection, num_streams=3)
   fields = {"layers": ((1, three), (1, network.DHC2))}
   found = measured(**fields)
@@ -124,14 +124,14 @@ def test_a_mesh_changes_nothing():
 
 
 def rows_of(workdir):
-  """Without what depends on the clock."""
+  """Returns the rows of a run without timings."""
   rows = read_metrics(str(workdir))
   return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows]
 
 
 @pytest.mark.slow
 def test_training_does_not_notice_it_and_it_resumes(one_device, tmp_path, capsys):
-  """Rows at every third step, once each, also where a run was stopped and resumed in between."""
+  """Rows come at every third step, each once, even if the run is stopped and resumed."""
   flags = {"train__log_every": 4, "train__checkpoint_every": 5}
   without = tiny.start(tmp_path / "without", train__num_steps=7, **flags)
   flags["train__telemetry_every"] = 3

@@ -1,4 +1,4 @@
-"""Runs of docs/train-your-own.md that are killed end as if they were not."""
+"""Runs of docs/train-your-own.md give the same numbers if they are killed and resumed."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.train.line import ROOT
 
 pytestmark = pytest.mark.slow
 
-# What a process needs for a test: the suite's devices and cache, and a signal at a step.
+# Setup of a test process: the suite's devices and cache, and a signal at a step.
 BEGIN = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -30,7 +30,7 @@ if len(sys.argv) > 2:
 
 
 def block(number):
-  """A Python block of the page, after the imports and the batches of its first one."""
+  """Returns a Python block of the page, after the imports and batches of its first block."""
   page = (ROOT / "docs" / "train-your-own.md").read_text()
   found = re.findall(r"^```python\n(.*?)^```", page, flags=re.S | re.M)
   return found[0][: found[0].index("def errors")] + found[number]

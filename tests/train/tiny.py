@@ -1,7 +1,7 @@
-"""A run small enough for tests: two layers, 16 wide, on text that every Python carries.
+"""A run small enough for tests: two layers, 16 wide, on text from Python's standard library.
 
-As a program it is train.py on that text: `python tiny.py WORKDIR [--config.a.b=v ...]`. The text
-skips preparation, which tests/data covers.
+As a program, it is train.py on that text: `python tiny.py WORKDIR [--config.a.b=v ...]`. The text
+is not prepared; tests/data covers preparation.
 """
 
 import os
@@ -29,7 +29,7 @@ FLAGS = {
   "model.dropout": 0.1,
   "data.length": 32,
   "data.workers": 1,
-  # A rate that does not depend on the number of steps, so that one compilation serves all tests.
+  # This rate does not depend on the number of steps, so that one compilation serves all tests.
   "optim.schedule": "constant",
   "optim.learning_rate": 1e-2,
   "optim.warmup_steps": 2,
@@ -40,12 +40,12 @@ FLAGS = {
   "train.eval_batches": 2,
   "train.checkpoint_every": 10,
   "train.compilation_cache": "",
-  "train.telemetry_every": 0,  # a program more to compile; test_telemetry.py has it on
+  "train.telemetry_every": 0,  # saves compiling one more program; test_telemetry.py has it on
 }
 
 
 def config(**changes):
-  """The tiny config; `changes` have `__` for dots."""
+  """Returns the tiny config with changes, whose names have `__` for dots."""
   from hc_jax.config import load_config
 
   flags = FLAGS | {key.replace("__", "."): value for key, value in changes.items()}
@@ -53,7 +53,7 @@ def config(**changes):
 
 
 def description(config):
-  """What the run of a config is, for its folder."""
+  """Returns the description of a config's run."""
   from hc_jax.config import to_json
   from hc_jax.runs.workdir import LANGUAGE_MODEL, Description
 
@@ -68,7 +68,7 @@ def start(workdir, fork=None, **changes):
 
 
 def text(name="py_stdlib", *, fingerprint="tiny", **_):
-  """The bytes of one module of the standard library, as what `hc_jax.data.load_text` returns."""
+  """Returns one module of the standard library as bytes, in the form of `hc_jax.data.load_text`."""
   from hc_jax import data
 
   tokenizer = data.load_tokenizer("bytes")
@@ -87,7 +87,7 @@ def text(name="py_stdlib", *, fingerprint="tiny", **_):
 
 @contextlib.contextmanager
 def tiny_text(**changes):
-  """While entered, `hc_jax.data.load_text` gives the tiny text."""
+  """Makes `hc_jax.data.load_text` return the tiny text during the context."""
   from hc_jax import data
 
   original, data.load_text = data.load_text, functools.partial(text, **changes)
@@ -98,7 +98,7 @@ def tiny_text(**changes):
 
 
 def main(argv):
-  """train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends that signal once STEP is logged."""
+  """Runs train.py on the tiny text; TINY_SIGNAL=NAME:STEP sends a signal once STEP is logged."""
   import train as command
   from tests import environment
   from tests.train import line
