@@ -163,7 +163,9 @@ def _key(source: Any, tokenizer: Tokenizer, val_fraction: float) -> str:
 
 def _make_source(name: str, files: tuple[str, ...], field: str, folder: str) -> sources.Source:
   if files and name != "text_files":
-    raise UserError(f"`files` needs `name=text_files`, but `name={name}`; change one of the two")
+    raise UserError(
+      f"`files` is read by `name=text_files` only, but `name={name}`; change one of the two"
+    )
   if name == "py_stdlib":
     return sources.PyStdlib()
   if name == "text_files":

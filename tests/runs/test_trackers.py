@@ -79,8 +79,8 @@ def test_a_tracker_that_fails_is_warned_about_once_and_the_others_go_on(tmp_path
   assert failing.given == kept.given == expected(ROWS)  # its server may come back
   assert failing.closed == 1
   assert said == [
-    "warning: tracker my:0 failed (RuntimeError: the server is away); the run continues, further "
-    "failures are not said"
+    "warning: tracker my:0 failed (RuntimeError: the server is away); the run continues, later "
+    "failures are not logged"
   ]
 
 

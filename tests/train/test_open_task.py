@@ -61,7 +61,7 @@ def test_eval_gives_the_trainers_numbers(capsys):
     (["--task=my_line:TASK"], "--task=my_line:TASK is not a function; name one that returns a"),
     (["--task=my_line:nothing"], "--task=my_line:nothing returns NoneType; it must return a"),
     (["--task=my_line:broken"], "my_line.py:11: KeyError: 'slopes'"),
-    (["--task=my_line:other"], "a run of the task 'line', and Task.name is 'curve'; give the task"),
+    (["--task=my_line:other"], "a run of the task 'line', but Task.name is 'curve'; give the task"),
     (
       ["--task=my_line:make_task", "--split=val"],
       "--split chooses text, but --task brings its own",

@@ -110,8 +110,8 @@ def replaced(**changes):
   "changes, words",
   [
     ({"name": ""}, r"Task\.name is empty; give it a word .* such as name='digits'"),
-    ({"evaluate": None}, r"Task\.evaluate is None, and Task\.val has batches"),
-    ({"summarise": None}, r"Task\.summarise is None, and Task\.val has batches"),
+    ({"evaluate": None}, r"Task\.evaluate is None, but Task\.val has batches"),
+    ({"summarise": None}, r"Task\.summarise is None, but Task\.val has batches"),
     ({"best": "val/los"}, r"Task\.best='val/los' is not among .* \(val/loss, val/rows\)"),
     (
       {"evaluate": lambda v, b: {"error": line.errors(v, b), "rows": line.weight(b)}},
@@ -231,9 +231,9 @@ def test_a_run_is_opened_with_the_task_and_evaluates_to_the_trainers_numbers(mad
   assert (run.step, run.card["task"]) == (row["step"], "line")
   assert int(run.variables["seen"]["rows"]) == 5 * line.ROWS
   assert train.evaluate_task(run)["val/loss"] == pytest.approx(row["val/loss"], rel=1e-6)
-  with pytest.raises(UserError, match=r"the task 'line', and Task\.name is 'curve'; give the task"):
+  with pytest.raises(UserError, match=r"the task 'line', but Task\.name is 'curve'; give the task"):
     train.load_task_run(str(made), line.task(name="curve"))
-  with pytest.raises(UserError, match="has no val, evaluate and summarise"):
+  with pytest.raises(UserError, match="cannot be evaluated; give it `val`"):
     train.evaluate_task(dataclasses.replace(run, task=line.task(val=())))
   with pytest.raises(UserError, match="trains the task 'line' and not a language model"):
     train.load_run(str(made))

@@ -39,5 +39,5 @@ def load_tokenizer(tokenizer: str = "bytes") -> Tokenizer:
       "or of an HF tokenizer.json"
     )
   if not os.path.isfile(path):
-    raise UserError(f"`tokenizer`: {path} is not a file; give the path of a file, or 'bytes'")
+    raise UserError(f"`tokenizer`: no file {path}; give the path of an existing file, or 'bytes'")
   return kind(path, tokenizer)
