@@ -1,7 +1,4 @@
-"""Output in a notebook: one block of text that is replaced, a curve of the loss, and a page.
-
-A terminal gets line after line instead.
-"""
+"""Output in a notebook: a block of text that is updated in place, a curve of the loss, and a page."""
 
 import contextlib
 import html
@@ -17,32 +14,32 @@ from typing import Any
 
 from hc_jax.errors import UserError
 
-FIRST, NEWEST = 6, 14  # lines that stay: the first ones say what runs
+FIRST, NEWEST = 6, 14  # numbers of first and newest lines that are shown; the first name the run
 _PAUSE = 0.25  # seconds between two progress lines; the browser draws each one
 _CURVE_PAUSE = 1.0  # seconds between two drawings of the curve, which are larger
-_POINTS = 300  # of a curve, at most; the browser gets all of them each time
+_POINTS = 300  # most points of a curve, all of which the browser gets at each drawing
 _WIDTH, _HEIGHT = 480, 160  # pixels of a curve
 _LEFT, _BOTTOM, _EDGE = 46, 20, 8  # pixels between a curve and its edges
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def block() -> "Block | None":
-  """Returns a block in the output of the cell that runs; None outside of a notebook.
+  """Returns a block in the output of the running cell; None outside a notebook.
 
-  IPython in a terminal has a shell too, but no kernel.
+  A shell counts as a notebook only if it has a kernel, because IPython in a terminal has none.
   """
   get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
   return Block() if hasattr(get_shell(), "kernel") else None
 
 
 class _Place:
-  """An output of a cell that is replaced; losing the notebook costs a run nothing."""
+  """Output of a cell that is updated in place; ignores errors, which must not end a run."""
 
   def __init__(self) -> None:
     self._handle: Any = None
 
   def show(self, data: dict[str, str]) -> None:
-    """Displays `data`, by media type, where the last one was."""
+    """Replaces the output by `data`, which has a text for each media type."""
     with contextlib.suppress(Exception):
       if self._handle is None:
         display = importlib.import_module("IPython.display").display
@@ -52,7 +49,7 @@ class _Place:
 
 
 class Block:
-  """The first and the newest lines, one of progress, and the loss, in one place of a cell."""
+  """Block in a cell's output: the first and newest lines, a progress line, and the loss."""
 
   def __init__(self) -> None:
     self._first: list[str] = []
@@ -62,10 +59,10 @@ class Block:
     self._shown = self._drawn = 0.0
     self._text, self._picture = _Place(), _Place()
     self._curve = Curve()
-    self._lock = threading.RLock()  # a mirror's thread says lines too
+    self._lock = threading.RLock()  # a mirror's thread writes lines too
 
   def write(self, text: str) -> None:
-    """Adds lines; the oldest go when there are too many, except the first ones."""
+    """Adds lines; when there are too many, drops the oldest after the first `FIRST`."""
     with self._lock:
       for line in text.split("\n"):
         if len(self._first) < FIRST:
@@ -76,7 +73,7 @@ class Block:
       self._show()
 
   def progress(self, line: str) -> None:
-    """Replaces the line of progress, which is the last one."""
+    """Replaces the progress line, which is shown last."""
     with self._lock:
       self._progress = line
       if time.monotonic() - self._shown > _PAUSE:
@@ -87,7 +84,7 @@ class Block:
 
     Args:
       kind: "train" or "val".
-      step: of the run.
+      step: step of the run.
       value: loss after that step.
     """
     self._curve.add(kind, step, value)
@@ -95,11 +92,11 @@ class Block:
       self._draw()
 
   def restart(self) -> None:
-    """Begins the curve and the line of progress anew, for the next run in this block."""
+    """Clears the curve and the progress line, for the next run in this block."""
     self._curve, self._progress = Curve(), ""
 
   def finish(self) -> None:
-    """Shows what came since the last time."""
+    """Shows lines and points that were not shown yet."""
     with self._lock:
       if self._progress:
         self._show()
@@ -120,7 +117,7 @@ class Block:
 
 
 class Curve:
-  """Losses against steps, of training and of validation."""
+  """Curve of training and validation loss against steps."""
 
   def __init__(self) -> None:
     self._points: dict[str, list[tuple[int, float]]] = {"train": [], "val": []}
@@ -128,11 +125,11 @@ class Curve:
 
   @property
   def drawable(self) -> bool:
-    """Whether there are two points of training to connect."""
+    """Whether there are at least two training points to connect."""
     return len(self._points["train"]) > 1
 
   def add(self, kind: str, step: int, value: float) -> None:
-    """Adds a point; of a long run every second, fourth, ... point of training is kept."""
+    """Adds a point; keeps only every second, fourth, ... training point of a long run."""
     if not math.isfinite(value):
       return
     points = self._points[kind]
@@ -148,7 +145,7 @@ class Curve:
     points.append((step, value))
 
   def text(self) -> str:
-    """Returns the losses of training as one line of bars."""
+    """Returns the training losses as one line of bars."""
     values = [value for _, value in self._points["train"]]
     few = values[:: math.ceil(len(values) / 40)]
     low, high = min(few), max(few)
@@ -157,7 +154,7 @@ class Curve:
     return f"loss {values[0]:.4f} {bars} {values[-1]:.4f}"
 
   def svg(self) -> str:
-    """Returns a drawing in the colours of the notebook, light or dark."""
+    """Returns an SVG drawing, in the notebook's text colour, so that it fits light and dark."""
     every = [point for points in self._points.values() for point in points]
     first, last = min(step for step, _ in every), max(step for step, _ in every)
     low, high = min(value for _, value in every), max(value for _, value in every)
@@ -192,7 +189,7 @@ class Curve:
     )
 
 
-# In a frame made of a string, the address `#part` is one of the page around it.
+# In a frame with `srcdoc`, a link to `#part` would lead to the page around the frame.
 _FOLLOW = """<script>
 document.addEventListener("click", (event) => {
   const link = event.target.closest('a[href^="#"]');
@@ -204,7 +201,7 @@ document.addEventListener("click", (event) => {
 
 
 class Page:
-  """An HTML file in the output of a cell, in a frame, so that its style and the notebook's differ.
+  """HTML file in the output of a cell, in a frame that separates its style from the notebook's.
 
       hc_jax.notebook.Page("runs/x/analysis/analysis.html")    # the last line of a cell
 
@@ -215,8 +212,8 @@ class Page:
     """Reads the file.
 
     Args:
-      path: file to show, one that needs no other file.
-      height: pixels of the frame.
+      path: HTML file that needs no other file.
+      height: height of the frame in pixels.
 
     Raises:
       UserError: the file cannot be read.
