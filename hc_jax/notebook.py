@@ -1,4 +1,4 @@
-"""Output in a notebook: a block of text that is updated in place, a curve of the loss, and a page."""
+"""Output in a notebook: a block of text that is updated in place, a curve of the loss, a page."""
 
 import contextlib
 import html
