@@ -1,4 +1,4 @@
-"""The three small matrices that a connection is made of, and gates for a read by channel."""
+"""The maps of a site: three small matrices, and gates for a read by channel."""
 
 import flax
 import jax
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Gates:
-  """Numbers that make a read with a weight for every channel: `sum_i G[i] * rmsnorm(X[i]) / n`.
+  """Numbers for a read with a weight for every channel: `sum_i G[i] * rmsnorm(X[i]) / n`.
 
-  The gates `G = sigmoid(hidden @ kernel)` are as wide as all streams, and are made anew wherever
-  they are needed. A token keeps `hidden` alone.
+  The gates `G = sigmoid(hidden @ kernel)` are as wide as all streams. They are computed again
+  wherever they are needed, so that a token keeps only `hidden`.
 
   Attributes:
-    hidden: float32 `[..., r]`, made of the streams.
-    kernel: float32 `[r, v, n, w]`, a parameter. `finish` leaves it out, and scale and eps;
-      `hc_jax.ops.coefs` puts them here.
-    scale: float32 `[n, w]`, that of the norm, or None for one.
-    eps: what the norm adds to the mean square of a stream.
+    hidden: r numbers per token, float32 `[..., r]`, computed from the streams.
+    kernel: parameter, float32 `[r, v, n, w]`. A connection's `finish` leaves kernel, scale and eps
+      unset, and `hc_jax.ops.coefs` fills them in.
+    scale: scale of the norm, float32 `[n, w]`, or None for one.
+    eps: added to the mean square of a stream in the norm.
   """
 
   hidden: jax.Array
@@ -28,26 +28,26 @@ class Gates:
 
 @flax.struct.dataclass
 class Coefs:
-  """Read, write and mix of one sublayer: `X' = mix @ X + write @ F(read @ X)`, per token.
+  """Maps of one site, per token: `X' = mix @ X + write @ F(read @ X)` (2409.19606 Eq. 2-5).
 
-  Always float32. The leading axes are those of the tokens, or absent where the coefficients are
-  static. `n` is the number of streams and `v` the number of slots that the branch sees side by
-  side (1 for hyper-connections, the number of fractions for Frac-Connections).
+  All are float32. Their leading axes are those of the tokens; static maps have none.
+  `n` is the number of streams and `v` the number of slots of the branch input
+  (1 for hyper-connections, the number of fractions for Frac-Connections).
 
   Attributes:
-    read: `[..., v, n]`; `read[k, j]` is how much of stream j slot k of the branch input holds.
+    read: `[..., v, n]`; `read[k, j]` is the weight of stream j in slot k of the branch input.
       The paper's `A_m` transposed (Eq. 2).
-    write: `[..., n, v]`; `write[i, k]` is how much of slot k of the branch output stream i takes.
+    write: `[..., n, v]`; `write[i, k]` is the weight of slot k of the branch output in stream i.
       The paper's `B` transposed.
     mix: `[..., n, n]`; `mix[i, j]` carries stream j INTO stream i. The paper's `A_r` transposed,
       as it is applied (`A_r^T H`). None is the identity, and costs nothing.
-    next_read: `[..., v, n]`, the read of the next site, where a variant makes it one site ahead;
+    next_read: `[..., v, n]`, the read of the next site, where a variant computes it one site ahead;
       None elsewhere.
-    slot: int32 `[]`, the only stream that the write changes, where a variant knows that all other
-      rows of `write` are zero and `mix` is None; only that stream is then touched. Where the width
-      is cut into m fractions it is the number of the m streams that hold them. None elsewhere.
-    gates: for a read with a weight for every channel, which `read` is then the mean of over the
-      channels. None elsewhere.
+    slot: number of the only stream that the write changes, int32 `[]`. A variant sets it if all
+      other rows of `write` are zero and `mix` is None, so that other streams are not touched. Where
+      the width is cut into m fractions, it counts groups of m streams. None elsewhere.
+    gates: numbers for a read with a weight for every channel; `read` is then the mean of these
+      weights over the channels. None elsewhere.
   """
 
   read: jax.Array
@@ -58,16 +58,16 @@ class Coefs:
   gates: Gates | None = None
 
   def as_matrix(self) -> jax.Array:
-    """The paper's matrix `[[0, B], [A_m, A_r]]` (Eq. 1), `[..., 1 + n, 1 + n]`; needs v = 1.
+    """Returns the paper's matrix `[[0, B], [A_m, A_r]]` (Eq. 1), float32 `[..., 1 + n, 1 + n]`.
 
     Raises:
-      ValueError: if the branch sees more than one slot.
+      ValueError: if v is not 1: the matrix has one row and one column for the branch.
     """
     v, n = self.read.shape[-2:]
     if v != 1:
       raise ValueError(
         f"as_matrix() writes one row and one column for the branch, but read is "
-        f"{self.read.shape}: {v} slots. Use read, write and mix themselves."
+        f"{self.read.shape}: {v} slots; use read, write and mix instead"
       )
     mix = jnp.eye(n) if self.mix is None else self.mix
     lead = jnp.broadcast_shapes(self.read.shape[:-2], self.write.shape[:-2], mix.shape[:-2])

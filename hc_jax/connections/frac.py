@@ -9,8 +9,8 @@ class FracConnection(HyperConnection):
   """Static and dynamic Frac-Connections, arXiv 2503.14125, Eq. 6-15.
 
   The width is cut into m fractions, which serve as the streams. Nothing is copied, so that the
-  state is as large as that of a residual network. Part i of the branch input is
-  `sum_j read[i, j] X[j]` (Eq. 8). Part i of the branch output goes to fraction i alone, times
+  state is as large as that of a residual network. Slot i of the branch input is
+  `sum_j read[i, j] X[j]` (Eq. 8). Slot i of the branch output goes to fraction i alone, times
   `write[i]`: only the diagonal of the write learns. It starts as the Pre-Norm residual network,
   bit for bit (Eq. 15).
 

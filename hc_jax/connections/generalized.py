@@ -1,4 +1,4 @@
-"""Generalised hyper-connections: n slots, each 1/m as wide as the branch."""
+"""Generalised hyper-connections: n streams, each 1/m as wide as the branch."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,22 +14,22 @@ from hc_jax.connections.per_stream import PerStreamConnection
 class GeneralizedHyperConnection(PerStreamConnection):
   """Generalised hyper-connections (GHC, DGHC) of Virtual Width Networks, arXiv 2511.11238, Eq. 6.
 
-  The width is cut into m parts, and the state has n >= m slots of that size, so that it is n/m
-  times as wide as the backbone. Every part of the branch may read and write every slot.
+  The width is cut into m fractions, and there are n >= m streams of that width, so that the state
+  is n/m times as wide as the backbone. Every slot of the branch may read and write every stream.
   Hyper-connections are the case m = 1, Frac-Connections n = m with a diagonal write. The dynamic
   form (DGHC) uses RMSNorm, divides by sqrt(w) before the tanh, and has a scale for every
   coefficient, which starts at one.
 
   The paper widens the embedding and narrows the output with learned matrices. Here `expand` copies
-  fraction `j mod m` into slot j, and `reduce` sums the copies. The network therefore starts as the
+  fraction `j mod m` into stream j, and `reduce` sums the copies. The network then starts as the
   Pre-Norm residual network for every n and m.
 
   Calls and `write` are those of `Connection`, with `w = d / m`. Parameters: `mn + n(m+n)` static;
   dynamic adds `(d/m)(2m+n) + |norm|` and `mn + n(m+n)` scales.
 
   Attributes:
-    num_streams: n, the number of slots.
-    fractions: m, the number of parts of the width; it divides the width, but need not divide n.
+    num_streams: n, which the paper calls slots.
+    fractions: m, the number of fractions; it divides the width, but need not divide n.
     dynamic: whether maps depend on the token: DGHC if true, GHC if false.
     dynamic_scale_init: initial value of the dynamic scales.
 

@@ -19,7 +19,7 @@ from hc_jax.fields import field
 class PerStreamConnection(Connection):
   """Base of variants whose maps are parameters, to which each stream may add a part per token.
 
-  The static part starts as the residual connection. Part k of the branch input reads fraction k
+  The static part starts as the residual connection. Slot k of the branch input reads fraction k
   from one copy: copy `index mod (n/m)`, or copy 0 where m does not divide n. The branch output goes
   to all copies, and nothing is mixed. The dynamic part adds `scale * squash(norm(X) @
   dynamic_kernel)` to the maps. Each stream's row of it is computed from that stream alone, with

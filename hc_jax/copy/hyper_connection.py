@@ -27,15 +27,15 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 @flax.struct.dataclass
 class Coefs:
-  """Read, write and mix of one sublayer: `X' = mix @ X + write @ F(read @ X)`, per token.
+  """Maps of one site, per token: `X' = mix @ X + write @ F(read @ X)` (2409.19606 Eq. 2-5).
 
-  Always float32. The leading axes are those of the tokens, or absent where the coefficients are
-  static. Here v is 1.
+  All are float32. Their leading axes are those of the tokens; static maps have none.
+  Here v is 1.
 
   Attributes:
-    read: `[..., v, n]`; `read[k, j]` is how much of stream j slot k of the branch input holds.
+    read: `[..., v, n]`; `read[k, j]` is the weight of stream j in slot k of the branch input.
       The paper's `A_m` transposed (Eq. 2).
-    write: `[..., n, v]`; `write[i, k]` is how much of slot k of the branch output stream i takes.
+    write: `[..., n, v]`; `write[i, k]` is the weight of slot k of the branch output in stream i.
       The paper's `B` transposed.
     mix: `[..., n, n]`; `mix[i, j]` carries stream j INTO stream i. The paper's `A_r` transposed,
       as it is applied (`A_r^T H`). None is the identity, and costs nothing.
@@ -106,7 +106,7 @@ def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def lift(weights: jax.Array, ndim: int) -> jax.Array:
-  """Gives static coefficients the token axes they lack, as axes of size one."""
+  """Returns coefficients with leading axes of size one, so that they have `ndim` axes."""
   return weights.reshape((1,) * (ndim - weights.ndim) + weights.shape)
 
 
@@ -115,7 +115,7 @@ def project(streams: jax.Array, kernel: jax.Array, eps: float) -> jax.Array:
 
   It is `(X @ W) * rstd`, where W is the kernel with centred columns: no normed streams.
   """
-  kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
+  kernel = kernel.astype(jnp.float32)  # with x64 enabled it may be float64
   # (x - mean) @ W = x @ (W - mean of W's columns): centring W once spares a pass over x.
   weights = kernel - jnp.mean(kernel, axis=0, keepdims=True)
   x = streams.astype(jnp.float32)

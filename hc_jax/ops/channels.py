@@ -1,7 +1,8 @@
-"""A read with a weight for every channel of every stream, rebuilt from a few numbers a token.
+"""A read with a weight for every channel of every stream, computed from a few numbers per token.
 
-The gates of all channels would be n w numbers of float32 a token. Read and mean make them within
-`jax.checkpoint`, so that a backward pass makes them again and keeps `hidden` and the streams alone.
+The gates of all channels would take n w float32 numbers per token. The functions here compute them
+within `jax.checkpoint`: the backward pass computes them again, and only `hidden` and the streams
+are kept.
 """
 
 from collections.abc import Callable
@@ -27,13 +28,13 @@ def with_gates(
   Args:
     streams: `[..., n, w]`.
     coefs: maps with `gates.hidden`, `[..., r]`.
-    kernel: `[r, v, n, w]`, of the gates.
-    scale: `[n, w]` of the norm, or None.
-    eps: of the norm.
-    derivatives: as in `hc_jax.read`.
+    kernel: kernel of the gates, `[r, v, n, w]`.
+    scale: scale of the norm, `[n, w]`, or None.
+    eps: added to the mean square in the norm.
+    derivatives: "custom" or "autodiff", as in `hc_jax.read`.
 
   Returns:
-    The maps with all of their gates, and with the mean over channels as `read`.
+    The maps with complete `gates`, and with the mean of the weights over channels as `read`.
   """
   scale = None if scale is None else scale.astype(jnp.float32)
   gates = Gates(coefs.gates.hidden, kernel.astype(jnp.float32), scale, eps)
@@ -44,34 +45,34 @@ def with_gates(
 def read(
   streams: jax.Array, gates: Gates, dtype: jax.typing.DTypeLike, derivatives: str = "custom"
 ) -> jax.Array:
-  """Returns the mean over streams of each channel, normed and times its gate: `[..., v, w]`.
+  """Returns `mean_i G[i] * scale[i] * rmsnorm(X[i])`, the branch input `[..., v, w]`.
 
   Args:
     streams: `[..., n, w]`.
-    gates: what the weights are made of.
-    dtype: of the result; all is float32 until then.
-    derivatives: as in `hc_jax.read`.
+    gates: complete gates, as `with_gates` returns them.
+    dtype: dtype of the result; everything before is float32.
+    derivatives: "custom" or "autodiff", as in `hc_jax.read`.
 
   Raises:
-    ValueError: if the gates are those of streams of another shape.
+    ValueError: if the gates belong to streams of another shape.
   """
   wanted = gates.kernel.shape[-2:]
   if streams.shape[-2:] != wanted:
     raise ValueError(
-      f"read: streams are {streams.shape}, and the gates are those of streams "
-      f"[..., {wanted[0]}, {wanted[1]}]; use the coefs that were made of these very streams"
+      f"read: streams are {streams.shape}, but the gates belong to streams "
+      f"[..., {wanted[0]}, {wanted[1]}]; use the coefs that were made from these streams"
     )
   return _again(_read, derivatives)(streams, gates).astype(dtype)
 
 
 def channel_weights(streams: jax.Array, gates: Gates) -> jax.Array:
-  """Returns the weights of the read on the streams as they are, before their norm.
+  """Returns the weights of the read on streams without a norm.
 
   The branch input is `sum_i weights[..., i, :] * X[..., i, :]`.
 
   Args:
     streams: `[..., n, w]`.
-    gates: what the weights are made of.
+    gates: complete gates, as `with_gates` returns them.
 
   Returns:
     float32 `[..., v, n, w]`.
@@ -92,12 +93,12 @@ def _read(streams: jax.Array, gates: Gates) -> jax.Array:
 
 
 def _mean_read(streams: jax.Array, gates: Gates) -> jax.Array:
-  """The mean over channels of the weight on a stream as it is, float32 `[..., v, n]`."""
+  """Returns the mean over channels of `channel_weights`, float32 `[..., v, n]`."""
   return jnp.mean(channel_weights(streams, gates), axis=-1)
 
 
 def _opened(gates: Gates) -> jax.Array:
-  """The gates `G`, float32 `[..., v, n, w]`."""
+  """Returns the gates `G`, float32 `[..., v, n, w]`."""
   return jax.nn.sigmoid(
     jnp.einsum("...r,rvnw->...vnw", gates.hidden, gates.kernel, precision=HIGHEST)
   )

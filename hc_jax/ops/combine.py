@@ -1,10 +1,10 @@
-"""The two products that everything is made of, and their hand-written derivatives.
+"""The two products from which all operations are built, and their hand-written derivatives.
 
-Per token, `combine` is a matrix of n x n coefficients times n streams, `outer` the product of two
-sets of streams over their width, which is the gradient of such a matrix. Autodiff of `combine`
-would write `outer` as many separate reductions; on CPU that is an order of magnitude slower.
-The derivatives are those that autodiff gives, to rounding; `derivatives="autodiff"` leaves them to
-it, which forward-mode differentiation (jvp, linearize) needs.
+Per token, `combine` multiplies a small matrix of coefficients with the streams. `outer` contracts
+two sets of streams over their width, which gives the gradient of such a matrix. Autodiff of
+`combine` would make many separate reductions instead of `outer`; on CPU that is an order of
+magnitude slower. The hand-written derivatives agree with autodiff to rounding. Forward-mode
+differentiation (jvp, linearize) needs `derivatives="autodiff"`.
 """
 
 import functools
@@ -21,15 +21,14 @@ Dtype = jax.typing.DTypeLike
 
 
 def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
-  """`sum_j weights[..., i, j] * x[..., j, w]`, float32 `[..., i, w]`."""
+  """Returns `sum_j weights[..., i, j] * x[..., j, w]`, float32 `[..., i, w]`."""
   return by_platform(weights, x, default=_multiply_add, tpu=_product)
 
 
 def _multiply_add(weights: jax.Array, x: jax.Array) -> jax.Array:
-  """A sum over the few j fuses into one elementwise pass, which reads x once as it is.
+  """Computes `combine` as a sum over the few j, which XLA fuses into one pass over x.
 
-  As an einsum XLA makes a batched matrix product of it on CPU and GPU, with its operands copied to
-  float32.
+  From an einsum XLA would make, on CPU and GPU, a batched matrix product of float32 copies.
   """
   x = x.astype(jnp.float32)
   weights = lift(weights, x.ndim)
@@ -38,7 +37,7 @@ def _multiply_add(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
-  """As an einsum; on TPU the multiply-adds would be an array `[..., i, j, w]`."""
+  """Computes `combine` as an einsum. On TPU multiply-adds would need an array `[..., i, j, w]`."""
   shape = (*x.shape[:-2], *weights.shape[-2:])
   spec = explicit_spec(x)
   sharding = explicit_sharding(x, spec and (*spec[:-2], None, None))
@@ -52,7 +51,10 @@ def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def outer(a: jax.Array, b: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """`sum_w a[..., i, w] * b[..., j, w]`, float32, summed over the token axes that `shape` lacks."""
+  """Returns `sum_w a[..., i, w] * b[..., j, w]`, float32, summed to `shape`.
+
+  The sum runs over the token axes that `shape` does not have, or has with size one.
+  """
   out = by_platform(a, b, default=_few_pairs, gpu=_row_sums, tpu=_outer_product)
   extra = out.ndim - len(shape)
   ones = tuple(i + extra for i, size in enumerate(shape) if size == 1 != out.shape[i + extra])
@@ -66,10 +68,11 @@ def _outer_product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _row_sums(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Sums over w of all rows of the one times each row of the other, all of one shape.
+  """Computes `outer` by one sum for each row of the array with fewer rows (for GPUs).
 
-  XLA makes one kernel of up to eight such sums, which reads a and b once. Of one sum for each pair
-  it makes several kernels; of an einsum one that neither shares its reading nor saves any.
+  XLA compiles up to eight such sums, because they have equal shapes, into one kernel that reads a
+  and b once. From one sum per pair it makes several kernels, and from an einsum a kernel that does
+  not share these reads.
   """
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   if a.shape[-2] < b.shape[-2]:
@@ -78,9 +81,10 @@ def _row_sums(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _few_pairs(a: jax.Array, b: jax.Array) -> jax.Array:
-  """All pairs of rows in one pass, which on CPU is faster than a product of such small matrices.
+  """Computes `outer` for all pairs of rows in one pass (for CPUs).
 
-  With more pairs than registers, or one row, it is slower.
+  It is faster than a product of such small matrices, except with one row, or with more pairs than
+  registers.
   """
   m, n = a.shape[-2], b.shape[-2]
   if 1 in (m, n) or m * n > 16:
@@ -92,9 +96,9 @@ def _few_pairs(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def sum_together(terms: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
-  """Each float32 term summed over axes, by one reduction with an accumulator a term.
+  """Returns each float32 term summed over axes, by one reduction with an accumulator per term.
 
-  XLA fuses what the terms are made of into it, and reads that once.
+  XLA fuses the computation of the terms into the reduction, and reads their inputs once.
   """
 
   def add(a, b):
@@ -109,7 +113,7 @@ def _rows(x: jax.Array) -> list[jax.Array]:
 
 
 def lift(weights: jax.Array, ndim: int) -> jax.Array:
-  """Gives static coefficients the token axes they lack, as axes of size one."""
+  """Returns coefficients with leading axes of size one, so that they have `ndim` axes."""
   return weights.reshape((1,) * (ndim - weights.ndim) + weights.shape)
 
 
@@ -138,9 +142,9 @@ def write(
 def write_slot(
   slot: jax.Array, weights: jax.Array, streams: jax.Array, y: jax.Array, derivatives: str
 ) -> jax.Array:
-  """Returns the streams with a part of `weights @ y` added, that of one slot alone.
+  """Returns the streams with `weights @ y` added to one slot alone.
 
-  For weights `[..., n, m]` a slot is m streams, from stream `m * slot` on; no other is touched.
+  For weights `[..., n, m]` a slot is m streams, from stream `m * slot` on. Others are not touched.
   """
   if derivatives == "autodiff":
     return _write_slot_primal(slot, weights, streams, y)
@@ -179,7 +183,7 @@ def _write_primal(mix, weights, streams, y):
 
 
 def _once(mix, x):
-  """Stored, but for a float32 sum without a mix: the residual stays the plain addition."""
+  """Materialises x, except for a float32 sum without a mix, which must compile to an addition."""
   return x if mix is None and x.dtype == jnp.float32 else stored(x)
 
 
@@ -194,7 +198,7 @@ def _write_forward(mix, weights, streams, y):
 
 def _write_backward(saved, grad):
   mix, weights, streams, y = saved
-  grad = _once(mix, grad)  # the sum of what read, projection and the next mix gave, rounded once
+  grad = _once(mix, grad)  # rounded once, as the sum of the gradients of all uses of the streams
   d_weights = outer(grad, y, weights.shape)
   d_y = combine(weights.swapaxes(-1, -2), grad).astype(y.dtype)
   if mix is None:
@@ -230,7 +234,7 @@ def _write_slot_forward(slot, weights, streams, y):
 
 
 def _write_slot_backward(saved, grad):
-  """Streams are added to, so that their gradient is the one given; autodiff would make it anew."""
+  """Returns `grad` itself as the streams' gradient, of which autodiff would make a new copy."""
   slot, weights, y = saved
   m = weights.shape[-1]
   rows, gate = _slot_rows(grad, slot, m), _slot_rows(weights, slot, m)

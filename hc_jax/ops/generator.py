@@ -1,4 +1,4 @@
-"""Coefficients as one projection of the streams and arithmetic on the few numbers it gives."""
+"""Maps as one projection of the streams, followed by arithmetic on its few results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,29 +15,31 @@ from hc_jax.ops.streams import read, write
 
 @flax.struct.dataclass
 class Generator:
-  """The weights of one site, and how they make its maps; the streams are not in it.
+  """The weights of one site, and the function that makes its maps from them and from the streams.
 
-  Only the projection touches the width. All else works on its k results and on `small`, so that a
-  kernel, another framework or a count needs nothing of the variant but this value.
+  Only the projection uses the axis of the width. Everything after it works on the k results and on
+  `small`. A kernel, another framework or a parameter count therefore needs only this value, and
+  nothing else about the variant.
 
   Attributes:
-    kernel: float32 `[w, k]`, which projects each stream by itself, `[n, w, k]`, which projects all
-      of them as one vector, or `[g, w, k]`, which projects groups of g; None where the maps are
-      static.
-    scale: scale of the norm before it, of the kernel's shape without k, or None.
+    kernel: kernel of the projection, float32, or None where the maps are static. `[w, k]` projects
+      each stream alone, `[n, w, k]` all streams as one vector, `[g, w, k]` groups of g streams.
+    scale: scale of the norm before the projection, in the kernel's shape without k, or None.
     bias: bias of that norm, or None.
-    small: any tree of arrays without an axis of the width: static maps, scales, biases, and numbers
-      made from the index.
-    finish: `finish(logits, small) -> Coefs`, per token, where logits are `[..., n, k]`, `[..., k]`,
-      `[..., n // g, k]` or None. It is hashable, equal for equal variants, and captures no arrays.
-    norm: "layernorm" or "rmsnorm", before the projection.
-    eps: what that norm adds to the variance (to the mean square for rmsnorm).
+    small: tree of arrays without an axis of the width: static maps, scales, biases, and numbers
+      that depend on the index.
+    finish: `finish(logits, small) -> Coefs`, per token. Logits are `[..., n, k]`, `[..., k]`,
+      `[..., n // g, k]` or None. The function is hashable, equal for equal variants, and captures
+      no arrays.
+    norm: norm before the projection, "layernorm" or "rmsnorm".
+    eps: added to the variance in that norm (to the mean square for rmsnorm).
     norm_over: "all", "stream" for a norm of each stream before a kernel `[n, w, k]`, or "group" for
       a kernel `[g, w, k]`.
-    gates: float32 `[r, v, n, w]`, makes a weight for every channel of the read of the r numbers
-      `hidden` that `finish` gives; see `hc_jax.coefs.Gates`. The read norms each stream as the
-      projection does, with the same scale. None where weights are those of streams.
-    slot: int32 `[]`, the only stream that is projected, by a kernel `[1, w, k]`; None projects all.
+    gates: kernel of the gates, float32 `[r, v, n, w]`, for a read with a weight for every channel;
+      see `hc_jax.coefs.Gates`. The read then norms each stream as the projection does, with the
+      same scale. None where the read has one weight per stream.
+    slot: number of the only stream to project, int32 `[]`, by a kernel `[1, w, k]`. None projects
+      all.
     read_norm: norms before and after the sum of the read; None for a plain sum.
   """
 
@@ -67,14 +69,15 @@ def coefs(
     streams: `[..., n, w]`.
     generator: weights of the site.
     implementation: the backend, "auto" or "xla".
-    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
+    derivatives: "custom" uses derivatives written by hand, "autodiff" JAX's own.
 
   Returns:
-    `read` `[..., v, n]`, `write` `[..., n, m]` and `mix` `[..., n, n]` or None, float32; static
-    ones have no axes of tokens. With gates, `read` is the mean over the channels.
+    Float32 maps: `read` `[..., v, n]`, `write` `[..., n, m]`, `mix` `[..., n, n]` or None. Static
+    maps have no axes of tokens. With gates, `read` is the mean of the weights over channels.
 
   Raises:
-    ValueError: if an option or the norm is unknown, or gates come without RMSNorm of each stream.
+    ValueError: if an option or the norm is unknown, or if the generator has gates but does not norm
+      each stream by RMSNorm without a bias.
   """
   logits = None
   if generator.kernel is not None:
@@ -100,7 +103,7 @@ def coefs(
     return made
   if (generator.norm, generator.norm_over, generator.bias) != ("rmsnorm", "stream", None):
     raise ValueError(
-      "a generator with gates reads streams that are normed one by one; give it norm='rmsnorm', "
+      "a generator with gates reads streams that are normed separately; give it norm='rmsnorm', "
       "norm_over='stream' and no bias"
     )
   return channels.with_gates(
@@ -120,24 +123,24 @@ def boundary(
 ) -> tuple[jax.Array, jax.Array, Coefs]:
   """Writes one site's branch output and reads the next site's branch input.
 
-  It is bitwise `write`, then `coefs`, then `read`, and is differentiable in every argument. A
-  kernel that keeps the streams on the chip between the three belongs here.
+  The result is bitwise that of `write`, then `coefs`, then `read`. It is differentiable in every
+  argument. A kernel that keeps the streams on the chip between the three would go here.
 
   Args:
-    streams: `[..., n, w]`, those that the first site read.
-    branch_output: `[..., m * w]`, output of the first site's branch.
-    written: maps of the first site. With a `next_read` it is the second site's read.
+    streams: streams that the first site read, `[..., n, w]`.
+    branch_output: output of the first site's branch, `[..., m * w]`.
+    written: maps of the first site. If they have a `next_read`, the second site reads with it.
     generator: weights of the second site.
-    dtype: of the branch input; the streams' own by default.
-    implementation: as in `coefs`.
-    derivatives: as in `coefs`.
+    dtype: dtype of the branch input; the streams' own by default.
+    implementation: backend, as in `coefs`.
+    derivatives: "custom" or "autodiff", as in `coefs`.
 
   Returns:
     The streams between the sites `[..., n, w]`, the second branch input `[..., v * w]`, and the
     second site's maps.
 
   Raises:
-    ValueError: as `write`, `coefs` and `read` do.
+    ValueError: in the cases of `write`, `coefs` and `read`.
   """
   options = {"implementation": implementation, "derivatives": derivatives}
   streams = write(streams, branch_output, written, **options)

@@ -1,4 +1,4 @@
-"""A weighted sum of normed streams that is normed itself, as a read of the streams as they are."""
+"""A normed sum of normed streams, expressed as a plain read of the streams."""
 
 import flax
 import jax
@@ -11,12 +11,12 @@ from hc_jax.ops.project import reciprocal_std
 
 @flax.struct.dataclass
 class ReadNorm:
-  """Norms around the weighted sum of a read, and a second read that is added behind them.
+  """Norms before and after the weighted sum of a read, and a second read that is added after them.
 
   Attributes:
-    scale: float32 `[v]`, factor of the normed sum.
-    plus: float32 `[v, n]`, the read that is added.
-    eps: what both norms add to the mean square.
+    scale: factor of the normed sum, float32 `[v]`.
+    plus: read that is added, float32 `[v, n]`.
+    eps: added to the mean square in both norms.
   """
 
   scale: jax.Array
@@ -29,19 +29,20 @@ def normed_read(
 ) -> jax.Array:
   """Returns the read `scale * rmsnorm(sum_j weights[j] rmsnorm(X[j])) + plus @ X`.
 
-  RMSNorm without gains is a factor for each token, so that the read stays one number a stream. The
-  streams are read once more to find the factors.
+  RMSNorm without gains is one factor per token, so that the read keeps one number per stream. To
+  find the factors, the streams are read once more.
 
   Args:
     streams: `[..., n, w]`.
-    weights: float32 `[..., v, n]`, of the normed streams.
-    norm: norms and what is added.
+    weights: weights of the normed streams, float32 `[..., v, n]`.
+    norm: the norms and the added read.
     derivatives: "custom" or "autodiff", as in `hc_jax.read`.
 
   Returns:
-    float32 `[..., v, n]`, weights of the streams as they are.
+    Weights of the streams without their norms, float32 `[..., v, n]`.
   """
-  weights, scale = (a.astype(jnp.float32) for a in (weights, norm.scale))  # a user's x64
+  # With x64 enabled these may be float64.
+  weights, scale = (a.astype(jnp.float32) for a in (weights, norm.scale))
   weights = lift(weights, streams.ndim) * _rstd(streams, norm.eps)[..., None, :]
   summed = combine.read(weights, streams, jnp.float32, derivatives)
   scale = lift(scale, streams.ndim - 1) * _rstd(summed, norm.eps)
@@ -49,6 +50,6 @@ def normed_read(
 
 
 def _rstd(x: jax.Array, eps: float) -> jax.Array:
-  """Computes what RMSNorm multiplies with, float32 `[..., n]`."""
+  """Computes the factor of RMSNorm, float32 `[..., n]`."""
   square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1)
   return reciprocal_std(square, eps, "rmsnorm", x.shape[-1])

@@ -1,16 +1,17 @@
-"""How an operation is computed and differentiated: two words that every operation takes."""
+"""Two options of every operation: its backend and its derivatives."""
 
 import contextlib
 from collections.abc import Iterator
 
-# The backend. "auto" is the fastest one there is for the platform, which today is XLA.
+# Backends. "auto" is the fastest for the platform, which today is always XLA.
 IMPLEMENTATIONS = ("auto", "xla")
-# Reverse mode by hand, or by JAX; forward mode (jvp, jacfwd, linearize) needs JAX's own.
+# "custom": reverse mode, written by hand. "autodiff": JAX's own, for forward mode too (jvp, jacfwd,
+# linearize).
 DERIVATIVES = ("custom", "autodiff")
 
 
 def check_options(implementation: str, derivatives: str) -> None:
-  """Raises ValueError, with the remedy, unless both are words of the tuples above."""
+  """Raises ValueError, with the remedy, unless both options are known words."""
   if implementation == "autodiff":
     raise ValueError(
       "implementation='autodiff' is now derivatives='autodiff'; implementation chooses a backend: "
@@ -26,10 +27,13 @@ def check_options(implementation: str, derivatives: str) -> None:
 
 @contextlib.contextmanager
 def reverse_mode() -> Iterator[None]:
-  """Adds the remedy to JAX's refusal of forward-mode differentiation of a hand-written derivative.
+  """Adds the remedy to JAX's error about forward mode through a hand-written derivative.
 
-  Under `jax.linearize`, and where `jax.jvp` meets a jitted function, JAX raises later, in its own
-  words.
+  Under `jax.linearize`, and where `jax.jvp` meets a jitted function, JAX raises later; its message
+  then stays unchanged.
+
+  Raises:
+    TypeError: in place of the TypeError that JAX raises within the context.
   """
   try:
     yield

@@ -1,8 +1,8 @@
-"""Programs for a platform, and for a mesh: one function in several forms, and equal types for all.
+"""Forms of one function for several platforms, and the types of arrays on a mesh.
 
-Under `jax.shard_map` the type of an array says over which axes of the mesh it differs between
-devices; on a mesh with explicit axes it says how the array is sharded. Forms for platforms and
-hand-written derivatives must return exact types, so both are settled here.
+Under `jax.shard_map` an array's type contains the mesh axes over which it differs between devices.
+On a mesh with explicit axes it contains the sharding. Forms for platforms and hand-written
+derivatives must return exactly the right types; the functions here see to it.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ def by_platform(
 ) -> Any:
   """Returns `default(*args)`, or on a GPU or TPU the result of the form for that platform.
 
-  The form is chosen when the program is lowered, by the platform that it is lowered for, so that a
-  program compiled here for a device elsewhere gets that device's form.
+  The form is chosen at lowering, by the target platform. A program compiled here for another device
+  therefore gets that device's form.
   """
   args = alike(*args)
   forms = {"cuda": gpu, "rocm": gpu, "tpu": tpu}
@@ -30,17 +30,17 @@ def by_platform(
 
 
 def _typed(form: Callable, inputs: tuple) -> Callable:
-  """Returns the form, the results of which vary over the mesh axes that its inputs vary over."""
+  """Returns the form with results that vary over all mesh axes over which its inputs vary."""
   axes = varying(inputs)
   return (lambda *args: _cast(form(*args), axes)) if axes else form
 
 
 def alike(*args: Any) -> tuple:
-  """Returns the arrays, each varying over all mesh axes over which any of them varies.
+  """Returns the arrays, cast so that all vary over the same mesh axes of `jax.shard_map`.
 
-  A hand-written derivative must return the types of its arguments, and replicated weights meet a
-  split batch under `jax.shard_map`. The derivative of this cast sums over the axes it adds.
-  Outside of `jax.shard_map` nothing changes.
+  A hand-written derivative must return the types of its arguments, and under `jax.shard_map`
+  replicated weights meet a split batch. The derivative of the cast sums over the axes that the cast
+  adds. Outside of `jax.shard_map` nothing changes.
   """
   axes = varying(args)
   return _cast(args, axes) if axes else args
@@ -64,7 +64,7 @@ def _cast(tree: Any, axes: frozenset[str]) -> Any:
 
 
 def explicit_spec(x: jax.Array) -> tuple | None:
-  """Returns how the axes of x are sharded if its mesh has explicit axes, and None otherwise."""
+  """Returns the partition of each axis of x if its mesh has explicit axes, and None otherwise."""
   sharding = jax.typeof(x).sharding
   if AxisType.Explicit not in sharding.mesh.axis_types:
     return None
@@ -72,7 +72,7 @@ def explicit_spec(x: jax.Array) -> tuple | None:
 
 
 def explicit_sharding(x: jax.Array, spec: tuple | None) -> NamedSharding | None:
-  """Returns the sharding `spec` on the mesh of x; None, which leaves it to JAX, if spec is None."""
+  """Returns the sharding `spec` on the mesh of x. For None it returns None: JAX then decides."""
   if spec is None:
     return None
   return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))

@@ -1,4 +1,4 @@
-"""The norm and the projection from which dynamic coefficients are made, as one contraction."""
+"""The norm and the projection of dynamic maps, as one contraction."""
 
 import functools
 
@@ -11,8 +11,8 @@ from hc_jax.ops.platform import alike, by_platform, explicit_sharding, explicit_
 
 NORMS = ("layernorm", "rmsnorm")
 NORM_OVER = ("all", "stream", "group")
-_FEW = 64  # elements of which a first guess at the mean is made
-_TINY = 1e-24  # below this eps a norm of zeros needs a floor, and rstd^3 overflows float32
+_FEW = 64  # number of elements whose mean is a first guess at the mean
+_TINY = 1e-24  # with a smaller eps, zeros need a floor in the norm, and rstd^3 overflows float32
 
 
 def project(
@@ -27,46 +27,47 @@ def project(
   implementation: str = "auto",
   derivatives: str = "custom",
 ) -> jax.Array:
-  """Returns `norm(X) @ kernel`: of each stream by itself, or of all streams as one long vector.
+  """Returns `norm(X) @ kernel`, for each stream alone or for all streams as one long vector.
 
-  Which of them is the kernel's shape: HC's generators see one stream (2409.19606 Eq. 10-13, before
-  the tanh), those of mHC all n of them (2512.24880 Eq. 7), without the axes being merged. Gated
-  residuals project all streams after a norm of each by itself (`norm_over="stream"`). Where g
-  streams are the fractions of one state, `norm_over="group"` norms and projects each g as one.
+  The kernel's shape decides. HC projects each stream alone (2409.19606 Eq. 10-13, before the tanh).
+  mHC projects all n streams at once (2512.24880 Eq. 7), without merging their axes. Gated residuals
+  project all streams after a norm of each stream (`norm_over="stream"`). Where g streams are the
+  fractions of one state, `norm_over="group"` norms and projects each g streams as one.
 
-  The norm is folded in: `norm(x) @ W = (x @ W') * rstd + bias @ W`, where W' is W with the norm's
-  scale multiplied in and, for LayerNorm, its columns centred. The normed streams never exist.
+  The norm is folded into the kernel: `norm(x) @ W = (x @ W') * rstd + bias @ W`. W' is W times the
+  norm's scale, with centred columns for LayerNorm. Hence no normed streams are computed, except for
+  `norm_over="stream"`.
 
   Args:
     streams: `[..., n, w]`.
-    kernel: `[w, k]` for each stream, `[n, w, k]` for all, `[g, w, k]` for groups; float32.
+    kernel: float32 `[w, k]` for each stream, `[n, w, k]` for all, `[g, w, k]` for groups.
     norm: "layernorm" or "rmsnorm".
-    scale: `[w]` (`[n, w]`, `[g, w]`) or None, the norm's own scale.
-    bias: likewise, the norm's own bias.
-    eps: added to the variance (to the mean square for rmsnorm); see `reciprocal_std` for zero.
-    norm_over: "all" norms over all axes of the kernel but the last, "stream" each stream by itself,
-      which a kernel `[w, k]` always does, "group" each group of g streams that follow each other.
+    scale: scale of the norm, `[w]`, `[n, w]` or `[g, w]` like the kernel, or None.
+    bias: bias of the norm in the same shape, or None.
+    eps: added to the variance (to the mean square for rmsnorm). See `reciprocal_std` for zero.
+    norm_over: "all" norms over all axes of the kernel except the last. "stream" norms each stream
+      alone, as a kernel `[w, k]` always does. "group" norms each group of g consecutive streams.
     implementation: the backend, "auto" or "xla".
-    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX.
+    derivatives: "custom" uses derivatives written by hand, "autodiff" JAX's own.
 
   Returns:
-    `[..., n, k]`, for all streams `[..., k]`, for groups `[..., n // g, k]`; float32.
+    Float32 `[..., n, k]`, `[..., k]` for all streams, or `[..., n // g, k]` for groups.
 
   Raises:
-    ValueError: if `norm`, `norm_over`, `implementation` or `derivatives` is unknown, or the streams
-      are not whole groups.
+    ValueError: if `norm`, `norm_over`, `implementation` or `derivatives` is unknown, or if n is not
+      a multiple of g.
   """
   check_norm(norm)
   check_options(implementation, derivatives)
   if norm_over not in NORM_OVER:
     raise ValueError(f"norm_over={norm_over!r} is unknown; choose one of {NORM_OVER}")
-  kernel = kernel.astype(jnp.float32)  # float64 where a user's x64 made it so
+  kernel = kernel.astype(jnp.float32)  # with x64 enabled it may be float64
   if norm_over == "group":
     streams = _groups(streams, kernel)
   if norm_over == "stream" and kernel.ndim == 3:
     run = functools.partial(_project_normed, norm=norm, eps=eps)
     if derivatives == "custom":
-      run = jax.checkpoint(run)  # the normed streams, in float32, are made again
+      run = jax.checkpoint(run)  # saves no float32 normed streams for the backward pass
     return run(streams, kernel, scale, bias)
   weights = kernel if scale is None else scale[..., None] * kernel
   if norm == "layernorm":
@@ -91,7 +92,7 @@ def check_norm(norm: str) -> None:
 
 
 def normed(streams: jax.Array, norm: str, eps: float) -> jax.Array:
-  """Computes the norm of each stream by itself, without scale and bias; float32 `[..., n, w]`."""
+  """Computes the norm of each stream alone, without scale and bias, float32 `[..., n, w]`."""
   x = streams.astype(jnp.float32)
   if norm == "layernorm":
     x = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -100,7 +101,7 @@ def normed(streams: jax.Array, norm: str, eps: float) -> jax.Array:
 
 
 def _groups(streams, kernel):
-  """Streams `[..., n, w]` as `[..., n // g, g, w]`, for a kernel `[g, w, k]`."""
+  """Returns streams `[..., n, w]` as groups `[..., n // g, g, w]`, for a kernel `[g, w, k]`."""
   *lead, n, w = streams.shape
   if kernel.ndim != 3 or n % kernel.shape[0]:
     raise ValueError(
@@ -111,7 +112,7 @@ def _groups(streams, kernel):
 
 
 def _project_normed(streams, kernel, scale, bias, norm, eps):
-  """Of all streams, each of them normed by itself: float32 `[..., k]`."""
+  """Projects all streams, each normed alone: float32 `[..., k]`."""
   x = normed(streams, norm, eps)
   x = x if scale is None else x * lift(scale, x.ndim)
   x = x if bias is None else x + lift(bias, x.ndim)
@@ -121,16 +122,16 @@ def _project_normed(streams, kernel, scale, bias, norm, eps):
 def reciprocal_std(square: jax.Array, eps: float, norm: str, size: int) -> jax.Array:
   """Computes `1 / sqrt(square + eps)`, finite for every square, with finite derivatives.
 
-  An eps below 1e-24 leaves zeros without a norm. RMSNorm then divides by the Euclidean norm or
+  With an eps below 1e-24, zeros would have no norm. RMSNorm then divides by the Euclidean norm or
   1e-12, whichever is larger, as `torch.nn.functional.normalize` does: zeros stay zero, and their
-  derivative is 1e12 times the root of the size. LayerNorm makes equal elements zero, and so their
-  derivative.
+  derivative is 1e12 times the root of the size. LayerNorm then maps equal elements to zero, with
+  derivative zero.
 
   Args:
-    square: float32, the variance (the mean square for rmsnorm).
-    eps: added to it.
+    square: the variance (the mean square for rmsnorm), float32.
+    eps: added to `square`.
     norm: "layernorm" or "rmsnorm".
-    size: number of elements that `square` is a mean of.
+    size: number of elements over which `square` is the mean.
   """
   if eps >= _TINY:
     return jax.lax.rsqrt(square + eps)
@@ -143,7 +144,7 @@ def reciprocal_std(square: jax.Array, eps: float, norm: str, size: int) -> jax.A
 
 
 def _inputs(kernel):
-  """The axes of the streams that a kernel `[w, k]` or `[n, w, k]` contracts: names, numbers."""
+  """Returns names and numbers of the axes that a kernel `[w, k]` or `[n, w, k]` contracts."""
   count = kernel.ndim - 1
   return "nw"[-count:], tuple(range(-count, 0))
 
@@ -154,7 +155,7 @@ def _primal(streams, weights, norm, eps):
 
 
 def _product(streams, weights, norm, eps):
-  """`x @ weights` `[..., k]`, and `[..., 1]` the mean (zero for rmsnorm) and 1 / std."""
+  """Returns `x @ weights` `[..., k]`, the mean (zero for rmsnorm) and 1 / std, both `[..., 1]`."""
   _, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
   if norm == "layernorm":
@@ -173,11 +174,11 @@ def _contract(x, weights):
 
 
 def _with_sums(streams, weights, norm, eps, sums):
-  """`_product` by sums over x alone, which one kernel can make in one pass.
+  """Computes `_product` from sums over x alone, for which one kernel needs one pass.
 
-  The variance is that of x - c, c the mean of a few of its elements: `E[(x-c)^2] - E[x-c]^2` loses
-  to rounding `(E[x]-c)^2 / var[x]`, which is at most w / few whatever x is. Without c a stream with
-  a large mean would lose everything; c = E[x] would be a second pass.
+  The variance is computed as `E[(x-c)^2] - E[x-c]^2`, with c the mean of a few elements of x. It
+  loses a factor of `(E[x]-c)^2 / var[x]` to rounding, at most w / few for every x. With c = 0 a
+  stream with a large mean would lose all digits; c = E[x] would need a second pass.
   """
   _, axes = _inputs(weights)
   size = weights[..., 0].size
@@ -187,7 +188,7 @@ def _with_sums(streams, weights, norm, eps, sums):
     few = streams[..., :_FEW].astype(jnp.float32)
     near = jnp.mean(few, axis=axes, keepdims=True)
   terms = [jnp.square(x - near)] + ([x - near] if norm == "layernorm" else [])
-  if by_columns := weights.ndim == 2:  # all streams at once have many: a matrix product
+  if by_columns := weights.ndim == 2:  # kernels of all streams have too many columns for sums
     terms += [x * lift(column, x.ndim) for column in weights.T]
   square, *rest = sums(terms, axes)
   square /= size
@@ -199,19 +200,19 @@ def _with_sums(streams, weights, norm, eps, sums):
 
 
 def _sum_each(terms, axes):
-  """XLA makes one kernel for a GPU of up to eight sums over x, which reads it once."""
+  """Returns the sums of all terms. For a GPU XLA fuses up to eight sums into one pass over x."""
   return [jnp.sum(term, axis=axes) for term in terms]
 
 
 def _for_cpu(streams, weights, norm, eps):
-  """Few columns in one pass over x, which is faster on CPU; many by a matrix product."""
+  """Computes `_product` for CPUs: few columns in one pass over x, many by a matrix product."""
   if weights.ndim > 2 or weights.shape[-1] > 6:
     return _product(streams, weights, norm, eps)
   return _with_sums(streams, weights, norm, eps, sum_together)
 
 
 def _saved_product(streams, weights, norm, eps):
-  """`_product`, in the form that the platform moves the fewest bytes for."""
+  """Computes `_product` in the form that moves the fewest bytes on the platform."""
   form = functools.partial(_with_sums, norm=norm, eps=eps)
   return by_platform(
     streams,
@@ -238,7 +239,7 @@ def _backward(norm, eps, saved, grad):
   names, axes = _inputs(weights)
   x = streams.astype(jnp.float32)
   d_product = grad * rstd
-  # k before w in the result: the contraction over all tokens then runs along rows of both.
+  # k comes before w in the result, so that the contraction over all tokens runs along rows of both.
   spec = explicit_spec(weights)
   sharding = explicit_sharding(weights, spec and (spec[-1], *spec[:-1]))
   d_weights = jnp.einsum(
@@ -253,7 +254,7 @@ def _backward(norm, eps, saved, grad):
 
 
 def _d_square(d_rstd, rstd, eps, weights):
-  """Returns c of `d_streams = ... - c * (x - mean)`, without overflow however large rstd is."""
+  """Returns c in `d_streams = ... - c * (x - mean)`, without overflow for large rstd."""
   size = weights[..., 0].size
   if eps >= _TINY:
     return d_rstd * rstd**3 / size
@@ -262,15 +263,16 @@ def _d_square(d_rstd, rstd, eps, weights):
 
 
 def _spread(d_product, weights):
-  """`d_product @ weights^T`, the derivative of the product by x."""
+  """Returns `d_product @ weights^T`, the derivative of the product with respect to x."""
   names, _ = _inputs(weights)
   return jnp.einsum(f"...k,{names}k->...{names}", d_product, weights, precision=HIGHEST)
 
 
 def _spread_thriftily(d_product, weights, dtype):
-  """As multiply-adds, which fuse with all else that the streams' derivative is made of.
+  """Computes `_spread` by multiply-adds, which XLA fuses with the rest of the derivative.
 
-  Of many columns it is a matrix product, stored in the streams' dtype: float32 is twice the bytes.
+  With many columns it is a matrix product, stored in the streams' dtype: float32 would take twice
+  the bytes.
   """
   if weights.ndim > 2:
     return stored(_spread(d_product, weights).astype(dtype)).astype(jnp.float32)

@@ -1,8 +1,8 @@
 """Sinkhorn's projection of logits onto doubly stochastic matrices, and its derivatives.
 
-Inside, the two axes of the matrix come first and the tokens last: every step is then an elementwise
-pass along the tokens, however small the matrix. The steps are a loop and never unrolled: twenty
-steps written out make XLA compile for minutes.
+Inside, the two axes of the matrix come first and the tokens last, so that every step is an
+elementwise pass along the tokens, for every size of matrix. The steps are a loop and never
+unrolled, because twenty unrolled steps make XLA compile for minutes.
 """
 
 import functools
@@ -26,26 +26,27 @@ def sinkhorn(
 ) -> jax.Array:
   """Returns `exp(logits)` with its columns and then its rows divided by their sums, `steps` times.
 
-  2512.24880, Eq. 9. It ends on the rows: they sum to one to rounding, the columns as far as it has
-  converged (twenty steps on logits N(0, 1) of 4 x 4: mean error 1e-6, but at worst 6e-3). The first
-  step is done on logarithms, after which no sum can vanish: nothing overflows whatever the logits.
+  This is 2512.24880, Eq. 9. The rows come last: they sum to one to rounding. The columns do as far
+  as the steps have converged (twenty steps on 4 x 4 logits N(0, 1): mean error 1e-6, but at worst
+  6e-3). The first step works on logarithms, after which no sum can vanish. Hence no logits
+  overflow.
 
   Args:
     logits: `[..., n, n]`.
-    steps: at least 1.
-    eps: 0 is the paper's. DeepSeek-V4's form adds it to the first softmax and to every sum; its
-      `comb` is the transpose of what is returned here.
-    gradient: "exact" is that of these very steps, "implicit" that of the limit of infinitely many:
-      one small linear system instead of all steps backwards. They agree where it has converged.
-    derivatives: "custom" is written by hand and keeps the logits alone (the exact one makes the
-      steps again, keeps their sums and takes them back one by one). "autodiff" leaves it to JAX,
-      whose forward mode needs it.
+    steps: number of steps, at least 1.
+    eps: 0 in the paper. DeepSeek-V4's form adds eps to the first softmax and to every sum; its
+      `comb` is the transpose of this result.
+    gradient: "exact" is the gradient of these steps. "implicit" is the gradient of their limit,
+      from one small linear system. They agree where the steps have converged.
+    derivatives: "custom" uses derivatives written by hand, which keep only the logits. (The exact
+      gradient repeats the steps, keeps their sums and undoes the steps one by one.) "autodiff"
+      uses JAX's own, which forward mode needs.
 
   Returns:
     `[..., n, n]`, float32.
 
   Raises:
-    ValueError: if `steps`, `gradient` or `derivatives` is impossible.
+    ValueError: if `steps` is below 1, or `gradient` or `derivatives` is unknown.
   """
   check_sinkhorn(steps, gradient)
   check_options("auto", derivatives)
@@ -57,12 +58,12 @@ def sinkhorn(
     p = jax.checkpoint(_primal, static_argnums=(1, 2))(z, steps, eps)
   else:
     p = jax.lax.stop_gradient(_primal(z, steps, eps))
-    p += tangent(p, z - jax.lax.stop_gradient(z))  # zero, with the limit's derivative
+    p += tangent(p, z - jax.lax.stop_gradient(z))  # adds zero, but with the limit's derivative
   return jnp.moveaxis(p, (0, 1), (-2, -1))
 
 
 def check_sinkhorn(steps: int, gradient: str) -> None:
-  """Raises ValueError unless there is a step to make and `gradient` is one of the two."""
+  """Raises ValueError unless `steps` is at least 1 and `gradient` is "exact" or "implicit"."""
   if steps < 1:
     raise ValueError(f"sinkhorn needs at least one step, not steps={steps}")
   if gradient not in SINKHORN_GRADIENTS:
@@ -72,7 +73,7 @@ def check_sinkhorn(steps: int, gradient: str) -> None:
 
 
 def _first(z, eps):
-  """The first step: columns, then rows."""
+  """Returns the matrix after the first step: columns, then rows."""
   if eps == 0:
     return jax.nn.softmax(jax.nn.log_softmax(z, axis=0), axis=1)
   p = jax.nn.softmax(z, axis=0) + eps
@@ -84,7 +85,7 @@ def _sums(p, axis, eps):
 
 
 def _step(p, eps):
-  """Columns, then rows, and the sums that they were divided by."""
+  """Divides columns, then rows, by their sums; returns the matrix and both sums."""
   columns = _sums(p, 0, eps)
   p = p / columns
   rows = _sums(p, 1, eps)
@@ -105,7 +106,7 @@ def _exact_forward(z, steps, eps):
 
 
 def _exact_backward(steps, eps, z, grad):
-  """Each division is undone by its sum: p = x / s has dx = (dp - sum(dp * p)) / s and x = p * s."""
+  """Undoes each division by its sum: p = x / s has dx = (dp - sum(dp * p)) / s and x = p * s."""
   first, first_vjp = jax.vjp(lambda z: _first(z, eps), z)
   last, sums = jax.lax.scan(lambda p, _: _step(p, eps), first, length=steps - 1)
 
@@ -142,15 +143,15 @@ _implicit.defvjp(_implicit_forward, _implicit_backward)
 
 
 def tangent(p: jax.Array, change: jax.Array) -> jax.Array:
-  """How the doubly stochastic limit p changes with its logits: `p * (change - a 1^T - 1 b^T)`.
+  """Returns the derivative of the doubly stochastic limit p: `p * (change - a 1^T - 1 b^T)`.
 
-  a and b keep the sums of rows and columns at one. Without b they solve a Laplacian with weights
-  `p p^T`, here with a of the last row set to zero and all differences taken before the sums, so
-  that nothing cancels near the identity. Symmetric: the same function is the gradient.
+  a and b keep the sums of rows and columns at one. With b eliminated, a solves a Laplacian system
+  with weights `p p^T`. Here a is zero for the last row, and differences are taken before sums, so
+  that no digits cancel near the identity. The derivative is symmetric: it is the gradient too.
 
   Args:
-    p: `[n, n, ...]`, rows and columns of which sum to one.
-    change: `[n, n, ...]`, of the logits.
+    p: `[n, n, ...]`, with rows and columns that sum to one.
+    change: change of the logits, `[n, n, ...]`.
   """
   n = p.shape[0]
   if n == 1:

@@ -1,8 +1,8 @@
-"""Expand, read, write and reduce: everything that is ever done to streams, as pure functions.
+"""Expand, read, write and reduce: the four operations on streams, as pure functions.
 
-Streams are `[..., n, w]`: the leading axes are those of the tokens, n streams of width w. The two
-last axes are never merged, nor folded into the batch, so that each keeps its name and sharding.
-All sums are float32, whatever the dtype of the streams, and are rounded once.
+Streams are `[..., n, w]`: leading axes for tokens, n streams, width w. The last two axes are never
+merged, nor folded into the batch, so that each keeps its name and sharding. All sums are float32
+for every dtype of the streams, and are rounded once.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1, axis: int = -1) -
   """Copies an embedding into streams (2409.19606 Algorithm 1, first line).
 
   Args:
-    x: `[..., d]`, with any leading axes, or none.
-    num_streams: n, at least `fractions`.
-    fractions: m; each stream holds one m-th of the width. 1 copies the whole.
-    axis: where x has its features; 1 for images `[B, C, H, W]`. Streams have them last.
+    x: `[..., d]`, of a floating-point dtype, with any leading axes or none.
+    num_streams: n, the number of streams; at least `fractions`.
+    fractions: m, the number of parts of the width; each stream holds one part. 1 copies the whole.
+    axis: the axis of the features in x; 1 for images `[B, C, H, W]`. In streams it is the last.
 
   Returns:
     `[..., n, d // m]` in x's dtype; stream j holds fraction `j % m`. Within `plain_residual` there
@@ -54,18 +54,18 @@ def expand(x: jax.Array, num_streams: int, fractions: int = 1, axis: int = -1) -
 
 
 def reduce(streams: jax.Array, fractions: int = 1, axis: int = -1) -> jax.Array:
-  """Sums the copies of each fraction (Algorithm 1, last line) and lays the fractions side by side.
+  """Sums the copies of each fraction (2409.19606 Algorithm 1, last line) and joins the fractions.
 
-  Where m does not divide n, some fractions have one copy more; their sums are scaled down to
-  n / m copies each, so that copies of x come back as `n / m * x` for every n and m.
+  Where m does not divide n, some fractions have one copy more. The sum of each fraction is scaled
+  to n / m copies, so that `reduce(expand(x))` is `n / m * x` for every n and m.
 
   Args:
     streams: `[..., n, w]`.
     fractions: m, as given to `expand`.
-    axis: where the result has its features, as given to `expand`.
+    axis: the axis of the features in the result, as given to `expand`.
 
   Returns:
-    `[..., m * w]`, float32: it goes into the final norm unrounded.
+    `[..., m * w]`, float32, so that the final norm gets the sum unrounded.
 
   Raises:
     ValueError: if n < m, or within `plain_residual` there is more than one stream.
@@ -102,23 +102,24 @@ def read(
   implementation: str = "auto",
   derivatives: str = "custom",
 ) -> jax.Array:
-  """The branch input `read @ X` (Eq. 3), one slot after the other.
+  """Returns the branch input `read @ X` (2409.19606 Eq. 3), with its v slots joined.
 
-  Where the coefficients have gates, every channel has weights of its own: see `hc_jax.coefs.Gates`.
+  Where the maps have gates, every channel has weights of its own: see `hc_jax.coefs.Gates`.
 
   Args:
-    streams: `[..., n, w]`.
-    coefs: their `read` is `[..., v, n]`.
-    dtype: of the result; the streams' own by default. Sums are float32.
+    streams: `[..., n, w]`, of a floating-point dtype.
+    coefs: maps of the site, with `read` `[..., v, n]`.
+    dtype: dtype of the result; the streams' own by default. Sums are float32.
     implementation: the backend, "auto" or "xla".
-    derivatives: "custom" is written by hand, "autodiff" leaves them to JAX (forward mode needs it).
+    derivatives: "custom" uses derivatives written by hand, "autodiff" JAX's own (forward mode needs
+      these).
 
   Returns:
     `[..., v * w]`.
 
   Raises:
-    ValueError: if the coefficients are of another number of streams, or their leading axes do not
-      broadcast to those of the streams, or the streams are not of floating point.
+    ValueError: if the maps have another number of streams, or leading axes that do not broadcast to
+      those of the streams; if the streams are not of floating point; if an option is unknown.
   """
   check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])
@@ -137,21 +138,21 @@ def write(
   implementation: str = "auto",
   derivatives: str = "custom",
 ) -> jax.Array:
-  """The next streams `mix @ X + write @ y` (Eq. 4 and 5).
+  """Returns the next streams `mix @ X + write @ y` (2409.19606 Eq. 4 and 5).
 
   Args:
-    streams: `[..., n, w]`, those that `read` saw.
-    branch_output: `[..., v * w]`.
-    coefs: what the connection gave for this sublayer.
-    implementation: as in `read`.
-    derivatives: as in `read`.
+    streams: the streams that `read` was given, `[..., n, w]`.
+    branch_output: y, `[..., v * w]`, of a floating-point dtype.
+    coefs: maps of the site.
+    implementation: backend, as in `read`.
+    derivatives: "custom" or "autodiff", as in `read`.
 
   Returns:
     `[..., n, w]` in the streams' dtype, rounded once.
 
   Raises:
-    ValueError: if the branch output has another shape than the branch input, or is not of floating
-      point; if there is a slot and a mix; and as `read`.
+    ValueError: if the branch output is not `[..., v * w]` or not of floating point; if the maps
+      have both a slot and a mix; in the cases of `read`.
   """
   check_options(implementation, derivatives)
   maps = [("write", coefs.write, -2)]
@@ -179,7 +180,13 @@ def write(
 
 
 def _check_fit(what: str, streams: jax.Array, maps: Sequence[tuple[str, jax.Array, int]]) -> None:
-  """Refuses streams that maps do not fit; each map comes with its axis of streams."""
+  """Raises ValueError unless the maps fit the streams.
+
+  Args:
+    what: name of the operation, for messages.
+    streams: `[..., n, w]`.
+    maps: name, array and axis of the streams of each map.
+  """
   if not jnp.issubdtype(streams.dtype, jnp.floating):
     raise ValueError(
       f"{what}: streams are {streams.dtype}, which would be rounded to whole numbers at every "
@@ -195,14 +202,14 @@ def _check_fit(what: str, streams: jax.Array, maps: Sequence[tuple[str, jax.Arra
       raise ValueError(
         f"{what}: coefs.{name} {value.shape} is of {value.shape[axis]} streams, but "
         f"streams {streams.shape} are {n}; give {what} the streams [..., n, w] and the coefs of "
-        "one and the same connection"
+        "the same connection"
       )
     own = value.shape[:-2]
     pairs = zip(reversed(own), reversed(lead), strict=False)
     if len(own) > len(lead) or any(size not in (1, wanted) for size, wanted in pairs):
       raise ValueError(
         f"{what}: coefs.{name} {value.shape} is of tokens {own}, but streams "
-        f"{streams.shape} have tokens {tuple(lead)}; use the coefs that were made of these very "
+        f"{streams.shape} have tokens {tuple(lead)}; use the coefs that were made from these "
         "streams (static ones have no axes of tokens)"
       )
 

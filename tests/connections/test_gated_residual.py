@@ -196,7 +196,7 @@ GATED = functools.partial(tiny.model, connection=hc.GatedResidual)
     ),
     (
       lambda: hc.read(STREAMS[..., :8], hc.site_maps(hc.GatedResidual(), kicked(), STREAMS, 0)),
-      "gates are those of streams",
+      "gates belong to streams",
     ),
     (lambda: ops.project(STREAMS, normal("k", 4, 16, 2), norm_over="each"), "norm_over='each'"),
   ],
