@@ -45,7 +45,7 @@ def compare_parts(
   if any("findings" in look for look in looks):
     parts.append(_findings(names, looks))
   depth = {
-    "xlabel": "site, from the first",
+    "xlabel": "site, from 0",
     "numbered": True,
   }
   for part in (
@@ -66,7 +66,7 @@ def compare_parts(
       "similarity",
       {"cosine with the input before": {"median": "median"}},
       title=f"{title}, medians over tokens",
-      first=2,
+      first=1,  # because the first site has none before it
       **depth,
     ),
   ):
@@ -86,7 +86,7 @@ def _curves(
   xlabel: str,
   title: str,
   numbered: bool = False,
-  first: int = 1,
+  first: int = 0,
   log: bool = False,
 ) -> Part:
   """Joins columns of both networks' tables into one, and draws one panel for each group."""
@@ -112,7 +112,7 @@ def _curves(
 
 
 def _findings(names: Sequence[str], looks: Sequence[Mapping[str, Part]]) -> Part:
-  """Returns the findings of both networks in one table; the layers are listed by network."""
+  """Returns the findings of both networks in one table; the sites are listed by network."""
   own = [
     {row[0]: (row[1], row[-2]) for row in look["findings"].table.rows} if "findings" in look else {}
     for look in looks
@@ -122,4 +122,4 @@ def _findings(names: Sequence[str], looks: Sequence[Mapping[str, Part]]) -> Part
     found = [of.get(name, (float("nan"), "")) for of in own]
     which = "; ".join(f"{n}: {w}" for n, (_, w) in zip(names, found, strict=True) if w)
     rows.append((name, *(value for value, _ in found), which, definition))
-  return Part("findings", None, Table(("finding", *names, "layers", "definition"), rows))
+  return Part("findings", None, Table(("finding", *names, "sites", "definition"), rows))

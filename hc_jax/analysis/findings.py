@@ -28,8 +28,8 @@ DEFINITIONS = {
   "0: eliminated",
   "embedding size": "norm of the embedding's part in the output / norm of the output, rms over "
   "tokens",
-  "parallel pairs": f"adjacent layers k, k+1 with |C[k+1, k]| < {PARALLEL} of the mean |C| of k in "
-  f"later inputs, which is at least {USED} of the mean |C|; PTB has one a block",
+  "parallel pairs": f"adjacent sites k, k+1 where |C| of k in the input of k+1 is under {PARALLEL} "
+  f"of its mean in later inputs, which is at least {USED} of the mean |C|; PTB has one per block",
   "wasted layers": f"layers whose part is under {100 * WASTED:.0f} % of every later input and of "
   "the output, norms as rms over tokens",
   "input similarity": "cosine of adjacent layer inputs, median over tokens, mean over layers",
@@ -42,7 +42,7 @@ class Finding:
 
   Attributes:
     value: the number; NaN if there are too few layers, or no activations to measure.
-    which: the layers that were counted, from 1; "" if the finding is not about single layers.
+    which: the sites that were counted, by number; "" if the finding is not about single sites.
   """
 
   value: float
@@ -84,7 +84,8 @@ def from_tokens(matrices: np.ndarray, sources: Sequence[np.ndarray]) -> dict[str
     A `Finding` by name, under names of `DEFINITIONS`.
   """
   size = part_sizes(matrices, sources)
-  wasted = [k for k in range(1, len(size)) if size[k:, k].max() < WASTED]  # row k: input k + 1
+  # Column k + 1 is the output of site k, which the inputs from row k + 1 on can hold.
+  wasted = [k for k in range(len(size) - 1) if size[k + 1 :, k + 1].max() < WASTED]
   return {
     "embedding size": Finding(float(size[-1, 0])),
     "wasted layers": Finding(len(wasted), ", ".join(map(str, wasted))),
@@ -129,12 +130,13 @@ def _lambda_shape(weights: np.ndarray) -> float:
 
 
 def _parallel_pairs(weights: np.ndarray) -> list[int]:
-  """Returns the layers k, from 1, that later layers read but layer k + 1 hardly reads."""
+  """Returns the sites k whose output later sites read, but site k + 1 hardly reads."""
   size = len(weights)
   used = USED * weights[np.tril_indices(size)].mean()
   found = []
-  for k in range(1, size - 1):
-    later = weights[k + 1 :, k].mean()  # row k is the input of layer k + 1
-    if later >= used and weights[k, k] < PARALLEL * later:
+  for k in range(size - 2):
+    own = weights[k + 1 :, k + 1]  # column k + 1 is the output of site k, row k + 1 the next input
+    later = own[1:].mean()
+    if later >= used and own[0] < PARALLEL * later:
       found.append(k)
   return found

@@ -93,8 +93,8 @@ def _findings(table: Table) -> str:
     f"<dt>{html.escape(row[0])}</dt><dd>{html.escape(row[-1])}</dd>\n" for row in table.rows
   )
   return (
-    '<section id="findings"><h2>Findings</h2>\n<p class="note">What arXiv 2409.19606 found in its '
-    "networks, as numbers; layers are sublayers, counted from 1.</p>\n"
+    '<section id="findings"><h2>Findings</h2>\n<p class="note">Patterns that arXiv 2409.19606 '
+    "found in its networks, as numbers. Sites are numbered from 0.</p>\n"
     f'<div class="scroll"><table>\n<tr>{head}</tr>\n{chr(10).join(rows)}\n</table></div>\n'
     f"<details><summary>Definitions</summary><dl>\n{definitions}</dl></details></section>"
   )

@@ -11,7 +11,7 @@ from hc_jax.analysis.tables import Table
 Option = dict[str, Any]
 
 
-def layers(
+def site_matrix(
   name: str,
   rows: Sequence[Sequence[Any]],
   labels: Sequence[str],
@@ -20,31 +20,32 @@ def layers(
   last: str,
   row_fractions: int | None = None,
 ) -> Option:
-  """Returns a matrix option: a row for each layer's input, a column for each source.
+  """Returns a matrix option: a row for each site's input, a column for each source.
 
   Args:
     name: name of the option.
-    rows: rows of a table whose last three cells are row, column and value.
+    rows: rows of a table whose last three cells are row, source and value. The sources of the
+      embedding are `-fractions` to -1, and those of site k are `k * fractions` and following.
     labels: short name of each site, in order.
     fractions: m, columns for each source.
-    row_name: description of a row, with "{}" for the layer.
+    row_name: description of a row, with "{}" for the site.
     last: description of the last row.
-    row_fractions: rows for each layer; `fractions` by default.
+    row_fractions: rows for each site; `fractions` by default.
   """
-  here = [f"{k} ({label})" for k, label in enumerate(labels, 1)]
+  here = [f"{k} ({label})" for k, label in enumerate(labels)]
   inputs = [*(row_name.format(text) for text in here), last]
-  outputs = ["embedding", *(f"output of layer {text}" for text in here)]
-  numbers = [str(k) for k in range(len(labels) + 1)]
+  outputs = ["embedding", *(f"output of site {text}" for text in here)]
+  numbers = [str(k) for k in range(len(labels))]
   m = row_fractions or fractions
   return {
     "name": name,
     "down": row_name.removesuffix(" {}"),
-    "across": "output of layer (emb: the embedding)",
+    "across": "output of site (emb: the embedding)",
     "rows": slots(inputs, m, "slot"),
-    "rowTicks": slots([*numbers[1:], "end"], m),
+    "rowTicks": slots([*numbers, "end"], m),
     "columns": slots(outputs, fractions, "fraction"),
-    "columnTicks": slots(["emb", *numbers[1:]], fractions),
-    "values": matrix([row[-3:] for row in rows]),
+    "columnTicks": slots(["emb", *numbers], fractions),
+    "values": matrix([(i, source + fractions, value) for *_, i, source, value in rows]),
   }
 
 
@@ -94,7 +95,7 @@ def curves(
   if steps:
     option["positions"] = first
   elif all(isinstance(x, int) for x in first):
-    option |= {"across": "site, from the first", "x": [f"site {x}" for x in first]}
+    option |= {"across": "site, from 0", "x": [f"site {x}" for x in first]}
   return option
 
 

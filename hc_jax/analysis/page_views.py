@@ -7,7 +7,7 @@ at, and the options between which the reader switches.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hc_jax.analysis.page_tables import Option, curves, groups, layers, matrix, short_names
+from hc_jax.analysis.page_tables import Option, curves, groups, matrix, short_names, site_matrix
 from hc_jax.analysis.parts import Part
 from hc_jax.analysis.plots.style import short
 
@@ -28,30 +28,32 @@ STREAMS = {
 
 
 def _unfolded(part: Part) -> View:
-  """Returns the view of C(0), with an option for each network; rows and columns are layers."""
+  """Returns the view of C(0), with an option for each network; rows and columns are sites."""
   options = []
   for name, rows in groups(part.table.rows):
     size = 1 + max(row[1] for row in rows)
     m = part.fractions if size > len(part.labels) + 1 else 1
-    options.append(layers(name, rows, part.labels, m, "input of layer {}", "mean of the streams"))
+    options.append(
+      site_matrix(name, rows, part.labels, m, "input of site {}", "mean of the streams")
+    )
   return {
     "kind": "matrix",
     "id": part.name,
     "title": "Unfolded connections, C(0): what each layer's input is made of",
-    "note": "arXiv 2409.19606, Eq. 27 and Figure 7. Layers are sublayers, counted from 1. The last "
-    "row is the mean of the streams at the end.",
+    "note": "arXiv 2409.19606, Eq. 27 and Figure 7. Sites are numbered from 0: attention of block "
+    "b is 2b. The last row is the mean of the streams at the end.",
     "label": "weight (no unit)",
     "scale": "signed",
     "say": "{c} into {r}: {v}",
-    "hint": "Point at a cell, or tap on it: output of layer j into layer i.",
+    "hint": "Point at a cell, or tap on it: output of site j into site i.",
     "options": options,
   }
 
 
 def _unfolded_streams(part: Part) -> View:
   options = [
-    layers(
-      f"stream {stream}", rows, part.labels, part.fractions, "stream before layer {}", "the end", 1
+    site_matrix(
+      f"stream {stream}", rows, part.labels, part.fractions, "stream before site {}", "the end", 1
     )
     for stream, rows in groups(part.table.rows)
   ]
@@ -59,25 +61,25 @@ def _unfolded_streams(part: Part) -> View:
     "kind": "matrix",
     "id": part.name,
     "title": "What each stream holds, C(1) to C(n)",
-    "note": "Eq. 28 and 29: each stream, before each layer, as a weighted sum of the embedding and "
-    "the layers' outputs; means over tokens.",
+    "note": "Eq. 28 and 29: each stream, before each site, as a weighted sum of the embedding and "
+    "the outputs of the sites; means over tokens.",
     "label": "weight (no unit)",
     "scale": "signed",
     "say": "{c} in the {r}: {v}",
-    "hint": "Point at a cell, or tap on it: output of layer j in the stream before layer i.",
+    "hint": "Point at a cell, or tap on it: output of site j in the stream before site i.",
     "options": options,
   }
 
 
 def _stream_ablation(part: Part) -> View:
-  sites = list(dict.fromkeys(row[0] for row in part.table.rows))
-  cells = [(stream, sites.index(site), kl) for site, stream, kl in part.table.rows]
+  paths = list(dict.fromkeys(row[0] for row in part.table.rows))
+  cells = [(stream, paths.index(site), kl) for site, stream, kl in part.table.rows]
   streams = [f"stream {i}" for i in range(1 + max(cell[0] for cell in cells))]
-  names = short_names(sites)
+  names = short_names(paths)
   option = {
     "name": "KL",
     "down": "stream set to zero",
-    "across": "before the layer at site (block, branch)",
+    "across": "before site (block, branch)",
     "rows": streams,
     "rowTicks": streams,
     "columns": names,
@@ -89,11 +91,11 @@ def _stream_ablation(part: Part) -> View:
     "id": part.name,
     "title": "Stream ablation: what the output loses",
     "note": "KL(clean || ablated) of the output distribution when one stream is zeroed before one "
-    "layer, mean over tokens.",
+    "site, mean over tokens.",
     "label": "KL (nats per token), logarithmic colours",
     "scale": "log",
     "say": "{r} zeroed before {c}: KL {v} nats per token",
-    "hint": "Point at a cell, or tap on it: stream s zeroed before layer l.",
+    "hint": "Point at a cell, or tap on it: stream i zeroed before a site.",
     "options": [option],
   }
 

@@ -25,8 +25,8 @@ class Part:
     name: name of the files, without extension.
     draw: function that draws the figure; None if the part has only numbers.
     table: the numbers.
-    labels: short names of the sites in order, if rows and columns of the figure are layers.
-    fractions: m, the rows and columns for each layer in such a figure.
+    labels: short names of the sites in order, if rows and columns of the figure are sites.
+    fractions: m, the rows and columns for each site in such a figure.
   """
 
   name: str
@@ -134,7 +134,7 @@ def ablation_part(
   rows = [(names[k], stream, value) for k, stream, value in matrix_rows(kl)]
   table = Table(("site", "stream", "kl"), rows)
   over = f", {tokens:,} tokens" * bool(tokens)
-  head = f"{title}{over}\nKL(clean || ablated): one stream zeroed before one layer"
+  head = f"{title}{over}\nKL(clean || ablated): one stream zeroed before one site"
   draw = functools.partial(plots.stream_ablation, names, kl, head)
   return Part("stream_ablation", draw, table)
 
@@ -236,12 +236,16 @@ def _findings(found: Unfolding, similarity: Table | None) -> Part:
     mine = own.get(name, nothing)
     values = [mine.value, *(other.get(name, nothing).value for other in others)]
     rows.append((name, *values, mine.which, definition))
-  columns = ("finding", "this network", *known, "layers", "definition")
+  columns = ("finding", "this network", *known, "sites", "definition")
   return Part("findings", None, Table(columns, rows))
 
 
 def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> Part:
-  """Returns the part "unfolded": C(0), its mean and single tokens, next to the baselines."""
+  """Returns the part "unfolded": C(0), its mean and single tokens, next to the baselines.
+
+  In its table, input k is that of site k (the last is the end), source k is the output of site k,
+  and source -1 is the embedding. With m fractions these are multiplied by m.
+  """
   tokens, m = found.matrices, found.fractions
   count = len(tokens) if dynamic else 1
   matrices = {"this network" + f"\nmean over {count} tokens" * dynamic: tokens.mean(0)}
@@ -254,7 +258,10 @@ def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> 
   deviation = [("this network, standard deviation over tokens", spread)] * dynamic
   rows = []
   for name, matrix in (mean, *deviation, *others):
-    rows += [r for r in matrix_rows(matrix, name.replace("\n", ", ")) if r[2] // m <= r[1] // m]
+    own = m if matrix.shape == mean[1].shape else 1  # known networks have no fractions
+    for i, j, value in matrix_rows(matrix):
+      if j // own <= i // own:
+        rows.append((name.replace("\n", ", "), i, j - own, value))
   table = Table(("network", "input", "source", "weight"), rows)
   head = f"{title}\nC(0): inputs in terms of outputs; rebuilt to {found.error:.0e} (relative)"
   draw = functools.partial(plots.unfolded_matrices, matrices, spread, head, m)
@@ -262,11 +269,20 @@ def _unfolded(names: list[str], found: Unfolding, dynamic: bool, title: str) -> 
 
 
 def _unfolded_streams(names: list[str], found: Unfolding, dynamic: bool, title: str) -> Part:
-  """Returns the part "unfolded_streams"; raises ValueError if the number of streams changes."""
+  """Returns the part "unfolded_streams", with sources numbered as in the part "unfolded".
+
+  Raises:
+    ValueError: if the number of streams changes.
+  """
   m = found.fractions
   start = measures.beginning(found.sites[0].streams, m)
   streams = unfold.unfold_streams([site.coefs for site in found.sites], start).mean(0)
-  rows = [r for i, c in enumerate(streams) for r in matrix_rows(c, i) if r[2] // m <= r[1]]
+  rows = [
+    (i, k, j - m, value)
+    for i, c in enumerate(streams)
+    for k, j, value in matrix_rows(c)
+    if j // m <= k
+  ]
   table = Table(("stream", "before", "source", "weight"), rows)
   head = f"{title}\nwhat each stream holds" + f", mean over {len(found.matrices)} tokens" * dynamic
   draw = functools.partial(plots.stream_matrices, streams, head, m)

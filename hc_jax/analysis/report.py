@@ -112,10 +112,10 @@ def _markdown(table: Table, title: str) -> str:
   lines = [
     f"# Findings{f': {title}' if title else ''}",
     "",
-    f"What {PAPER}, as numbers.",
+    f"Patterns that {PAPER}, as numbers. Sites are numbered from 0.",
     "",
   ]
-  lines += ["| " + " | ".join((*numbers, "layers")) + " |", "|" + "---|" * (len(numbers) + 1)]
+  lines += ["| " + " | ".join((*numbers, "sites")) + " |", "|" + "---|" * (len(numbers) + 1)]
   for *row, which, _ in table.rows:
     cells = [row[0], *(Table.number(value) or "-" for value in row[1:]), which or "-"]
     lines.append("| " + " | ".join(cells) + " |")
@@ -140,7 +140,7 @@ def _print_tables(
 def print_findings(table: Table, log: Callable[[str], None] = print) -> None:
   """Prints the findings of all networks of a table side by side, and the definitions."""
   *columns, _ = table.columns
-  log(f"\nWhat {PAPER}, as numbers:")
+  log(f"\nPatterns that {PAPER}, as numbers; sites are numbered from 0:")
   log(Table(columns, [row[:-1] for row in table.rows]).text())
   log("")
   for name, definition in findings.DEFINITIONS.items():

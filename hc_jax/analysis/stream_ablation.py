@@ -1,4 +1,4 @@
-"""Stream ablation: change of the output when one stream is zeroed before one layer."""
+"""Stream ablation: change of the output when one stream is zeroed before one site."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def ablate_streams(
   stream s. The number is `mean over tokens of sum_v p_v (log p_v - log q_v)` in nats per token,
   where p is the softmax of the clean output and q that of the ablated output. It is zero if nothing
   reads stream s before it is overwritten. With one stream (the residual), zeroing erases the
-  embedding and all layers before l.
+  embedding and all outputs before site l.
 
   arXiv 2603.14833 zeroes streams too, but keeps the clean run's maps; here they are recomputed.
 

@@ -19,14 +19,14 @@ def unfold(
 ) -> np.ndarray:
   """Computes C(0) (Eq. 27): each layer's input as weights of the embedding and earlier outputs.
 
-  With T_0 the embedding and T_j the output of sublayer j, the input of sublayer k is
-  `sum_{j < k} C[k - 1, j] T_j`. The last row is the sum of the final streams, even if the network
-  itself weights them (`reduce="head"` or "depth").
+  The input of site k, from 0, is `sum_{j <= k} C[k, j] T_j`, where T_0 is the embedding and T_{j+1}
+  the output of site j. The last row is the sum of the final streams, even if the network itself
+  weights them (`reduce="head"` or "depth").
 
   Args:
-    sites: maps of sublayers 1 .. K, in order. Maps may have token axes, the same for all that have
-      any; the result then has them too. If the number of streams changes between two sites, the
-      streams are averaged and copied, as `hc_jax.models` does.
+    sites: maps of the K sites, in order. Maps may have token axes, the same for all that have any;
+      the result then has them too. If the number of streams changes between two sites, the streams
+      are averaged and copied, as `hc_jax.models` does.
     start: `[n, m]`, weight of fraction f of the embedding in stream i at the beginning; copies
       (`hc_jax.expand`) by default.
     end: `[m, n]`, weights of the final streams in the last row. By default the read that the last
@@ -48,11 +48,11 @@ def unfold(
 def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> np.ndarray:
   """Computes C(1) .. C(n) (Eq. 28, 29): each stream as weights of the embedding and the outputs.
 
-  `C[i, k - 1, j]` is the weight of T_j in stream i when sublayer k reads it. The last row is the
-  stream after the last sublayer.
+  `C[i, k, j]` is the weight of T_j (as in `unfold`) in stream i when site k, from 0, reads it. The
+  last row is the stream after the last site.
 
   Args:
-    sites: maps of sublayers 1 .. K in order, all with n streams.
+    sites: maps of the K sites in order, all with n streams.
     start: `[n, m]`, weights of the embedding in the streams at the beginning; copies by default.
 
   Returns:
@@ -73,7 +73,7 @@ def streams_before(sites: Sequence[Coefs], start: np.ndarray | None = None) -> l
   """Computes the weight of each source in the streams, before each site and after the last.
 
   Args:
-    sites: maps of sublayers 1 .. K in order; the number of streams may change.
+    sites: maps of the K sites in order; the number of streams may change.
     start: `[n, m]`, weights of the embedding in the streams at the beginning; copies by default.
 
   Returns:
@@ -90,10 +90,10 @@ def rebuild(matrix: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
 
   Args:
     matrix: `[..., (K + 1) m, (K + 1) m]`, from `unfold`.
-    sources: K + 1 arrays `[..., d]`, the embedding and the output of each sublayer.
+    sources: K + 1 arrays `[..., d]`, the embedding and the output of each site.
 
   Returns:
-    `[K + 1, ..., d]` float64: the inputs of the K sublayers, then the last row of the matrix
+    `[K + 1, ..., d]` float64: the inputs of the K sites, then the last row of the matrix
     applied to the sources (the sum of the final streams, unless `unfold` was given an `end`).
   """
   parts = np.stack([np.asarray(t, np.float64) for t in sources], axis=-2)
@@ -104,9 +104,9 @@ def rebuild(matrix: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def baselines(num_layers: int) -> dict[str, np.ndarray]:
-  """Returns the matrices C(0) of known networks with K sublayers, `[K + 1, K + 1]` each (Figure 7).
+  """Returns the matrices C(0) of known networks with K sites, `[K + 1, K + 1]` each (Figure 7).
 
-  Sublayers alternate between attention A and feed-forward F. The networks are:
+  Branches alternate between attention A and feed-forward F. The networks are:
 
   * "Pre-Norm": `x + F(x)`, Eq. 15.
   * "Post-Norm": `N(x + F(x))`, where N divides by sqrt(2). That is Eq. 37 if state and output are

@@ -32,7 +32,8 @@ def test_every_number_is_that_of_its_own_network():
   assert column(gains, "one, forward, composite norm") == own[0]
   assert column(gains, "two, forward, composite norm") == [*own[1], None, None]
   similar = found["compare_similarity"].table
-  assert column(similar, "site") == [2, 3, 4]  # the first site has none before it
+  assert column(gains, "site") == [0, 1, 2, 3]
+  assert column(similar, "site") == [1, 2, 3]  # the first site has none before it
   assert column(similar, "one, median") == column(first["similarity"].table, "median")
   rows = {row[0]: row for row in found["findings"].table.rows}
   for i, one in enumerate((first, second), 1):

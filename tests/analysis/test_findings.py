@@ -17,11 +17,11 @@ def test_known_networks():
   assert known["Pre-Norm"]["Λ shape"].value == known["Pre-Norm"]["embedding weight"].value == 1
   assert known["Post-Norm"]["Λ shape"].value < 0.6
   assert known["Pre-Norm"]["parallel pairs"] == findings.Finding(0, "")
-  assert known["PTB"]["parallel pairs"] == findings.Finding(4, "1-2, 3-4, 5-6, 7-8")
+  assert known["PTB"]["parallel pairs"] == findings.Finding(4, "0-1, 2-3, 4-5, 6-7")
 
 
 def test_a_lambda_shape():
-  """Inputs of layers 7 and 8 and the output hold six layers and more; half weight in between."""
+  """Inputs of sites 6 and 7 and the output hold six outputs or more; half weight in between."""
   matrix = PRE_NORM.copy()
   for i in range(6, 9):
     matrix[i, 3 : i - 1] = 0.5
@@ -39,10 +39,10 @@ def test_an_embedding_that_is_eliminated():
 
 def test_parallel_pairs_are_used_later():
   matrix = PRE_NORM.copy()
-  matrix[3, 3] = 0.4
-  assert found(matrix, "parallel pairs") == findings.Finding(1, "3-4")
-  matrix[7, 7] = 0.49  # against the output alone, which is all that comes later
-  assert found(matrix, "parallel pairs").which == "3-4, 7-8"
+  matrix[3, 3] = 0.4  # output of site 2 in the input of site 3
+  assert found(matrix, "parallel pairs") == findings.Finding(1, "2-3")
+  matrix[7, 7] = 0.49  # only the output of the network comes later
+  assert found(matrix, "parallel pairs").which == "2-3, 6-7"
   matrix[:] = PRE_NORM
   matrix[3, 3], matrix[4:, 3] = 0, 0.05  # hardly used by anyone: that is no pair
   assert found(matrix, "parallel pairs").value == 0
@@ -84,9 +84,9 @@ def test_wasted_layers():
   assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(0, "")
   sources[2] = 1e-3 * sources[2]  # a layer that says next to nothing
   matrices[:, 4, 4] = 1e-3  # and one whose output nobody takes
-  assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(2, "2, 4")
+  assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(2, "1, 3")
   matrices[:, 3, 2] = 1e4
-  assert findings.from_tokens(matrices, sources)["wasted layers"].which == "4"
+  assert findings.from_tokens(matrices, sources)["wasted layers"].which == "3"
   matrices, sources = network()
   matrices[:, 1:, 1] = 0
   matrices[:, 2, 1] = 0.15  # a little, for one input of four: that is some use

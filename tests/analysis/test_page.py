@@ -108,7 +108,7 @@ def test_its_numbers_are_those_of_the_csv_files(written):
         {"unfolded_streams": "stream {}"}.get(name, "{}").format(row.get(keys[0], "KL"))
       ]
       i, j = int(row[keys[1]]), row[keys[2]]
-      j = sites.index(j) if j in sites else int(j)
+      j = sites.index(j) if j in sites else int(j) + 1  # the embedding is -1, and comes first
       assert option["values"][i][j] == six(row[keys[3]])
       assert option["rows"][i] and option["columns"][j]
       count += 1
@@ -139,15 +139,16 @@ def test_its_numbers_are_those_of_the_csv_files(written):
 def test_a_cell_says_what_goes_where(written):
   view = json.loads(read(written[1]).data)[0]
   mean = view["options"][0]
-  assert mean["columns"][:2] == ["embedding", "output of layer 1 (0 attn)"]
-  assert mean["rows"][1] == "input of layer 2 (0 ffn)" and mean["rows"][-1] == "mean of the streams"
+  assert mean["columns"][:2] == ["embedding", "output of site 0 (0 attn)"]
+  assert mean["rows"][1] == "input of site 1 (0 ffn)" and mean["rows"][-1] == "mean of the streams"
   assert view["say"].format(c=mean["columns"][1], r=mean["rows"][1], v=1) == (
-    "output of layer 1 (0 attn) into input of layer 2 (0 ffn): 1"
+    "output of site 0 (0 attn) into input of site 1 (0 ffn): 1"
   )
   assert (mean["down"], mean["across"]) == (
-    "input of layer",
-    "output of layer (emb: the embedding)",
+    "input of site",
+    "output of site (emb: the embedding)",
   )
+  assert mean["columnTicks"][:3] == ["emb", "0", "1"] and mean["rowTicks"][0] == "0"
   assert sum(", token " in option["name"] for option in view["options"]) == 4
 
 

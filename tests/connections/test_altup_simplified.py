@@ -50,7 +50,7 @@ def test_a_report_says_what_each_stream_holds():
   weights = {tuple(row[:3]): row[3] for row in tables["unfolded_streams"]}
   held = np.zeros((4, 5))  # at the end: the embedding in stream 0, output j in stream j mod 4
   held[0, 0] = held[0, 1] = held[1, 2] = held[2, 3] = held[3, 4] = 1
-  assert [[weights[i, 4, j] for j in range(5)] for i in range(4)] == held.tolist()
+  assert [[weights[i, 4, j] for j in range(-1, 4)] for i in range(4)] == held.tolist()
   last = [row[3] for row in tables["unfolded"] if row[0].startswith("this") and row[1] == 4]
   assert last == [1.0] * 5
 

@@ -1,6 +1,6 @@
 """Figures of the unfolded connection matrices: arXiv 2409.19606, Figures 7, 13 and 14."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hc_jax.analysis.plots.style import POSITIVE, SIGNED, bound_of, subplots, write_numbers
 
 MAX_NUMBERS = 9  # rows of a matrix whose numbers can still be read
-ROWS, COLUMNS = "input of sublayer (last: mean of streams)", "output of sublayer (0: embedding)"
+ROWS, COLUMNS = "input of site (end: mean of streams)", "output of site (emb: embedding)"
 
 
 def unfolded_matrices(
@@ -25,14 +25,14 @@ def unfolded_matrices(
       part above the diagonal stays empty.
     spread: standard deviation over tokens, drawn as a last panel with its own scale, or None.
     title: title above the figure.
-    fractions: m, rows and columns for each layer in the network's own matrices (others have one).
+    fractions: m, rows and columns for each site in the network's own matrices (others have one).
   """
   panels = len(matrices) + (spread is not None)
   return _panels(matrices, spread, title, fractions, columns=min(panels, 5), ylabel=ROWS)
 
 
 def stream_matrices(streams: np.ndarray, title: str = "", fractions: int = 1) -> Figure:
-  """Draws C(1) .. C(n): the weights of all sources in each stream before each sublayer.
+  """Draws C(1) .. C(n): the weights of all sources in each stream before each site.
 
   Args:
     streams: `[n, K + 1, (K + 1) m]`, from `unfold_streams`, without token axes.
@@ -40,7 +40,7 @@ def stream_matrices(streams: np.ndarray, title: str = "", fractions: int = 1) ->
     fractions: m, columns for each source.
   """
   matrices = {f"C({i + 1}): stream {i}": matrix for i, matrix in enumerate(streams)}
-  label = "held before sublayer (last: at the end)"
+  label = "held before site"
   return _panels(matrices, None, title, fractions, columns=min(len(matrices), 4), ylabel=label)
 
 
@@ -93,18 +93,20 @@ def _lower(matrix: np.ndarray, fractions: int) -> np.ndarray:
 def _label(ax: Any, matrix: np.ndarray, name: str, fractions: int) -> None:
   rows, columns = matrix.shape
   ax.set_title(name, fontsize=9)
-  _ticks(ax.set_xticks, columns, fractions)
-  _ticks(ax.set_yticks, rows, fractions if rows == columns else 1, first=1)
+  count = columns // fractions - 1  # sites
+  sites = range(0, count, max(1, -(-count // 10)))
+  _ticks(ax.set_xticks, fractions, {0: "emb"} | {k + 1: str(k) for k in sites if k or count <= 10})
+  _ticks(
+    ax.set_yticks,
+    fractions if rows == columns else 1,
+    {k: str(k) for k in sites if k < count - 1 or count <= 10} | {count: "end"},
+  )
   ax.tick_params(labelsize=7)
   if max(rows, columns) <= MAX_NUMBERS:
     write_numbers(ax, matrix, size=6)
 
 
-def _ticks(set_ticks: Any, size: int, fractions: int, first: int = 0) -> None:
-  """Labels about ten sublayers by number; each has `fractions` rows or columns."""
-  count = size // fractions
-  shown: Sequence[int] = range(0, count, max(1, -(-count // 10)))
-  labels = [str(k + first) for k in shown]
-  if first and shown[-1] == count - 1:
-    labels[-1] = "end"
-  set_ticks([k * fractions + (fractions - 1) / 2 for k in shown], labels)
+def _ticks(set_ticks: Any, fractions: int, labels: Mapping[int, str]) -> None:
+  """Labels groups of `fractions` rows or columns by the number of the group."""
+  places = [k * fractions + (fractions - 1) / 2 for k in labels]
+  set_ticks(places, list(labels.values()))

@@ -195,11 +195,11 @@ def unfold(matrices: Sequence[Matrices]) -> np.ndarray:
   """Computes each layer's input as weights of the embedding and earlier outputs (Eq. 20 and 27).
 
   Args:
-    matrices: matrices of sublayers 1 .. K, static or of one token.
+    matrices: matrices of the K sublayers, static or of one token.
 
   Returns:
-    `c [K + 1, K + 1]`, lower triangular. The input of sublayer k (row k - 1) is the sum over j < k
-    of `c[k - 1, j] T_j`; T_0 is the embedding and T_j the output of sublayer j. The last row is the
+    `c [K + 1, K + 1]`, lower triangular. The input of sublayer k, from 0, is the sum over j <= k of
+    `c[k, j] T_j`; T_0 is the embedding and T_{j+1} the output of sublayer j. The last row is the
     sum of the final streams.
   """
   n = matrices[0].A_r.shape[-1]
