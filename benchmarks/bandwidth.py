@@ -1,4 +1,4 @@
-"""The bandwidth that a copy reaches here: what all other figures are to be seen against.
+"""Measures the bandwidth of a copy, the scale for all other figures.
 
     python benchmarks/bandwidth.py --megabytes=512
 
@@ -16,9 +16,9 @@ from benchmarks import timing
 
 def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--megabytes", type=int, default=256, help="of the array (256)")
-  parser.add_argument("--rounds", type=int, default=20, help="(20)")
-  parser.add_argument("--json", type=pathlib.Path, help="write the figures there too")
+  parser.add_argument("--megabytes", type=int, default=256, help="size of the array (256)")
+  parser.add_argument("--rounds", type=int, default=20, help="number of copies (20)")
+  parser.add_argument("--json", type=pathlib.Path, help="write the figures to this file too")
   flags = parser.parse_args(argv)
   import jax
   import jax.numpy as jnp

@@ -1,11 +1,11 @@
-"""What one transformer block costs with each connection: attention, feed-forward, two sites.
+"""Measures the time of one transformer block (attention, feed-forward) with each connection.
 
     python benchmarks/block.py                                   # float32 on this CPU
     python benchmarks/block.py --tokens=16384 --length=2048 --d=2048 --heads=16 --dtype=bfloat16
 
-Forward, and forward with backward, of `[B, L, d]` -> expand, the block, reduce -> `[B, L, d]`. All
-contenders run in turn in one process; the ratios are to the residual connection. `naive` and
-`einsum-mhc` are the obvious JAX code (benchmarks/contenders.py).
+The program is `[B, L, d]` -> expand, the block, reduce -> `[B, L, d]`, forward, and forward with
+backward. All contenders run in turn in one process. Ratios are to the residual connection. `naive`
+and `einsum-mhc` are straightforward JAX code (benchmarks/contenders.py).
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROWS = "residual,shc4,dhc4,naive4,mhc4,einsum-mhc4,frac4"
 
 
 def make(connection, flags):
-  """The two programs of a connection."""
+  """Returns the forward program of a connection, and the one with backward."""
   import flax.linen as nn
   import jax
   import jax.numpy as jnp
@@ -62,14 +62,14 @@ def make(connection, flags):
 
 def parse(argv):
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--rows", default=ROWS, help=f"({ROWS})")
-  parser.add_argument("--tokens", type=int, default=2048, help="(2048)")
-  parser.add_argument("--length", type=int, default=256, help="of a sequence (256)")
+  parser.add_argument("--rows", default=ROWS, help=f"contenders ({ROWS})")
+  parser.add_argument("--tokens", type=int, default=2048, help="tokens of a batch (2048)")
+  parser.add_argument("--length", type=int, default=256, help="tokens of a sequence (256)")
   parser.add_argument("--d", type=int, default=256, help="width (256)")
-  parser.add_argument("--heads", type=int, default=4, help="(4)")
-  parser.add_argument("--dtype", default="float32", help="(float32)")
-  parser.add_argument("--rounds", type=int, default=15, help="(15)")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument("--heads", type=int, default=4, help="attention heads (4)")
+  parser.add_argument("--dtype", default="float32", help="dtype of streams (float32)")
+  parser.add_argument("--rounds", type=int, default=15, help="runs of each contender (15)")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   return parser.parse_args(argv)
 
 

@@ -1,13 +1,13 @@
-"""One sublayer's connection here and in the PyTorch package `hyper-connections`, in one process.
+"""Compares the time of a connection here and in the PyTorch package `hyper-connections`.
 
     python benchmarks/compare_torch.py                       # a table for each dtype
     python benchmarks/compare_torch.py --no-compile          # without torch.compile
 
-It takes PyTorch and the package: `make parity` installs both into .venv-parity. The work is that of
+It needs PyTorch and the package: `make parity` installs both into .venv-parity. The work is that of
 benchmarks/ops.py: two sublayers of dynamic hyper-connections whose branch returns its input,
-forward and backward, with gradients of parameters and streams; figures are those of one sublayer.
-JAX's branch is hidden from its compiler, torch's is not. All contenders run in turn; ratios are to
-ours. Where PyTorch finds a GPU, both run there.
+forward and backward, with gradients of parameters and streams. Figures are for one sublayer.
+JAX's branch is hidden from its compiler, torch's is not. All contenders run in turn in one process.
+Ratios are to ours. If PyTorch finds a GPU, both run on it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks import ops, timing
 
 
 def torch_programs(n, tokens, d, dtype, compiled):
-  """`eager` and, if asked for, `compiled`: forward and backward of the package."""
+  """Returns forward and backward of the package: eager and, if `compiled`, by torch.compile."""
   import torch
   from hyper_connections import get_init_and_expand_reduce_stream_functions
 
@@ -67,14 +67,18 @@ def torch_programs(n, tokens, d, dtype, compiled):
 
 def parse(argv):
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--rows", default="dhc,naive,einsum-mhc", help="of ours (dhc,naive,...)")
-  parser.add_argument("--tokens", type=int, default=2048, help="(2048)")
+  parser.add_argument(
+    "--rows", default="dhc,naive,einsum-mhc", help="our contenders (dhc,naive,einsum-mhc)"
+  )
+  parser.add_argument("--tokens", type=int, default=2048, help="tokens of a batch (2048)")
   parser.add_argument("--d", type=int, default=512, help="width (512)")
   parser.add_argument("--n", type=int, default=4, help="streams (4)")
-  parser.add_argument("--dtypes", default="float32,bfloat16", help="(float32,bfloat16)")
-  parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-  parser.add_argument("--rounds", type=int, default=15, help="(15)")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument(
+    "--dtypes", default="float32,bfloat16", help="dtypes of streams (float32,bfloat16)"
+  )
+  parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+  parser.add_argument("--rounds", type=int, default=15, help="runs of each contender (15)")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   return parser.parse_args(argv)
 
 

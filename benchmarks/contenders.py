@@ -1,4 +1,4 @@
-"""What ours is measured against, written in JAX the ways one would write it, and ours itself."""
+"""Contenders of the benchmarks: our connections, and straightforward JAX code for the same maps."""
 
 import functools
 
@@ -11,10 +11,10 @@ from hc_jax import models
 
 
 class Naive(hc.HyperConnection):
-  """Dynamic hyper-connections written as the equations are, left to autodiff.
+  """Dynamic hyper-connections, written equation by equation and differentiated by autodiff.
 
-  The normed streams are an array, there are two projections, read and mix are one einsum over
-  `[n, 1 + n]` weights, and sums are rounded where they arise.
+  The normed streams are an array of their own. There are two projections, and read and mix are one
+  einsum over `[n, 1 + n]` weights. Every sum is rounded to the dtype of the streams.
   """
 
   @nn.compact
@@ -42,9 +42,9 @@ class Naive(hc.HyperConnection):
 
 
 class EinsumMHC(hc.Connection):
-  """mHC as einsums: all streams normed, one product, Sinkhorn's twenty steps written out.
+  """mHC as einsums: all streams normed, one product, and twenty Sinkhorn steps written out.
 
-  It is how MaxText writes it, without its TPU kernels.
+  MaxText writes it so, except for its TPU kernels.
   """
 
   num_streams: int = 4
@@ -74,14 +74,14 @@ class EinsumMHC(hc.Connection):
 
 
 class BranchOnly(hc.Residual):
-  """No connection: the branch's output is the next input. What is left is the branch itself."""
+  """No connection: the branch output is the next input, so that only the branch is measured."""
 
   def write(self, streams, branch_output, coefs):
     return branch_output[..., None, :].astype(streams.dtype)
 
 
 def connections(n: int) -> dict[str, functools.partial]:
-  """Name of the row: its connection, with n streams."""
+  """Returns the connection of each row by its name, with n streams."""
   of = {"num_streams": n}
   return {
     "branch": functools.partial(BranchOnly),

@@ -1,6 +1,7 @@
-"""How fast text is prepared, found again and read, and in how much memory: prints the figures.
+"""Measures the time to prepare text, to find it again and to read it, and the memory it takes.
 
-On one core: `taskset -c 0 python benchmarks/data.py`. Of a large text: `--megabytes=2000`.
+taskset -c 0 python benchmarks/data.py             # on one core
+python benchmarks/data.py --megabytes=2000         # a large text
 """
 
 import argparse
@@ -25,7 +26,7 @@ def quietly(line):
 
 
 def measure_text(name, folder, **options):
-  """Prepares and finds `name` again; returns the data."""
+  """Prepares the text `name`, finds it again, prints both times and returns the data."""
 
   def load():
     return data.load_text(name, data_dir=str(folder), log=quietly, **options)
@@ -42,7 +43,7 @@ def measure_text(name, folder, **options):
 
 
 def measure_large(folder, megabytes):
-  """Prepares a text of that size, and prints how far the peak of resident memory rose."""
+  """Prepares a text of `megabytes`, and prints its time and the rise of peak resident memory."""
   rng = random.Random(0)
   words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(3000)]
   lines = [" ".join(rng.choices(words, k=12)) + "\n" for _ in range(20000)]
@@ -89,13 +90,15 @@ def measure_batches(text, length, batch_size, document_mask):
 
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument("--megabytes", type=float, default=0, help="size of a large text, alone")
+  parser.add_argument(
+    "--megabytes", type=float, default=0, help="measure only a text of this size (small texts)"
+  )
   megabytes = parser.parse_args().megabytes
   if megabytes:
     with tempfile.TemporaryDirectory() as folder:
       measure_large(pathlib.Path(folder), megabytes)
     return
-  # Imports are the same for any text: not part of the figures.
+  # Imports come first, because they cost the same for any text and are not part of the figures.
   import_seconds, _ = timed(lambda: __import__("hc_jax.data.sources").data.sources.PyStdlib())
   print(f"importing tensorflow-datasets and looking at py_stdlib: {import_seconds:.2f} s")
   with tempfile.TemporaryDirectory() as folder:

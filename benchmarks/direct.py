@@ -1,4 +1,4 @@
-"""The language model with `x + y` written out: the residual of ours must not be slower."""
+"""The language model with `x + y` written out; our residual connection must not be slower."""
 
 from typing import Any
 
@@ -10,10 +10,9 @@ from hc_jax.models.layers import Embed
 
 
 class DirectLM(nn.Module):
-  """Pre-norm, rotary positions and tied embeddings, from the same attention, feed-forward and norm.
+  """A Pre-Norm model with rotary positions and tied embeddings, made of the library's own parts.
 
-  Its layers are unrolled: a residual model with `scan=False` and `remat="none"` is what it stands
-  beside.
+  Its layers are unrolled. Compare it with a residual model with `scan=False` and `remat="none"`.
   """
 
   vocab_size: int

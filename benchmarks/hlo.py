@@ -1,8 +1,8 @@
-"""What a compiled program moves: the bytes that each kernel of XLA's HLO reads and writes.
+"""Memory traffic of a compiled program: the bytes that each kernel of XLA's HLO reads and writes.
 
-Every operand and every output of a kernel counts once; caches do not exist here. What a fusion
-reads through slices, or writes into a part of a buffer, counts by the part. Exact for what is
-materialised in memory; it says nothing of time.
+Every operand and every output of a kernel counts once, as if there were no caches. If a fusion
+reads slices or writes into a part of a buffer, only that part counts. The count is exact for arrays
+that are materialised in memory; it does not predict time.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _ARRAY = re.compile(r"\b(pred|bf16|c64|c128|[fsu]\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
-# They name memory and move none.
+# These operations name memory and move none.
 _FREE = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
   *("partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"),
@@ -58,20 +58,20 @@ class Instruction:
     return sum(array.bytes for array in self.outputs)
 
   def called(self, *keys: str) -> str | None:
-    """The computation that an attribute of one of these names names."""
+    """Returns the name of the computation in the first attribute among `keys`, or None."""
     found = re.search(rf"\b(?:{'|'.join(keys)})=%?([\w.\-]+)", self.attributes)
     return found[1] if found else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """One kernel: how often it runs, what it reads and writes each time."""
+  """A kernel: the number of its runs, and the bytes that each run reads and writes."""
 
   instruction: Instruction
   times: int
   read: int
   written: int
-  is_copy: bool  # it moves an array and computes nothing
+  is_copy: bool  # whether it only moves an array
 
   @property
   def bytes(self) -> int:
@@ -96,7 +96,7 @@ class Program:
         current[instruction.name] = instruction
 
   def kernels(self) -> Iterator[Kernel]:
-    """All kernels, those of loops with the loop's trip count."""
+    """Yields all kernels; kernels in loops have the loop's trip count."""
     yield from self._walk(self.entry, 1)
 
   def _walk(self, name: str, times: int) -> Iterator[Kernel]:
@@ -121,9 +121,9 @@ class Program:
     if op.startswith("fusion"):
       fused = self.computations.get(instruction.called("calls"))
     written = instruction.bytes
-    if op == "custom-call":  # a matrix product's workspace is scratch
+    if op == "custom-call":  # the workspace of a matrix product is not an output
       written -= sum(array.bytes for array in instruction.outputs if array.dtype == "s8")
-    if op.endswith("-start") and op != "fusion-start":  # its output repeats its operand
+    if op.endswith("-start") and op != "fusion-start":  # the output repeats the operand
       written = max(array.bytes for array in instruction.outputs)
     read = 0
     for name in dict.fromkeys(instruction.operands):
@@ -159,7 +159,7 @@ def _instruction(root: str | None, name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """Where the parenthesis that opens at `start` closes."""
+  """Returns the position of the parenthesis that closes the one at `start`."""
   depth = 0
   for i in range(start, len(text)):
     depth += {"(": 1, ")": -1}.get(text[i], 0)
@@ -169,7 +169,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _read_by_fusion(fused: dict[str, Instruction], index: int, full: int) -> int:
-  """What a fusion reads of its operand of that number: of slices, the slices."""
+  """Returns the bytes that a fusion reads from operand `index`; slices count by their size."""
   names = {i.name for i in fused.values() if i.op == "parameter" and i.arguments == str(index)}
   read = 0
   for instruction in fused.values():

@@ -1,12 +1,12 @@
-"""What one sublayer's connection costs by itself, forward and forward with backward, in time.
+"""Measures the time of one sublayer's connection alone, forward, and forward with backward.
 
     python benchmarks/ops.py                                      # a table for each shape
     python benchmarks/ops.py --tokens=16384 --d=2048 --dtypes=bfloat16 --json=ops.json
 
-A chain of two sublayers whose branch returns its input, unseen by the compiler; figures are those
-of one sublayer. All contenders run in turn in one process; `naive` and `einsum-mhc` are the obvious
-JAX code (benchmarks/contenders.py), the ratios are to ours. Random streams; compilation and
-warm-up apart.
+The program is a chain of two sublayers. The branch returns its input, hidden from the compiler.
+Figures are for one sublayer. All contenders run in turn in one process, on random streams, and
+without compilation and warm-up. `naive` and `einsum-mhc` are straightforward JAX code
+(benchmarks/contenders.py). Ratios are to ours.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROWS = "dhc,naive,dhc-autodiff,shc,mhc,einsum-mhc,frac,residual"
 
 
 def make(connection, tokens, d, dtype):
-  """The two programs of a connection."""
+  """Returns the forward program of a connection, and the one with backward."""
   import jax
   import jax.numpy as jnp
 
@@ -40,7 +40,7 @@ def make(connection, tokens, d, dtype):
 
 
 def _random(shapes):
-  """Weights near those of a trained model: small, and none of them zero."""
+  """Returns small random weights like those of a trained model, without zeros."""
   import jax
 
   leaves, tree = jax.tree.flatten(shapes)
@@ -54,7 +54,7 @@ def _random(shapes):
 
 
 def connections(names, n):
-  """Those of benchmarks/contenders.py: `"dhc-autodiff"` is `dhc4-autodiff` there."""
+  """Returns connections of contenders.py by names without n: `"dhc"` gives `dhc4` for n = 4."""
   from benchmarks import contenders
 
   table, found = contenders.connections(n), {}
@@ -65,7 +65,7 @@ def connections(names, n):
 
 
 def per_sublayer(rows):
-  """Figures of the chain, divided."""
+  """Divides the figures of the chain by the number of its sublayers."""
   for row in rows.values():
     for key in ("wall", "low", "high", "cpu", "memory_mb"):
       row[key] = row[key] and row[key] / DEPTH
@@ -73,7 +73,7 @@ def per_sublayer(rows):
 
 
 def measure(names, n, tokens, d, dtype, rounds):
-  """Rows of one shape, for each of the two programs."""
+  """Returns the rows of one shape, for forward, and for forward and backward."""
   made = {name: make(c, tokens, d, dtype) for name, c in connections(names, n).items()}
   return {
     what: per_sublayer(timing.interleave({name: made[name][what] for name in names}, rounds))
@@ -83,13 +83,15 @@ def measure(names, n, tokens, d, dtype, rounds):
 
 def parse(argv):
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--rows", default=ROWS, help=f"what to time, the first is ours ({ROWS})")
-  parser.add_argument("--tokens", type=timing.numbers, default=[2048], help="(2048)")
+  parser.add_argument("--rows", default=ROWS, help=f"contenders; ratios are to the first ({ROWS})")
+  parser.add_argument("--tokens", type=timing.numbers, default=[2048], help="tokens (2048)")
   parser.add_argument("--d", type=timing.numbers, default=[512], help="widths (512)")
   parser.add_argument("--n", type=timing.numbers, default=[4], help="numbers of streams (4)")
-  parser.add_argument("--dtypes", default="float32,bfloat16", help="(float32,bfloat16)")
-  parser.add_argument("--rounds", type=int, default=15, help="(15)")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument(
+    "--dtypes", default="float32,bfloat16", help="dtypes of streams (float32,bfloat16)"
+  )
+  parser.add_argument("--rounds", type=int, default=15, help="runs of each contender (15)")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Chains of sublayers: what `traffic.py` counts and `ops.py` times."""
+"""Chains of sublayers, the programs of `traffic.py` and `ops.py`."""
 
 import functools
 from typing import Any
@@ -14,12 +14,12 @@ from hc_jax.connections import connection_factory
 from hc_jax.connections.carry import join, split, start
 from hc_jax.ops.platform import stored
 
-# Name of the row: its connection. Variants are there under their own names too, as they come.
+# Connections by the name of their row. Variants with default fields have their own names.
 CONNECTIONS = {**hc.CONNECTIONS, **connections(4), "dhc2": connections(2)["dhc2"]}
 
 
 class Sublayer(nn.Module):
-  """A connection around norm and one `d x d` product, or around nothing that could be seen into."""
+  """A connection around a norm and one `d x d` product, or around a branch that XLA cannot see."""
 
   connection: Any
   dtype: Any
@@ -40,16 +40,16 @@ class Sublayer(nn.Module):
 
 
 class Chain(nn.Module):
-  """expand, `depth` sublayers, reduce; unrolled, or as the models' stack runs them.
+  """A model of expand, `depth` sublayers and reduce, unrolled or in the models' stack.
 
-  Each sublayer is a block of its own, so that all sites of `x0_lambdas` are those that mix.
+  Each sublayer is a block, so that every site of `x0_lambdas` mixes.
   """
 
   connection: Any
   depth: int
   dtype: Any = jnp.bfloat16
-  remat: str = ""  # of the models' stack; a plain loop without
-  scan: bool = True  # whether that stack scans
+  remat: str = ""  # remat of the models' stack; "" runs a plain loop instead
+  scan: bool = True  # whether the stack scans
   branch: bool = True
 
   @nn.compact
@@ -72,7 +72,7 @@ class Chain(nn.Module):
 
 
 def forward_and_both(chain: Chain, x: jax.ShapeDtypeStruct):
-  """Forward; forward and backward; and what they take, as shapes."""
+  """Returns the forward function, the one with backward, and their arguments as shapes."""
   variables = nn.unbox(jax.eval_shape(chain.init, jax.random.key(0), x))
   cotangent = jax.eval_shape(chain.apply, variables, x)
 

@@ -1,12 +1,12 @@
-"""How the cost of a training step grows: with depth, streams, length, width and devices.
+"""Measures how a training step grows with depth, streams, length, width and devices.
 
     python benchmarks/scaling.py                       # every axis, small models on this CPU
     python benchmarks/scaling.py --axes=n,length --shape=olmo_1b
 
-Each row is one step of DHC beside the residual model of the same size, in turn in one process:
-time, ratio, and the megabytes of the compiled step (temporary and new, not parameters in place).
-Devices are this machine's first ones; on a CPU, `--devices=1,2,4` makes that many of it, which
-shows memory per device and that it works, not speed.
+Each row compares one step of DHC with the residual model of the same size, in turn in one process.
+It has times, ratios, and the megabytes of the compiled step, without parameters that are updated in
+place. Devices are the first ones of this machine. On a CPU, `--devices=1,2,4` makes devices out of
+the CPU, which shows the memory per device, but not speed.
 """
 
 import argparse
@@ -31,17 +31,21 @@ def parse(argv):
   parser = argparse.ArgumentParser(
     description=__doc__.split("\n")[0], epilog="--config.KEY=VALUE changes the shape's config."
   )
-  parser.add_argument("--shape", choices=step.SHAPES, default="small", help="(small)")
-  parser.add_argument("--axes", default="depth,n,length,d", help=f"of {', '.join(AXES)}")
-  parser.add_argument("--devices", type=timing.numbers, default=[1], help="(1)")
-  parser.add_argument("--values", type=timing.numbers, help="of the axis, if it is one")
-  parser.add_argument("--rounds", type=int, default=9, help="(9)")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument(
+    "--shape", choices=step.SHAPES, default="small", help="shape of the model (small)"
+  )
+  parser.add_argument(
+    "--axes", default="depth,n,length,d", help=f"axes to vary, some of {', '.join(AXES)}"
+  )
+  parser.add_argument("--devices", type=timing.numbers, default=[1], help="numbers of devices (1)")
+  parser.add_argument("--values", type=timing.numbers, help="values of a single axis")
+  parser.add_argument("--rounds", type=int, default=9, help="runs of each step (9)")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   return parser.parse_known_args(argv)
 
 
 def point(flags, more, axis, key, value):
-  """The rows of one value: DHC and, where the value is not of it, the residual."""
+  """Times DHC with one value of an axis, and the residual model with it (except for n)."""
   setting = f"--config.{key}={value}"
   residual = [] if axis == "n" else [setting]
   made = {

@@ -1,13 +1,16 @@
-"""kill -9 at random moments, again and again: does the run end as if nothing had happened?
+"""Tests a run under repeated `kill -9` at random moments: it must end as if nothing had happened.
 
     python benchmarks/soak.py --kills 100
 
-Trains a tiny language model on a file of its own once without a break, then in a second folder with
-a `kill -9` at a random moment of a random phase of every start: while the text is prepared, while
-compiling, in a step, an evaluation, a save, or while the manifest is written. Prints a table, and
-exits with 1 unless every start went on from a complete checkpoint, the last weights and the
-optimizer state are bitwise those of the run without a break, and metrics.jsonl has no gap and no
-duplicate.
+A tiny language model is trained twice. The first run has no break. Every start of the second run is
+killed at a random moment of a random phase: while text is prepared, while compiling, or in a step,
+an evaluation, a save or the writing of a manifest.
+
+The script prints a table, and exits with 1 unless:
+
+* every start continues from a complete checkpoint;
+* the last weights and optimizer state are bitwise equal in both runs;
+* metrics.jsonl has neither gaps nor duplicates.
 """
 
 import argparse
@@ -28,7 +31,8 @@ import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PHASES = ("prepare", "compile", "step", "evaluate", "save", "manifest")
-# Seconds after a phase is entered within which it is killed: a save goes on beside the next steps.
+# Largest number of seconds between entering a phase and the kill. A save has more time, because it
+# continues during the next steps.
 WITHIN = {"prepare": 2.0, "compile": 2.0, "save": 0.5}
 FLAGS = {
   "model.d_model": 16,
@@ -52,7 +56,7 @@ FLAGS = {
 
 
 def child(argv):
-  """train.py, that says on stderr which phase it enters."""
+  """Runs train.py, which then prints on stderr each phase that it enters."""
   sys.path.insert(0, str(ROOT))
   import train as command
   from hc_jax import data
@@ -85,11 +89,11 @@ class Life:
   """One start of the run.
 
   Attributes:
-    killed: whether it was, and not ended by itself.
-    resumed: the step it went on from; None when it never came so far.
-    trained: whether it compiled its steps, so that what is left is its own.
-    passed_over: checkpoints that were named incomplete.
-    errors: what it said that it should not have.
+    killed: whether it was killed before it ended.
+    resumed: step from which it continued; None if it was killed before that.
+    trained: whether it compiled its steps, so that later files in the folder are its own.
+    passed_over: number of checkpoints that it found incomplete.
+    errors: unexpected output on stderr.
   """
 
   killed: bool
@@ -100,7 +104,7 @@ class Life:
 
 
 def live(folder, steps, target=None, rng=None):
-  """Starts the run in `folder`; kills it in the phase `target`, if it comes to that."""
+  """Starts the run in `folder`, and kills it in the phase `target` if that is reached."""
   places = {"data.files": folder.parent / "text.txt", "data.dir": f"{folder}.data"}
   values = {**FLAGS, **places, "train.num_steps": steps}
   flags = [f"--config.{key}={value}" for key, value in values.items()]
@@ -109,7 +113,7 @@ def live(folder, steps, target=None, rng=None):
   process = subprocess.Popen(
     [*command, f"--workdir={folder}", *flags], stdout=log, stderr=subprocess.PIPE, text=True
   )
-  nth = 1  # which time that the phase is entered: some way into the run
+  nth = 1  # kill when the phase is entered for the nth time, to get some way into the run
   if target in PHASES[2:]:
     nth = rng.randint(1, 24 if target == "step" else 6)
   errors, killed = [], False
@@ -136,29 +140,29 @@ def live(folder, steps, target=None, rng=None):
 
 
 def newest_complete(folder):
-  """The newest checkpoint with a manifest, 0 without any."""
+  """Returns the step of the newest checkpoint with a manifest; 0 if there is none."""
   found = folder.glob("checkpoints/*/manifest.json")
   return max((int(path.parent.name) for path in found), default=0)
 
 
 def arrays(folder, step):
-  """All numbers of a checkpoint."""
+  """Returns all arrays of a checkpoint."""
   import orbax.checkpoint as ocp
 
   with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it guesses shardings, which is fine here
+    warnings.simplefilter("ignore")  # Orbax warns that it guesses shardings, which is fine here
     return [reader.restore(folder / "checkpoints" / str(step) / i) for i in ("params", "train")]
 
 
 def rows(folder):
-  """Returns what was measured, except how long it took, and the checksums, which depend on that."""
+  """Returns the rows of metrics.jsonl without times, and without checksums, which cover times."""
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   read = [json.loads(line) for line in lines]
   return [{k: v for k, v in row.items() if not re.match("perf/|crc32", k)} for row in read]
 
 
 def compare(straight, broken, steps):
-  """What differs between the two runs, in words; nothing if nothing does."""
+  """Returns a list of the differences between the two runs, in words."""
   import jax
   import numpy as np
 
@@ -175,9 +179,9 @@ def compare(straight, broken, steps):
 
 
 def soak(kills, seed, work, minutes=float("inf"), say=print):
-  """Runs it all in the folder `work`; returns what went wrong, in words."""
+  """Runs the whole test in the folder `work`, and returns a list of problems, in words."""
   rng, begun = random.Random(seed), time.monotonic()
-  steps = 12 + 8 * kills  # in a hundred kills, four or five were kept from kill to kill
+  steps = 12 + 8 * kills  # enough: in a hundred kills, four or five steps survived each kill
   words = random.Random(0)
   text = "\n".join(" ".join(words.choices("abcdefgh", k=8)) for _ in range(30_000))
   (work / "text.txt").write_text(text)
@@ -193,12 +197,12 @@ def soak(kills, seed, work, minutes=float("inf"), say=print):
     life = live(broken, steps, target, rng)
     wrong += [life.errors] if life.errors else []
     if life.resumed not in (None, before):
-      wrong.append(f"went on from step {life.resumed}, and {before} was complete")
+      wrong.append(f"continued from step {life.resumed}, but {before} was complete")
     if not life.killed:
-      break  # at its end before its time
+      break  # because the run reached its end
     done += 1
     now = newest_complete(broken)
-    say(f"kill {done} of {kills}: {target}; step {now} of {steps} is kept")
+    say(f"kill {done} of {kills}: {target}; step {now} of {steps} is saved")
     count = counts[target]
     count.update(kills=1, passed_over=life.passed_over, steps=now - before)
     count["in a save"] += life.trained and any(broken.glob("checkpoints/*tmp*"))
@@ -213,7 +217,7 @@ def soak(kills, seed, work, minutes=float("inf"), say=print):
 
 
 def report(counts, steps, seconds, wrong, say):
-  """Prints the table."""
+  """Prints the table of kills by phase, and the result."""
   columns = ("kills", "in a save", "no manifest", "passed_over", "steps")
   say("| killed while | kills | left half a save | left no manifest | passed over | steps kept |")
   say("|---|---|---|---|---|---|")
@@ -232,10 +236,12 @@ def main():
     return child([flag for flag in sys.argv[1:] if flag != "--child"])
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--kills", type=int, default=100)
-  parser.add_argument("--minutes", type=float, default=float("inf"), help="kill no more after that")
+  parser.add_argument(
+    "--minutes", type=float, default=float("inf"), help="minutes after which kills end"
+  )
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args()
-  sys.stdout.reconfigure(line_buffering=True)  # who redirects it wants to look on as well
+  sys.stdout.reconfigure(line_buffering=True)  # so that a redirected log can be watched
   with tempfile.TemporaryDirectory() as folder:
     return int(bool(soak(flags.kills, flags.seed, pathlib.Path(folder), flags.minutes)))
 

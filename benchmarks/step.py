@@ -1,12 +1,12 @@
-"""What a training step costs with each connection: forward, backward and AdamW, on random tokens.
+"""Measures a training step with each connection: forward, backward and AdamW, on random tokens.
 
     python benchmarks/step.py                              # a small float32 model on this CPU
     python benchmarks/step.py --shape=olmo_1b --json=step.json     # bfloat16, for a GPU or TPU
     python benchmarks/step.py --rows=residual,dhc4 --config.model.remat=none
 
-All contenders train in turn in one process, by the very step that `train.py` takes; the ratios are
-to the residual connection. `direct` is the same residual model with `x + y` written out. Random
-tokens; compilation and warm-up apart.
+All contenders train in turn in one process, with the step that `train.py` uses, and without
+compilation and warm-up. Ratios are to the residual connection. `direct` is the same residual model
+with `x + y` written out.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _SMALL = {
   "data.length": 256,
   "train.batch_size": 8,
 }
-# name: config, what differs from it
+# Shapes by name: a config, and the keys that differ from it.
 SHAPES = {
   "small": ("base", _SMALL),
   "tiny": ("base", _SMALL | {"model.d_model": 32, "model.num_layers": 2, "data.length": 16}),
@@ -41,7 +41,7 @@ SHAPES = {
   ),
 }
 _STATIC = {"model.connection.dynamic": False}
-# name of the row: what of model.connection differs
+# Keys of model.connection that differ, by the name of the row.
 ROWS = {
   "residual": {"model.connection.name": "residual"},
   "direct": {"model.connection.name": "residual"},
@@ -59,7 +59,7 @@ QUICK = "residual,direct,shc2,shc4,dhc2,dhc4"
 
 
 def load(shape, row="residual", more=()):
-  """The config of a row."""
+  """Returns the config of a row."""
   from hc_jax.config import load_config
 
   name, changes = SHAPES[shape]
@@ -70,7 +70,7 @@ def load(shape, row="residual", more=()):
 
 
 def make(config, direct=False):
-  """The step of a config, compiled, on a state and a batch of its own."""
+  """Compiles the step of a config, and returns it as a program with its own state and batch."""
   import jax
 
   from hc_jax import models, sharding
@@ -121,10 +121,12 @@ def parse(argv):
   parser = argparse.ArgumentParser(
     description=__doc__.split("\n")[0], epilog="--config.KEY=VALUE changes the shape's config."
   )
-  parser.add_argument("--shape", choices=SHAPES, default="small", help="(small)")
-  parser.add_argument("--rows", default=QUICK, help=f"of {', '.join(ROWS)}; 'all' ({QUICK})")
-  parser.add_argument("--rounds", type=int, default=15, help="(15)")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument("--shape", choices=SHAPES, default="small", help="shape of the model (small)")
+  parser.add_argument(
+    "--rows", default=QUICK, help=f"contenders, some of {', '.join(ROWS)}; 'all' ({QUICK})"
+  )
+  parser.add_argument("--rounds", type=int, default=15, help="runs of each contender (15)")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   return parser.parse_known_args(argv)
 
 

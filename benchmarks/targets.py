@@ -1,4 +1,4 @@
-"""Compiling for an accelerator that is not there."""
+"""Compilation for accelerators that this machine does not have."""
 
 import functools
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 TARGETS = ("h100", "v5e", "cpu")
 
-# An NVIDIA H100 SXM5, as XLA's ahead-of-time compiler wants to be told of it.
+# The description of an NVIDIA H100 SXM5 for XLA's ahead-of-time compiler.
 _H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -35,11 +35,11 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class TargetError(Exception):
-  """This machine cannot compile for that target."""
+  """An error: this machine cannot compile for a target."""
 
 
 def prepare() -> None:
-  """Sets what JAX reads when it is imported; call it before that."""
+  """Sets environment variables for JAX; call it before JAX is imported."""
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -47,16 +47,16 @@ def prepare() -> None:
   flags = os.environ.get("XLA_FLAGS", "")
   if pathlib.Path(cuda).is_dir() and "xla_gpu_cuda_data_dir" not in flags:
     flags += f" --xla_gpu_cuda_data_dir={cuda}"
-  # Autotuning runs candidates on the device.
+  # No autotuning, because it would run candidates on the missing device.
   os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
 
 
 @functools.cache
 def sharding(target: str) -> Any:
-  """One device of the target, as a sharding for `jax.ShapeDtypeStruct`.
+  """Returns one device of the target, as a sharding for `jax.ShapeDtypeStruct`.
 
   Raises:
-    TargetError: if what compiles for it is not installed.
+    TargetError: if the compiler for the target is not installed.
   """
   import jax
   from jax.experimental import topologies
@@ -70,19 +70,19 @@ def sharding(target: str) -> Any:
       )
     else:
       topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-  except Exception as error:  # whatever the plugin raises
+  except Exception as error:  # because a plugin may raise anything
     extra, what = {
       "h100": ("cuda13", "JAX's CUDA plugin, and ptxas and libdevice (CUDA_HOME)"),
       "v5e": ("tpu", "libtpu"),
     }[target]
     raise TargetError(
-      f"cannot compile for {target}: it takes {what}: pip install -e '.[{extra}]' ({error})"
+      f"cannot compile for {target}, which needs {what}; pip install -e '.[{extra}]' ({error})"
     ) from error
   return jax.sharding.SingleDeviceSharding(topology.devices[0])
 
 
 def compile_for(target: str, function: Any, *args: Any) -> Any:
-  """`function` compiled for one device of the target; args are trees of ShapeDtypeStructs."""
+  """Compiles `function` for one device of the target; args are trees of ShapeDtypeStructs."""
   import jax
 
   place = sharding(target)

@@ -1,4 +1,4 @@
-"""Timing programs side by side: every round runs each of them once, in an order that turns."""
+"""Timing of programs side by side: every round runs each program once, in a rotating order."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ MEGA = 1e6
 
 @dataclasses.dataclass
 class Program:
-  """Something to time.
+  """A program to time.
 
   Attributes:
-    run: does the work once and returns when it is done.
-    compile_s: seconds that compiling it took, or None.
-    memory_mb: megabytes of its temporary buffers and results, as its compiler says, or None.
+    run: function that does the work once and returns when it is done.
+    compile_s: seconds of compilation, or None.
+    memory_mb: megabytes of temporary buffers and results, by the compiler, or None.
   """
 
   run: Callable[[], Any]
@@ -33,8 +33,8 @@ def jax_program(function: Callable, *args: Any, carries: bool = False) -> Progra
 
   Args:
     function: pure, or jitted already.
-    *args: arrays; they are given up if `function` donates them.
-    carries: whether the function's first result is its first argument the next time.
+    *args: arrays; they must not be used again if `function` donates them.
+    carries: whether the first result of a run is the first argument of the next run.
   """
   import jax
 
@@ -54,10 +54,10 @@ def jax_program(function: Callable, *args: Any, carries: bool = False) -> Progra
 
 
 def interleave(programs: Mapping[str, Program], rounds: int, warmup: int = 2) -> dict[str, dict]:
-  """Times all programs; figures of each, in milliseconds.
+  """Times all programs, and returns the figures of each, in milliseconds.
 
   `wall` and `cpu` (processor time of all threads) are medians, `low` and `high` the quartiles of
-  wall. On a machine with other work `cpu` is the steadier figure of a program that runs on it.
+  `wall`. If other programs run on the machine, `cpu` is steadier for a program on the CPU.
   """
   names = list(programs)
   for name in names:
@@ -85,7 +85,7 @@ def interleave(programs: Mapping[str, Program], rounds: int, warmup: int = 2) ->
 
 
 def print_rows(title: str, rows: Mapping[str, dict], base: str | None = None) -> None:
-  """A Markdown table; `base` names the row that the ratios are to, the first by default."""
+  """Prints a Markdown table; ratios are to the row `base`, the first by default."""
   base = rows.get(base) or next(iter(rows.values()))
   print(f"\n{title}\n")
   print(
@@ -106,7 +106,7 @@ def print_rows(title: str, rows: Mapping[str, dict], base: str | None = None) ->
 
 
 def about() -> dict[str, Any]:
-  """What a table must say of its making: device, versions, commit, date."""
+  """Returns the origin of a table: device, versions, commit, date."""
   import jax
 
   device = jax.devices()[0]
@@ -125,7 +125,7 @@ def about() -> dict[str, Any]:
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-  """`about` in a line."""
+  """Returns the facts of `about` in one line."""
   return (
     f"{facts['device']}, JAX {facts['jax']}, Python {facts['python']}, commit {facts['commit']}, "
     f"{facts['date']}"
@@ -133,20 +133,20 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 
 def write_json(path: pathlib.Path | None, facts: Mapping, tables: Mapping[str, Mapping]) -> None:
-  """Writes all figures, if there is a path."""
+  """Writes all figures as JSON, unless `path` is None."""
   if path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**facts, "tables": tables}, indent=1) + "\n")
 
 
 def numbers(text: str) -> list[int]:
-  """`"256,512"` -> `[256, 512]`, for flags."""
+  """Parses a flag such as "256,512" into `[256, 512]`."""
   return [int(part) for part in text.split(",")]
 
 
 def chosen(text: str, table: Mapping[str, Any] | Sequence[str]) -> list[str]:
-  """The names in `"a,b"`, each of which the table must have; exits with the choice otherwise."""
+  """Returns the names in "a,b"; exits with the known names if the table lacks one."""
   names = text.split(",") if text else list(table)
   if unknown := [name for name in names if name not in table]:
-    raise SystemExit(f"{', '.join(unknown)}: unknown; choose of {', '.join(table)}")
+    raise SystemExit(f"{', '.join(unknown)}: unknown; choose from {', '.join(table)}")
   return names

@@ -1,13 +1,14 @@
-"""What connections cost in memory traffic, counted from programs compiled for a device not there.
+"""Counts the memory traffic of connections in programs compiled for a device that is not needed.
 
     python benchmarks/traffic.py --target=h100                       # a table
     python benchmarks/traffic.py --target=v5e --rows=residual,dhc4 --remat=branches --json=v5e.json
 
 A program is a chain of sublayers, each a connection around a norm and one d x d product. Figures
-are those of one sublayer more: the difference between a longer and a shorter chain. The unit is
+are for one more sublayer: the difference between a longer and a shorter chain. The unit is
 C = tokens x d x bytes per element, one pass over an activation. Nothing runs and nothing is timed.
-`--target=h100` needs JAX's CUDA plugin (the extra cuda13), `--target=v5e` needs libtpu (tpu), whose
-bytes are those of XLA's own cost analysis; `--target=cpu` is this machine's CPU.
+
+`--target=h100` needs JAX's CUDA plugin (the extra cuda13). `--target=v5e` needs libtpu (the extra
+tpu), and takes the bytes of XLA's own cost analysis. `--target=cpu` is the CPU of this machine.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from benchmarks import targets
 
 
 def figures(target, compiled, unit, elements):
-  """Of one program. `elements`: how many numbers all streams hold."""
+  """Returns the figures of one program; `elements` is the number of elements of all streams."""
   from benchmarks import hlo
 
   kernels = list(hlo.Program(compiled.as_text()).kernels())
@@ -44,13 +45,13 @@ def _moves(kernel, elements):
 
 
 def measure(target, connection, flags, remat=""):
-  """Figures per sublayer of the forward program, and of forward and backward together."""
+  """Returns the figures per sublayer, of the forward program and of the one with backward."""
   import jax.numpy as jnp
   from jax import ShapeDtypeStruct
 
   from benchmarks import programs
 
-  # Both chains have the slots of the longer one: a sublayer more is then all that differs.
+  # Both chains have as many slots as the longer one, so that only the sublayers differ.
   connection = programs.connection_factory(connection, num_sites=2 * flags.depth)
   dtype = jnp.dtype(flags.dtype)
   x = ShapeDtypeStruct((flags.batch, flags.length, flags.d), dtype)
@@ -76,7 +77,7 @@ def measure(target, connection, flags, remat=""):
 
 
 def print_kernels(name, compiled, unit):
-  """The kernels that move something, in the program's order."""
+  """Prints the kernels that move memory, in the order of the program."""
   from benchmarks import hlo
 
   print(f"\n{name}: times, C read, C written, what")
@@ -119,9 +120,9 @@ def parse(argv):
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--length", type=int, default=2048)
   parser.add_argument("--d", type=int, default=2048)
-  parser.add_argument("--dtype", default="bfloat16", help="of streams and branches")
+  parser.add_argument("--dtype", default="bfloat16", help="dtype of streams and branches")
   parser.add_argument("--depth", type=int, default=3, help="sublayers of the shorter chain")
-  parser.add_argument("--json", type=pathlib.Path, help="write all figures there too")
+  parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file too")
   parser.add_argument("--kernels", action="store_true", help="list the kernels")
   return parser.parse_args(argv)
 
@@ -136,7 +137,7 @@ def main(argv=None):
   rows = {}
   names = flags.rows.split(",")
   if unknown := set(names) - set(programs.CONNECTIONS):
-    print(f"--rows: {', '.join(unknown)} unknown; choose of {', '.join(programs.CONNECTIONS)}")
+    print(f"--rows: {', '.join(unknown)} unknown; choose from {', '.join(programs.CONNECTIONS)}")
     return 2
   print(HEAD)
   for name in names:

@@ -1,4 +1,4 @@
-"""Says whether a quickstart run learned: its last validation must be below 3.2 bits per byte."""
+"""Checks that a quickstart run learned: its last validation must be below 3.2 bits per byte."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ LIMIT = 3.2
 
 
 def main(run: str) -> int:
-  """Reads run/metrics.jsonl; returns the exit code: 0 when the run learned and drew pictures."""
+  """Reads run/metrics.jsonl, and returns exit code 0 if the run learned and drew pictures."""
   folder = pathlib.Path(run)
   rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   values = [row["val/bpb"] for row in rows if "val/bpb" in row]

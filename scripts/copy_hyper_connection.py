@@ -1,8 +1,8 @@
 """Generates hc_jax/copy/hyper_connection.py: hyper-connections in one file, from the library.
 
 Functions and docstrings are the library's own source. `PIECES` narrows them to one fraction, one
-view and JAX's own derivatives; `TEMPLATE` holds the rest. An edit that no longer fits the library
-stops the script.
+view and JAX's own derivatives. `TEMPLATE` has the rest. The script stops if an edit no longer fits
+the library.
 
     python scripts/copy_hyper_connection.py
 """

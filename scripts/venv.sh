@@ -1,14 +1,16 @@
 #!/bin/sh
-# Makes the virtual environment and installs what a make target needs, once.
+# Makes the virtual environment and installs the packages of a make target, once.
 #
-#   sh scripts/venv.sh run     what training, sampling and plotting need
-#   sh scripts/venv.sh test    and what the tests, ruff and the optional file formats need
-#   sh scripts/venv.sh parity  and the live peers that tests/parity compares with (PyTorch)
+#   sh scripts/venv.sh run     packages for training, sampling and plotting
+#   sh scripts/venv.sh test    also those for the tests, ruff and the optional file formats
+#   sh scripts/venv.sh parity  also PyTorch and the packages that tests/parity compares with
 #
-# Environment: PYTHON (the interpreter to use; empty: the one that made the environment, or
-# python3), VENV (where, .venv), INSTALLER (uv, or pip; uv is about three times as fast), MORE_PINS
-# (a file of constraints on top of those in constraints/).
-# It ends at once when pyproject.toml, the pins and the Python are those of the last time.
+# Environment variables:
+#   PYTHON     interpreter to use; by default the one that made the environment, or python3
+#   VENV       folder of the environment (.venv)
+#   INSTALLER  uv or pip (uv, which is about three times as fast)
+#   MORE_PINS  file of constraints in addition to those in constraints/
+# Nothing happens if pyproject.toml, the pins and the Python have not changed since the last time.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -52,7 +54,7 @@ case $version in
   *) pins=constraints/py312.txt && untested=yes ;;
 esac
 
-# What is installed is named by the content of everything that decides it, and by where it lies: a
+# The stamp holds the content of all files that decide what is installed, and the folder, so that a
 # checkout that was moved is installed again.
 stamp="$version $(cat pyproject.toml "$pins" scripts/venv.sh | cksum) $PWD"
 is_installed() { [ -f "$venv/.installed-$1" ] && [ "$(cat "$venv/.installed-$1")" = "$stamp" ]; }
@@ -76,15 +78,15 @@ if [ ! -e "$venv" ]; then
     fail "$python lacks the module venv or ensurepip, which make $venv." \
       "On Debian and Ubuntu: apt install python$version-venv"
   mkdir -p "$venv"
-  # The mark comes first: an environment that was interrupted half-way is ours to remove.
+  # The mark is written first, so that an interrupted environment is known to be ours to remove.
   echo incomplete >"$mark"
   "$python" -m venv "$venv" || fail "$python -m venv $venv failed (its message is above)"
   echo "$version" >"$mark"
 fi
 
 # pip's own configuration (mirror, proxy, certificates) decides where packages come from. uv does
-# not read it: it is told of folders of wheels, and with an index of the user's own, or where uv
-# fails, pip does the work.
+# not read it. Folders of wheels are passed to uv; if the user has an own index, or uv fails, pip
+# does the work.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 bin=$venv/bin
 by_pip() {
@@ -113,25 +115,25 @@ case $level in
   *) fail "unknown level $level: run, test or parity" ;;
 esac
 [ -z "${untested:-}" ] ||
-  say "Python $version is newer than those that were tested ($accepted): trying it"
+  say "Python $version is newer than the tested ones ($accepted): trying it"
 say "installing $names, pinned by $pins: ${takes:-a minute or less}"
 trouble="the packages could not be installed (the reason is above). Mirrors and proxies are set in\
  pip's own configuration; afterwards run the same command again"
-# setuptools builds this project, and one dependency, without a download for each.
+# setuptools is installed first, so that builds without isolation need no further download.
 if [ "$installer" = uv ]; then
   by_pip setuptools uv || installer=pip
 fi
 if [ "$installer" = uv ]; then
   by_uv --no-build-isolation -e "$what" || {
-    say "uv could not; trying pip"
+    say "uv failed; trying pip"
     installer=pip
   }
 fi
 if [ "$installer" = pip ]; then
   { by_pip setuptools && by_pip --no-build-isolation -e "$what"; } || fail "$trouble"
 fi
-# The first import compiles: once, here, also where the environment forbids it to keep the result.
-# It shows at once whether what was installed fits this machine.
+# The first import compiles Python files, so do it here, even if the user's environment disables
+# caching them. It also shows at once whether the packages fit this machine.
 PYTHONDONTWRITEBYTECODE='' "$bin/python" -c 'import jax, flax.linen, grain, matplotlib.pyplot
 import ml_collections, optax, orbax.checkpoint, tensorboardX, tensorflow_datasets' ||
   fail "the packages were installed but cannot be imported (the reason is above)"

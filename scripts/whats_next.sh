@@ -1,14 +1,15 @@
 #!/bin/sh
-# Says what a quickstart run left behind and what to try next. `make quickstart` ends with it.
+# Lists the files of a quickstart run and commands to try next. `make quickstart` ends with it.
 set -eu
 run=${1:-runs/quickstart}
 cat <<END
 
-== Done. What lies in $run
+== Done. Files in $run
 $(find "$run" -name '*.png' | sort | sed 's/^/  /')
-  $run/analysis/analysis.html    all of these on one page, to hover: open it in a browser
+  $run/analysis/analysis.html    everything on one interactive page: open it in a browser
   $run/metrics.jsonl    the measurements, a row at a time: train/loss, val/bpb, ...
-  $run/config.json      the resolved config; the checkpoints lie beside it
+  $run/config.json      the resolved config
+  $run/checkpoints      the weights
 
 == What to try next
   source ${VENV:-.venv}/bin/activate

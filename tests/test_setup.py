@@ -112,7 +112,7 @@ def test_a_python_that_is_newer_than_the_tested_ones_is_tried_and_said_once(setu
   setup.set_version(version)
   result = setup.venv("test", INSTALLER="pip")
   assert result.returncode == 0, result.stderr
-  words = f"Python {version} is newer than those that were tested (3.11, 3.12 or 3.13): trying it"
+  words = f"Python {version} is newer than the tested ones (3.11, 3.12 or 3.13): trying it"
   assert result.stdout.count(words) == 1
   assert "-c constraints/py312.txt" in setup.calls()[-1]
   assert setup.venv("test", INSTALLER="pip").stdout == ""

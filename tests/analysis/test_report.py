@@ -155,6 +155,19 @@ def test_fractions_are_drawn_in_blocks():
   assert np.isfinite(streams.get_array().filled(np.nan)).sum(-1).tolist() == [2, 4, 6]
 
 
+@pytest.mark.parametrize("count, step", [(3, 1), (30, 3)])
+def test_sites_count_from_zero_and_the_embedding_has_no_number(count, step):
+  square = np.tril(np.ones((count + 1, count + 1)))
+  ax = plots.unfolded_matrices({"own": square}).axes[0]
+  x, y = (
+    [text.get_text() for text in texts] for texts in (ax.get_xticklabels(), ax.get_yticklabels())
+  )
+  assert x[0] == "emb" and y[0] == "0" and y[-1] == "end"
+  assert x[-1] == y[-2] == str(step * ((count - 1) // step))
+  # Site k is row k and column k + 1.
+  assert ax.get_xticks()[-1] - 1 == ax.get_yticks()[-2] == int(x[-1])
+
+
 def test_what_does_not_unfold_is_left_out_and_says_why():
   """A norm between the sites makes the matrices wrong, and the rebuilt inputs show it."""
   assert measures.unfolding(measures.some_tokens(list(network().values()), 7))[2] < 1e-12

@@ -67,5 +67,5 @@ def test_the_gpu_script_runs_every_benchmark_and_keeps_its_figures(tmp_path):
 
 
 def test_an_unknown_row_is_named_with_the_choice():
-  with pytest.raises(SystemExit, match="dhc5: unknown; choose of residual, direct"):
+  with pytest.raises(SystemExit, match="dhc5: unknown; choose from residual, direct"):
     step.main(["--rows=dhc5"])
