@@ -59,7 +59,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with the table below
   from hc_jax.params import param_count as param_count
   from hc_jax.residual_network import as_residual as as_residual
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
   "coefs": "Coefs",

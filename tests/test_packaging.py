@@ -74,7 +74,19 @@ def test_constraints_pin_what_the_requirements_themselves_require(name):
 
 def test_constraints_name_no_address():
   for file in [*(ROOT / "constraints").iterdir(), ROOT / "pyproject.toml"]:
-    assert not re.search(r"://|--(extra-)?index|--find-links|@ ", file.read_text()), file
+    text = re.sub(r"^\[project.urls\]\n(.+\n)+", "", file.read_text(), flags=re.M)
+    assert not re.search(r"://|--(extra-)?index|--find-links|@ ", text), file
+
+
+def test_urls_are_those_of_the_repository_and_the_paper():
+  urls = dict(PROJECT["urls"])
+  assert urls.pop("Paper") == "https://arxiv.org/abs/2409.19606"
+  repository = urls.pop("Repository")
+  assert {"Documentation", "Changelog", "Issues"} == set(urls)
+  for url in urls.values():
+    assert url.startswith(f"{repository}/"), url
+    if (found := re.search(r"/(?:tree|blob)/main/(.+)", url)) is not None:
+      assert (ROOT / found[1]).exists(), url
 
 
 def test_each_python_has_its_jax():
@@ -159,7 +171,8 @@ def test_versions_agree():
   version = PROJECT["version"]
   citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
   assert hc_jax.__version__ == version == citation["version"]
-  assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+  newest = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+  assert newest[1] == f"{version} - {citation['date-released']}"
 
 
 def test_citation_names_the_paper():

@@ -1,6 +1,6 @@
 """Hyper-connections (DHC and SHC) in one file, to copy: needs JAX and Flax only.
 
-Source: arXiv 2409.19606, Eq. 1-14 and Algorithm 2. From hc_jax 0.1.0 (Apache-2.0), where
+Source: arXiv 2409.19606, Eq. 1-14 and Algorithm 2. From hc_jax 0.2.0 (Apache-2.0), where
 `python scripts/copy_hyper_connection.py` generates it.
 Parameters have the names, shapes, dtypes and initial values of `hc_jax.HyperConnection`, so each
 loads the other's checkpoints. On CPU, outputs and gradients are bitwise those of its
