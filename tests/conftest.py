@@ -1,4 +1,4 @@
-"""Prepares every test: eight CPU devices, no silent rank promotion, and compiled code kept."""
+"""Preparation of every test: eight CPU devices, no silent rank promotion, kept compiled code."""
 
 import os
 
@@ -10,7 +10,7 @@ import pytest  # noqa: E402  (after the environment)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Before the workers start, and in none of them, for all use the folder at once."""
+  """Empties the folder of compiled code before the workers start, because they share it."""
   del config
   if "PYTEST_XDIST_WORKER" not in os.environ:
     environment.forget_old_code()
@@ -18,10 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def optimised(monkeypatch):
-  """Code is compiled as users have it: for tests of what XLA makes of it."""
+  """Compiles with XLA's optimisations, as users do, for tests of compiled code."""
   monkeypatch.setattr(environment, "optimised", True)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-  """Bytes go into a test's name by length: compressed ones hold the time, and ids must agree."""
+  """Names bytes by their length, because compressed bytes contain the time and ids must agree."""
   return f"{len(val)}bytes" if isinstance(val, bytes) else None

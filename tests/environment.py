@@ -1,6 +1,6 @@
-"""What every test and every process that a test starts relies on.
+"""Environment of every test, and of every process that a test starts.
 
-Eight CPU devices, no silent rank promotion, and one folder of compiled code for them all.
+It has eight CPU devices, no silent rank promotion, and one shared folder of compiled code.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ _DEVICES = "--xla_force_host_platform_device_count"
 
 
 def prepare() -> None:
-  """Sets what JAX reads when it is first imported; a process that a test starts inherits it.
+  """Sets the variables that JAX reads when it is first imported; child processes inherit them.
 
   A test that needs other devices gives its process another environment.
   """
   if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
-  # The suite is about being right, on CPU. JAX_PLATFORMS=cuda python -m pytest ... overrides it.
+  # Tests run on CPU by default. JAX_PLATFORMS=cuda python -m pytest ... overrides that.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  # Broadcasting over a missing axis is how a transposed map goes unnoticed: it must be said.
+  # Because silent broadcasting over a missing axis would hide a transposed map.
   os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-  # A test draws pictures into files; a display is never there.
+  # Because tests have no display.
   os.environ.setdefault("MPLBACKEND", "agg")
   keep_compiled_code()
   compile_cheaply()
@@ -38,10 +38,10 @@ def cache_folder() -> str | None:
 
 
 def keep_compiled_code() -> None:
-  """Makes this process find compiled code and keep it: most of the suite's time is compilation.
+  """Makes this process reuse compiled code, because compiling takes most of the suite's time.
 
-  By jax.config and not by the environment, so that a command that a test starts as a user would
-  compiles for itself.
+  This uses jax.config and not the environment, so that a command started by a test compiles anew,
+  as it would for a user.
   """
   import jax
 
@@ -53,15 +53,15 @@ def keep_compiled_code() -> None:
   _write_entries_whole()
 
 
-optimised = False  # True while a test needs the code that users run; see the fixture `optimised`
+optimised = False  # True while a test needs optimised code; see the fixture `optimised`
 
 
 def compile_cheaply() -> None:
   """Makes this process compile without XLA's optimisations, which takes a fifth of the time.
 
-  What is tested is the program; that XLA's optimisations keep its meaning is XLA's own business.
-  `hc_jax.testing.compiled` has the options; this gives them to eager operations, too, and to what
-  the package compiles by itself. On a GPU nothing changes.
+  The suite tests our programs, not XLA's optimisations. `hc_jax.testing.compiled` has the options.
+  This function applies them to eager operations too, and to code that the package compiles. It has
+  no effect on a GPU.
   """
   from jax._src import compiler
 
@@ -72,7 +72,7 @@ def compile_cheaply() -> None:
   def cheaply(*args, env_options_overrides=None, **kwargs):
     given = dict(env_options_overrides or {})
     if not (optimised or asking):
-      asking.append(True)  # `options` tries them out, and compiles for that
+      asking.append(True)  # because `options` itself compiles to try them out
       given = {**compiled.options(), **given}
       asking.clear()
     return original(*args, env_options_overrides=given, **kwargs)
@@ -88,9 +88,10 @@ def forget_old_code() -> None:
 
 
 def _write_entries_whole() -> None:
-  """Makes JAX rename an entry into its place: others read the folder while this process writes.
+  """Makes JAX rename each cache entry into place, because other processes read the folder.
 
-  JAX writes in place, so that a reader can meet half an entry, and a killed process leaves one.
+  JAX itself writes in place, so that a reader could find half an entry, or a killed process leave
+  one.
   """
   from jax._src import lru_cache
 
@@ -106,7 +107,7 @@ def _write_entries_whole() -> None:
 
 
 def _machine() -> str:
-  """Names this processor: code compiled for another one is not to be run here."""
+  """Returns a name of this processor, because code compiled for another one must not run here."""
   try:
     text = pathlib.Path("/proc/cpuinfo").read_text()
     facts = sorted({line for line in text.splitlines() if line.startswith(("flags", "model name"))})

@@ -1,4 +1,4 @@
-"""The commands, as a user calls them, on a tiny run."""
+"""Tests of the commands as a user calls them, on a tiny run."""
 
 import os
 import re
@@ -22,7 +22,7 @@ import tiny  # noqa: E402
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """A run of two steps."""
+  """Returns the folder of a run of two steps."""
   from hc_jax import train
 
   workdir = tmp_path_factory.mktemp("cli") / "run"
@@ -170,7 +170,7 @@ def test_sample_writes_the_prompt_and_more(run, capsys):
 
 
 class Words:
-  """A tokenizer that drops the space in front of the first word that it decodes."""
+  """A tokenizer that drops the space before the first word that it decodes."""
 
   bos_id = 0
   words = ("", "read", "words", "more")
@@ -186,7 +186,7 @@ class Words:
 
 @pytest.fixture
 def written(monkeypatch):
-  """Makes a run whose model writes the given rows of tokens, one column at a time."""
+  """Replaces a run's model by one that writes the given rows of tokens, column by column."""
 
   def make(*rows):
     steps = [np.array(column) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Configs load, are overridden, are compared, and say what is wrong with them."""
+"""Tests that configs load, are overridden and compared, and that wrong ones are refused."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def load(*overrides, name="base"):
 
 
 def made(*overrides, name="base"):
-  """Makes the model of a config too, which says what of it does not go together."""
+  """Loads a config and makes its model, which refuses fields that do not go together."""
   model = load(*overrides, name=name).model
   return hc.models.make_model(model, None if model.vocab_size else 1)
 
@@ -41,12 +41,12 @@ def test_every_config_loads_and_makes_its_model(name):
   assert config.is_locked
   model = hc.models.make_model(config.model, vocab_size=257)
   assert model.d_model == config.model.d_model
-  # a delta sets no key that base.py does not have
+  # a delta sets only keys that base.py has
   assert _keys(config) == _keys(load())
 
 
 def flat(node, prefix=""):
-  """Dotted keys and values."""
+  """Returns a config as dotted keys and values."""
   out = {}
   for key, value in node.items():
     out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -247,7 +247,7 @@ def test_a_run_older_than_a_key_takes_its_default():
 
 
 def test_the_base_has_every_declared_key_and_keeps_its_type():
-  """A key that is new goes into ADDED too, so that older runs can be read."""
+  """A new key must be added to ADDED too, so that older runs can be read."""
   base, declared = load(), keys()
   assert set(flat(base.to_dict())) == set(declared)
   for key, found in declared.items():
@@ -369,7 +369,7 @@ def test_the_table_of_keys_is_that_of_the_classes(monkeypatch):
   )
   table = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(table)
-  for name, cls in list(CONNECTIONS.items()):  # other tests may have registered more
+  for name, cls in list(CONNECTIONS.items()):  # a copy, because other tests may register more
     if not cls.__module__.startswith("hc_jax.") or ".contrib" in cls.__module__:
       monkeypatch.delitem(CONNECTIONS, name)
   assert table.TARGET.read_text() == table.generate(), f"run {table.COMMAND}"

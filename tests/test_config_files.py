@@ -1,4 +1,4 @@
-"""Configs by name and by path, from a checkout and from an installation; `hc-jax configs`."""
+"""Tests of configs by name and path, in a checkout and installed, and of `hc-jax configs`."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def test_a_name_a_path_of_the_checkout_and_a_file_are_found_from_any_folder(
   file = ROOT / "configs" / f"{name}.py"
   for given in (name, f"{name}.py", f"configs/{name}.py", f"./configs/{name}.py", str(file)):
     assert config_files.locate(given) == file
-  (tmp_path / "quickstart").mkdir()  # a run, say
+  (tmp_path / "quickstart").mkdir()  # such as a run's folder
   assert config_files.locate(name) == file
 
 
@@ -97,7 +97,7 @@ def test_a_package_called_configs_is_left_as_it_is(tmp_path, monkeypatch):
 
 
 def test_modules_of_hc_jax_do_not_take_the_place_of_pythons(tmp_path, monkeypatch):
-  """An installed config lies in hc_jax/configs, and beside it are hc_jax/copy and hc_jax/data."""
+  """An installed config is in hc_jax/configs, next to hc_jax/copy and hc_jax/data."""
   package = tmp_path / "hc_jax"
   (package / "configs").mkdir(parents=True)
   (package / "copy.py").write_text("raise AssertionError('not the copy of Python')")
@@ -151,7 +151,7 @@ def test_every_key_is_listed_with_its_value_in_a_config_and_its_meaning():
 
 
 def test_a_copy_is_a_program_that_needs_hc_jax_alone(monkeypatch):
-  """Without the command line, which would find `configs` for it."""
+  """The copy runs as a program, without the command line, which would find `configs` for it."""
   monkeypatch.setitem(sys.modules, "configs", None)
   for name in config_files.names():
     names = {}

@@ -1,4 +1,4 @@
-"""Every variant in the table keeps the contract; see `hc_jax.testing.conformance.suite`."""
+"""Tests that every variant in the table conforms; see `hc_jax.testing.conformance.suite`."""
 
 import functools
 
@@ -9,7 +9,7 @@ from hc_jax.testing.conformance.candidate import Candidate
 from hc_jax.testing.conformance.network import starts_as_claimed
 from hc_jax.testing.conformance.suite import CONFORMANCE, NotApplicable
 
-# Besides each class as it comes: fields that change what it computes.
+# Fields that change the computation, tested in addition to each class with its defaults.
 MORE = {
   "hc": (
     {"num_views": 3},
@@ -43,28 +43,28 @@ CASES = {
 }
 
 
-# Checks of one connection by itself: `make test` runs them for one variant of each structure, and
-# that of the maps for every variant as it comes. They are also the only ones for several views,
-# which no feed-forward takes.
+# Checks of one connection alone. `make test` runs them for one variant of each structure, and the
+# check of the maps for every variant. Only these apply to several views, because no feed-forward
+# takes them.
 ALONE = ("shapes", "counts", "maps", "claims", "bf16", "grads", "vjp")
 MAPS = ("counts", "maps", "grads")
-# Checks that a connection works wherever JAX does, which hangs on its structure alone: `make test`
-# runs them for one variant of each structure, but the one that compiles most.
+# Checks that a connection works wherever JAX does, which depends only on its structure. `make test`
+# runs them for one variant of each structure, except the one that compiles most.
 EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "pmap", "explicit")
-# Checks of a network: applying maps, scan and dtypes exist once, for all. So `make test` runs a few
-# of them for one variant of each structure (tanh, several slots, Sinkhorn).
+# Checks of a network. All variants share the code for applying maps, scan and dtypes, so that
+# `make test` runs a few for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
 FAST = (*ALONE, *NETWORK, *EVERYWHERE)
-# Checks of how a connection is used, which does not hang on its fields: cases with fields of their
-# own leave them out.
+# Checks of the use of a connection, which does not depend on its fields, so that cases with fields
+# skip them.
 HEAVY = ("ways", "half", "mesh", "once", "decode")
 
 
 def cases():
-  """Pairs of case and check, marked as slow or exhaustive where `make test` leaves them out.
+  """Yields pairs of case and check; pairs that `make test` skips are marked slow or exhaustive.
 
-  Slow are the maps of the cases with fields, networks of the other variants as they come, and the
-  heavy checks of hyper-connections. Exhaustive is the rest of the table.
+  Slow pairs are the maps of cases with fields, networks of the other variants with defaults, and
+  the heavy checks of hyper-connections. All other skipped pairs are exhaustive.
   """
   for case, (_, fields) in CASES.items():
     for check in CONFORMANCE:
@@ -84,7 +84,7 @@ def cases():
 
 @functools.cache
 def candidate(case: str) -> Candidate:
-  """One object for each case, so that its compiled code is shared."""
+  """Returns one object for each case, so that checks share its compiled code."""
   cls, fields = CASES[case]
   return Candidate(case, functools.partial(cls, **fields))
 

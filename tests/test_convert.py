@@ -1,4 +1,4 @@
-"""State dicts to parameters and back; whether they mean the same is in tests/goldens."""
+"""Tests of converting state dicts to parameters and back; tests/goldens compares the results."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""hc_jax/copy/hyper_connection.py: generated from the library, alone, and bitwise the same."""
+"""Tests of hc_jax/copy/hyper_connection.py: generated, self-contained, bitwise equal."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ KINDS = [(n, dynamic) for n in (1, 2, 4) for dynamic in (True, False)]
 
 @pytest.fixture
 def script(monkeypatch):
-  """The script that generates the file."""
+  """Returns the module of the script that generates the file."""
   monkeypatch.setattr(sys, "path", list(sys.path))
   spec = importlib.util.spec_from_file_location(
     "copy_hyper_connection", ROOT / "scripts" / "copy_hyper_connection.py"
@@ -58,7 +58,7 @@ def test_the_file_stands_alone():
 
 
 def _same(a, b):
-  """Whether two trees have the same structure, dtypes, shapes and bits."""
+  """Returns whether two trees have the same structure, dtypes, shapes and bits."""
   a, b = jax.tree.map(np.asarray, (a, b))
   same = lambda x, y: (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())  # noqa: E731
   return jax.tree.structure(a) == jax.tree.structure(b) and all(
@@ -97,7 +97,7 @@ def test_fields_have_the_defaults_of_the_library():
 
 
 def _network(library, n, dynamic, **options):
-  """Two sites and their ends: everything that a step computes, of parameters away from initial."""
+  """Returns a network of two sites and its ends, which uses all functions of the file."""
 
   def run(params, x):
     streams, seen = library.expand(x, n), []
@@ -114,7 +114,7 @@ def _network(library, n, dynamic, **options):
 
 
 def _params(n, dynamic, sites=2):
-  """Parameters of the sites, each of its own, and none at its initial value."""
+  """Returns parameters of the sites, all different, and none at its initial value."""
   shapes = {"static_read": (1, n), "static_mix": (n, n), "static_write": (n, 1)}
   if dynamic:
     shapes |= {"dynamic_kernel": (8, n + 2), "dynamic_scale": (2,)}
@@ -137,7 +137,7 @@ def test_outputs_are_bitwise_those_of_the_library(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n, dynamic", KINDS)
 def test_gradients_are_bitwise_those_of_the_library(n, dynamic, dtype, optimised):
-  """Compiled as for users: unoptimised code would not show in which order gradients are summed."""
+  """Compiles with optimisations, which decide the order in which gradients are summed."""
   params, x = _params(n, dynamic), _input(dtype)
 
   def results(library, **options):
@@ -151,7 +151,7 @@ def test_gradients_are_bitwise_those_of_the_library(n, dynamic, dtype, optimised
 
   ours = results(copied)
   assert _same(ours, results(hc, derivatives="autodiff"))
-  if dtype == "float32":  # hand-written derivatives round bfloat16 streams where XLA may not
+  if dtype == "float32":  # because XLA may not round bfloat16 where hand-written derivatives do
     _, custom = results(hc)
     for one, other in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(custom), strict=True):
       assert jnp.linalg.norm(one - other) <= 1e-5 * jnp.linalg.norm(other)

@@ -1,7 +1,7 @@
-"""The paper's Table 8 and Appendix B (arXiv 2409.19606) against counts on paper.
+"""Tests of the paper's Table 8 and Appendix B (arXiv 2409.19606) against counts by formula.
 
-A multiplication and an addition are one FLOP each, so a weight of a matrix product costs two FLOPs
-per token. What does not grow with the width is left out.
+A multiplication and an addition are one FLOP each, so that a weight of a matrix product costs two
+FLOPs per token. Terms that do not grow with the width are left out.
 """
 
 import pathlib
@@ -19,8 +19,8 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GIGA = 1e9
 ROUNDING = 0.5e-4  # the table has four digits of GFLOPs per token
 
-# The convention that gives all three models of Table 8: an output layer of the 50,280 tokens that
-# the tokenizer has (the embedding's 50,304 rows are padding), and norms at 3 FLOPs per element.
+# The convention that reproduces all three models of Table 8: an output layer of the tokenizer's
+# 50,280 tokens (the embedding's 50,304 rows are padded), and norms at 3 FLOPs per element.
 TABLE_8 = {"vocab_size": 50280, "norm": "rmsnorm"}
 OLMOE = {"d_model": 2048, "num_layers": 16, "d_ff": 1024, "num_experts": 64, "active_experts": 8}
 
@@ -41,22 +41,22 @@ def transformer_flops(
   num_norms: int = 0,
   norm: str = "layernorm",
 ) -> float:
-  """Forward FLOPs per token of a transformer, without its connections.
+  """Counts forward FLOPs per token of a transformer, without its connections.
 
-  Matrix products and norms: not the scores of attention, which grow with the length, and no
-  activation function, residual addition or embedding lookup.
+  Matrix products and norms are counted. Attention scores, which grow with the length, activation
+  functions, residual additions and embedding lookups are not.
 
   Args:
-    d_model: d.
-    num_layers: blocks.
-    d_ff: inner width of the feed-forward, of one expert if there are several.
+    d_model: width d.
+    num_layers: number of blocks.
+    d_ff: inner width of the feed-forward, or of one expert.
     vocab_size: columns of the output layer.
     kv_fraction: key and value heads over query heads.
-    gated: a feed-forward of three matrices (SwiGLU), not two.
-    num_experts: columns of the router; 0 without one.
-    active_experts: feed-forwards that a token goes through.
-    num_norms: norms of d elements that a token goes through, in the whole network.
-    norm: their kind, a key of `NORM_FLOPS`.
+    gated: whether a feed-forward has three matrices (SwiGLU) instead of two.
+    num_experts: columns of the router; 0 without a router.
+    active_experts: feed-forwards that a token passes.
+    num_norms: norms of d elements that a token passes, in the whole network.
+    norm: kind of the norms, a key of `NORM_FLOPS`.
   """
   attention = (2 + 2 * kv_fraction) * d_model**2
   experts = active_experts * (3 if gated else 2) * d_model * d_ff
@@ -67,20 +67,20 @@ def transformer_flops(
 def connection_flops(
   num_streams: int, width: int, *, dynamic: bool = True, norm: str = "layernorm"
 ) -> int:
-  """Forward FLOPs per token of one site of hyper-connections (arXiv 2409.19606, Algorithm 2).
+  """Counts forward FLOPs per token of one site of hyper-connections (2409.19606, Algorithm 2).
 
-  Read and mix are n(n + 1) weights, write n, each at two FLOPs per element of the width. Dynamic
-  weights cost the norm of n streams and a projection of each of them to n + 2 numbers.
+  Read and mix are n(n + 1) weights, write is n weights, each at two FLOPs per element of the width.
+  Dynamic weights cost the norm of n streams, and a projection of each stream to n + 2 numbers.
 
-  The paper's Table 8 is this count for static connections. For dynamic ones it states less, so
-  little that the projection of n streams is not in it: OLMo-1B with n = 4 has 0.0049 GFLOPs there
-  and 0.0076 here.
+  For static connections, this equals the paper's Table 8. For dynamic connections the table has
+  less, too little for the projection of n streams: OLMo-1B with n = 4 has 0.0049 GFLOPs there and
+  0.0076 here.
 
   Args:
     num_streams: n.
-    width: w, d_model for hyper-connections.
-    dynamic: DHC, not SHC.
-    norm: before the projection, a key of `NORM_FLOPS`.
+    width: w, which is d_model for hyper-connections.
+    dynamic: whether to count DHC instead of SHC.
+    norm: norm before the projection, a key of `NORM_FLOPS`.
   """
   weights = num_streams * (num_streams + 2)
   flops = 2 * weights * width
@@ -92,10 +92,10 @@ def connection_flops(
 def activation_bytes(
   *, length: int, batch: int, d_model: int, num_layers: int, num_heads: int
 ) -> float:
-  """Activations that training keeps without rematerialisation: s b d L (34 + 5 a s / d).
+  """Returns the bytes of activations kept without rematerialisation: s b d L (34 + 5 a s / d).
 
-  Of a transformer with 16-bit activations and the scores of attention kept (arXiv 2205.05198, which
-  Appendix B of 2409.19606 starts from).
+  The formula is for a transformer with 16-bit activations that keeps its attention scores (arXiv
+  2205.05198, on which Appendix B of 2409.19606 builds).
   """
   return length * batch * num_layers * (34 * d_model + 5 * num_heads * length)
 
@@ -109,10 +109,10 @@ def connection_activation_bytes(
   num_layers: int,
   recompute: bool = False,
 ) -> int:
-  """What hyper-connections add to `activation_bytes` (2409.19606, Appendix B), as stated there.
+  """Returns the bytes that hyper-connections add, as stated in 2409.19606, Appendix B.
 
-  2 n s b d L; with recomputation n s b d, which does not grow with depth. It is an estimate: its
-  Table 9 holds what the paper measured on 8 GPUs, and the ratios there are others.
+  They are 2 n s b d L, or n s b d with recomputation, which does not grow with depth. This is an
+  estimate: the ratios that the paper measured on 8 GPUs (Table 9) differ.
   """
   one = num_streams * length * batch * d_model
   return one if recompute else 2 * one * num_layers
@@ -124,7 +124,7 @@ def olmo(name):
 
 
 def norms(shape, qk_norm=False):
-  """Two per block and the final one; two more per block for queries and keys."""
+  """Returns the number of norms: two per block and a final one, two more with QK norm."""
   return (4 if qk_norm else 2) * shape["num_layers"] + 1
 
 
@@ -140,7 +140,7 @@ def test_baselines_of_table_8(name):
   shape, num_norms, published = BASELINES[name]
   found = transformer_flops(**shape, **TABLE_8, num_norms=num_norms) / GIGA
   assert abs(found - published) <= ROUNDING, found
-  # Neither choice is free: padding counted, or norms not, the table is missed.
+  # Both choices matter: counting padding, or not counting norms, misses the table.
   padded = {**TABLE_8, "vocab_size": 50304}
   padded = transformer_flops(**shape, **padded, num_norms=num_norms) / GIGA
   assert abs(padded - published) > ROUNDING
@@ -152,7 +152,7 @@ def sites(shape):
 
 
 def hyper(name, n, dynamic):
-  """GFLOPs per token of the connections of one of the models."""
+  """Returns GFLOPs per token of the connections of one of the models."""
   shape = BASELINES[name][0]
   one = connection_flops(n, shape["d_model"], dynamic=dynamic)
   return sites(shape) * one / GIGA
@@ -173,10 +173,10 @@ DYNAMIC = [
 
 @pytest.mark.parametrize("name, n, published", DYNAMIC)
 def test_dynamic_connections_of_table_8_are_less_than_algorithm_2(name, n, published):
-  """The table's cells are the static ones and (6n + 3) d more: a fit, for which we know no reason.
+  """The dynamic cells are the static ones plus (6n + 3) d, for which we know no reason.
 
-  Algorithm 2 projects each of n streams to n + 2 numbers: at two FLOPs a weight 2n(n + 2) d, which
-  alone is more than (6n + 3) d for n = 4. The norm comes on top.
+  Algorithm 2 projects each of n streams to n + 2 numbers. At two FLOPs per weight this is
+  2n(n + 2) d, which alone is more than (6n + 3) d for n = 4. The norm is added to that.
   """
   shape = BASELINES[name][0]
   static, each = hyper(name, n, False), sites(shape) * shape["d_model"] / GIGA
@@ -191,7 +191,7 @@ def test_projection_alone_exceeds_table_8():
   assert hyper("OLMo-1B", 4, False) + 2 * 4 * 6 * each > 0.0049 + 10 * ROUNDING
 
 
-# Totals of Table 8 less the sum of its own two cells, in GFLOPs: not zero for any OLMo-1B.
+# Totals of Table 8 minus the sum of their two cells, in GFLOPs: not zero for any OLMo-1B.
 TOTALS = [
   ("OLMo-1B", 0.0010, 2.3545, -0.0001),
   ("OLMo-1B", 0.0031, 2.3566, -0.0001),
@@ -204,7 +204,7 @@ TOTALS = [
 
 @pytest.mark.parametrize("name, connections, total, gap", TOTALS)
 def test_totals_of_table_8(name, connections, total, gap):
-  """Of the larger models they are the counts' sum; of OLMo-1B, 0.0001 to 0.0002 less."""
+  """Totals equal the sum of the counts for larger models; for OLMo-1B they are slightly less."""
   shape, num_norms, baseline = BASELINES[name]
   np.testing.assert_allclose(total - (baseline + connections), gap, atol=1e-9)
   found = transformer_flops(**shape, **TABLE_8, num_norms=num_norms) / GIGA + connections
@@ -213,7 +213,7 @@ def test_totals_of_table_8(name, connections, total, gap):
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_products_are_two_flops_a_weight(activation):
-  """The count from shapes against twice the weights of a model that has these parameters."""
+  """The count from shapes equals twice the weights of a model with these shapes."""
   model = tiny.model(activation=activation, num_heads=4, num_kv_heads=2, connection=tiny.RESIDUAL)
   params = nn.unbox(tiny.shapes(model))
   found = transformer_flops(
@@ -228,7 +228,7 @@ def test_products_are_two_flops_a_weight(activation):
 
 
 def xla_flops(n, w, tokens, dynamic):
-  """What XLA counts in one site, read and write, per token and element of the width."""
+  """Returns XLA's FLOPs of one site, read and write, per token and element of the width."""
   connection = hc.HyperConnection(num_streams=n, dynamic=dynamic, norm="rmsnorm")
   streams, y = np.ones((tokens, n, w), np.float32), np.ones((tokens, w), np.float32)
   variables = nn.unbox(jax.eval_shape(connection.init, jax.random.key(0), streams, 0))
@@ -242,7 +242,7 @@ def xla_flops(n, w, tokens, dynamic):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_a_site_costs_what_is_counted(n):
-  """XLA counts one addition less in each sum of n terms, and a norm folded into the projection."""
+  """XLA counts one addition less in each sum of n terms, and folds the norm into the projection."""
   w, tokens = 512, 7
   static = connection_flops(n, w, dynamic=False) / w
   np.testing.assert_allclose(xla_flops(n, w, tokens, False), static - (n + 1), rtol=1e-3)
@@ -250,12 +250,12 @@ def test_a_site_costs_what_is_counted(n):
   np.testing.assert_allclose(
     xla_flops(n, w, tokens, True),
     dynamic - (n + 1) - n,
-    rtol=5e-3,  # no pass that scales by 1/rms
+    rtol=5e-3,  # because there is no pass that scales by 1/rms
   )
 
 
 def test_appendix_b_by_hand():
-  """s = 4, b = 2, d = 8, L = 3, a = 2: s b d L = 192 and 5 a s / d = 5."""
+  """For s = 4, b = 2, d = 8, L = 3, a = 2: s b d L = 192 and 5 a s / d = 5."""
   shape = {"length": 4, "batch": 2, "d_model": 8, "num_layers": 3}
   assert activation_bytes(**shape, num_heads=2) == 192 * (34 + 5)
   assert connection_activation_bytes(num_streams=4, **shape) == 2 * 4 * 192
@@ -264,7 +264,7 @@ def test_appendix_b_by_hand():
 
 
 def test_appendix_b_is_an_estimate():
-  """OLMo-1B at length 2048: the formula has DHC×4 7.0% above the baseline, Table 9 measured 26%."""
+  """For OLMo-1B at length 2048 the formula adds 7.0% for DHC×4, but Table 9 measured 26%."""
   shape = {"length": 2048, "batch": 8, "d_model": 2048, "num_layers": 16}
   more = connection_activation_bytes(num_streams=4, **shape)
   ratio = more / activation_bytes(**shape, num_heads=16)

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, page by page."""
+"""Tests that every Python block of the README and of docs/ runs, page by page."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 def blocks(page):
-  """The Python blocks of a page, each behind as many empty lines as come before it there."""
+  """Returns the Python blocks of a page, with empty lines so that line numbers match the page."""
   text = page.read_text()
   for found in re.finditer(r"^```python\n(.*?)^```", text, flags=re.S | re.M):
     yield "\n" * text[: found.start(1)].count("\n") + found[1]
@@ -20,7 +20,7 @@ def blocks(page):
 
 @pytest.fixture
 def table():
-  """The table of variants as it was before."""
+  """Restores the table of variants after a test."""
   before = dict(hc.CONNECTIONS)
   yield
   hc.CONNECTIONS.clear()
@@ -28,7 +28,7 @@ def table():
 
 
 def run(page):
-  """Runs a page; its names."""
+  """Runs the code of a page, and returns its names."""
   names = {"__name__": page.stem}
   for block in blocks(page):
     exec(compile(block, str(page), "exec"), names)
@@ -68,7 +68,7 @@ def test_links_to_a_heading_find_it():
 
 
 def test_rows_of_a_table_have_as_many_cells_as_its_head():
-  """A bare | in a cell, within code too, ends it; the rest of the row is not shown."""
+  """A bare | ends a cell, even within code, and then the rest of the row is not shown."""
   for page in PAGES:
     head = None
     for line in re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M).splitlines():

@@ -1,4 +1,4 @@
-"""What the machine lacks is said in one line, with exit code 2."""
+"""Tests that a fault of the machine is reported in one line, with exit code 2."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ SAMPLE = "import sys; from hc_jax.cli import main; sys.exit(main(['selftest']))"
 
 
 def absent():
-  raise AssertionError  # as JAX does for JAX_PLATFORMS=cuda without a GPU
+  raise AssertionError  # like JAX for JAX_PLATFORMS=cuda without a GPU
 
 
 def test_a_device_that_jax_cannot_start_is_one_line_of_a_command(monkeypatch, capsys):
@@ -49,7 +49,9 @@ def test_a_system_without_fcntl_is_told_what_works_there(monkeypatch, capsys):
 
 
 def test_the_first_words_of_jax_are_enough(monkeypatch):
-  monkeypatch.setattr(jax, "devices", lambda: ["cpu"])  # the second time it gives those it has
+  monkeypatch.setattr(
+    jax, "devices", lambda: ["cpu"]
+  )  # like JAX, which returns its devices the second time
   error = RuntimeError("Unable to initialize backend 'x': no x (set JAX_PLATFORMS='' to ...)")
   assert "cannot start: Unable to initialize backend 'x': no x; install" in str(
     environment.fault(error)
@@ -102,4 +104,4 @@ def test_jax_that_cannot_start(command, platforms, tmp_path):
   assert ended.returncode == 2, ended.stderr
   assert ended.stderr.startswith(f"error: JAX_PLATFORMS={platforms} cannot start: ")
   assert ended.stderr.count("\n") == 1
-  assert not (tmp_path / "run").exists()  # a start that is refused leaves no folder behind
+  assert not (tmp_path / "run").exists()  # a refused start leaves no folder

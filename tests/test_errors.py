@@ -1,4 +1,4 @@
-"""Errors name arguments in the words of whoever gave them: Python, a config, a command."""
+"""Tests that errors name arguments in the caller's words: Python, a config, a command."""
 
 import types
 
@@ -108,7 +108,7 @@ def test_hc_jax_train_adds_flags_to_the_keys(tmp_path, capsys):
 
 @pytest.fixture
 def opened(monkeypatch):
-  """What `load_run` returns, as far as a text is looked for."""
+  """Returns a run with only the parts that looking for its text needs."""
   tokenizer = data.load_tokenizer()
   run = types.SimpleNamespace(config=config(), tokenizer=tokenizer, workdir="/run", step=3)
   monkeypatch.setattr(train, "load_run", lambda *_: run)

@@ -1,4 +1,4 @@
-"""What a field takes is declared once; values that cannot mean anything are refused."""
+"""Tests of fields: their limits are declared once, and values outside are refused."""
 
 import dataclasses
 

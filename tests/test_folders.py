@@ -1,4 +1,4 @@
-"""A folder of a stranger's: no link is followed, nothing but a plain file is read."""
+"""Tests of a folder from someone else: no link is followed, and only plain files are read."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from hc_jax import UserError, durable, folders, terminal
 
 @pytest.fixture
 def inside(tmp_path):
-  """A folder with a file in it, next to a secret."""
+  """Returns a folder with a file in it, next to a secret file."""
   (tmp_path / "secret").write_text("mine")
   (tmp_path / "home").mkdir()
   (tmp_path / "home" / "file").write_text("mine")
@@ -33,7 +33,7 @@ ARMED = {
 
 @pytest.mark.parametrize("arm", ARMED.values(), ids=ARMED)
 def test_only_plain_files_are_read(inside, arm, monkeypatch):
-  monkeypatch.chdir(inside.parent)  # a socket's path must be short
+  monkeypatch.chdir(inside.parent)  # because a socket's path must be short
   arm(type(inside)("run"))
   with pytest.raises(UserError, match="plain files"):
     folders.read_bytes(str(inside), "x", 100)

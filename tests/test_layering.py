@@ -1,7 +1,7 @@
-"""Who may import whom: every arrow points down. Read from the source, nothing is imported.
+"""Tests that imports point down. They read the source and import nothing.
 
-The table is the design. A test that fails here says that a module reached up or sideways: move the
-code, or change the table on purpose and say why.
+The table is the design. A failure means that a module imports upwards or sideways: move the code,
+or change the table on purpose and give the reason.
 """
 
 import ast
@@ -22,7 +22,7 @@ _PROGRAM = {"environment", "notebook", "output", "processes"}
 _FILES = {"durable", "exclusive", "folders"}
 _TOP = _L2 | _PROGRAM | {"analysis", "plan", "runs", "sample", "step", "train"}
 
-# unit: (what of hc_jax it may import, what of other packages)
+# unit: (modules of hc_jax that it may import, other packages that it may import)
 TABLE = {
   "errors": (set(), set()),
   "nearest": (set(), set()),
@@ -100,14 +100,14 @@ TABLE = {
     _ARRAYS | {"ml_collections", "numpy", "optax", "scipy"},
   ),
   "__main__": ({"cli"}, set()),
-  # Fetched when asked for; `import hc_jax` alone imports none of them.
+  # Loaded on first use; `import hc_jax` alone imports none of these.
   "__init__": (
     _L1 | {"analysis", "config", "models", "nnx", "residual_network", "testing", "train"},
     set(),
   ),
 }
 
-# Heavy or foreign packages: the places that may import them (None: nobody).
+# Heavy or foreign packages, with the places that may import each (None: no place).
 ONLY_IN = {
   "chex": None,
   "fsspec": "hc_jax.runs",
@@ -122,7 +122,7 @@ ONLY_IN = {
   "wandb": "hc_jax.runs",
 }
 
-# Importing it chooses the backend of a whole program, such as a notebook.
+# None, because importing pyplot chooses the backend of the whole program, such as a notebook.
 NEVER = ("matplotlib.pyplot", "pylab")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -134,7 +134,7 @@ def _module(path: pathlib.Path) -> str:
 
 
 def _imports(source: str, module: str):
-  """Absolute names that `module` imports; `from hc_jax import ops` imports hc_jax.ops."""
+  """Returns the absolute names that `module` imports; `from hc_jax import ops` is hc_jax.ops."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
@@ -146,18 +146,18 @@ def _imports(source: str, module: str):
         yield node.module
 
 
-# What any unit may import: no arrays, no files, no way back up.
+# Modules that any unit may import: they use no arrays and no files, and import nothing above.
 ANYWHERE = {"errors", "nearest", "tables"}
 
 
 def _unit(module: str) -> str:
-  """The unit that a module belongs to: a room or a file, or a file of a room with its own row."""
+  """Returns the unit of a module: a package or a file, or a file of a package with its own row."""
   parts = module.split(".")[1:]
   return ".".join(parts[:2]) if ".".join(parts[:2]) in TABLE else parts[0]
 
 
 def _violations(source: str, module: str):
-  """What `source`, lying at `module`, imports and must not: a list of sentences."""
+  """Returns a sentence for each forbidden import in the `source` of `module`."""
   unit = _unit(module)
   internal, external = TABLE[unit]
   found = []

@@ -1,4 +1,4 @@
-"""NNX connections are bitwise the Linen ones, and the page docs/nnx.md is true."""
+"""Tests that NNX connections equal the Linen ones bitwise, and that docs/nnx.md is right."""
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ X = normal("x", 2, 5, 8)
 
 
 class Linen(nn.Module):
-  """The model of the page."""
+  """The model of the page, in Linen."""
 
   @nn.compact
   def __call__(self, x):
@@ -44,7 +44,7 @@ def kick(model):
 
 
 def as_linen(state):
-  """NNX parameters, or their gradients, under the names of the Linen model."""
+  """Returns NNX parameters, or their gradients, under the names of the Linen model."""
   params = {}
   for path, leaf in nnx.to_flat_state(state):
     *module, name = path
@@ -90,7 +90,7 @@ def test_outputs_and_gradients_are_those_of_linen(page):
   with hc.plain_residual():
     plain = page["forward"](model, X)
   assert distance(plain, hc.as_residual(Linen()).apply({"params": params}, X)) < 1e-6
-  assert distance(page["forward"](model, X), want[1]) < 1e-6  # the switch is off again
+  assert distance(page["forward"](model, X), want[1]) < 1e-6  # the switch must be off again
 
 
 NAMES = [name for name, cls in hc.CONNECTIONS.items() if cls.__module__.startswith("hc_jax.")]
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.slow
 def test_nnx_takes_it_as_any_other_module(tmp_path):
-  """Optimizer, remat, split and merge, a restored checkpoint, and seeds under vmap."""
+  """Tries an optimizer, remat, split and merge, a restored checkpoint, and seeds under vmap."""
   streams = normal("streams", 2, 3, 4, 8)
   cost = lambda module: jnp.mean((module(streams)[0] - 1) ** 2)  # noqa: E731
   module = hc.nnx.HyperConnection(8, 0, rngs=nnx.Rngs(0))
@@ -179,4 +179,4 @@ def test_nnx_takes_it_as_any_other_module(tmp_path):
   out = nnx.vmap(lambda module, x: module(x)[0], in_axes=(0, None))(seeds, streams)
   assert out.shape == (3, 2, 3, 8)
   mask = hc.decay_mask(nnx.state(module, nnx.Param))
-  assert sum(jax.tree.leaves(mask)) == 1  # the kernel alone
+  assert sum(jax.tree.leaves(mask)) == 1  # only the kernel

@@ -1,4 +1,4 @@
-"""The tools that look into a model take an NNX model: sites, report, ablation, checks, baseline."""
+"""Tests of analysis tools on an NNX model: sites, report, ablation, checks, baseline."""
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def test_the_residual_network_is_a_copy_without_the_connections(model):
   np.testing.assert_array_equal(plain(X), want)
   grads = nnx.jit(nnx.grad(lambda m: jnp.sum(m(X) ** 2)))(plain)
   assert all(np.any(g) for g in jax.tree.leaves(grads))
-  assert not np.allclose(model(X), want)  # the model is as it was
+  assert not np.allclose(model(X), want)  # the model itself is unchanged
   sites = analysis.collect_sites(plain, None, X)
   assert all(site.streams.shape[-2] == 1 for site in sites.values())
 

@@ -1,4 +1,4 @@
-"""In a notebook a run writes into one place of bounded size; elsewhere line after line."""
+"""Tests that a run in a notebook prints into one place of bounded size."""
 
 import re
 import signal
@@ -28,14 +28,14 @@ VAL = {"val/loss": 2.25, "val/ppl": 9.5, "val/bpb": 3.1}
 
 
 class Cell:
-  """A notebook's cell: what was displayed in it, and what that was replaced by."""
+  """A notebook's cell, which records its displays and their updates."""
 
   def __init__(self):
-    self.blocks, self.curves = [], []  # each a list of what was shown in one place
+    self.blocks, self.curves = [], []  # a list of contents for each display
 
   @property
   def updates(self):
-    """Texts of the one block."""
+    """Returns the texts of the single text display."""
     (updates,) = self.blocks
     return updates
 
@@ -48,7 +48,7 @@ class Cell:
 
 
 class Place(list):
-  """A display of a cell."""
+  """A display of a cell, which records its updates."""
 
   def update(self, data, raw):
     assert raw and list(data) in (["text/plain"], ["text/html", "text/plain"])
@@ -57,7 +57,7 @@ class Place(list):
 
 @pytest.fixture
 def cell(monkeypatch):
-  """Makes this program one of a notebook, whose clock stands still."""
+  """Makes this process look like a notebook, with a clock that stands still."""
   cell, shell = Cell(), types.SimpleNamespace(kernel="a kernel")
   ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
   ipython.get_ipython, display.display = lambda: shell, cell.display
@@ -132,7 +132,7 @@ def test_the_loss_is_drawn_while_it_moves(cell):
   points = [tuple(map(float, at.split(","))) for at in picture.attrib["points"].split()]
   assert len(points) == 3 and points == sorted(points)
   heights = [y for _, y in points]
-  assert heights == sorted(heights)  # pixels are counted from the top: the loss falls
+  assert heights == sorted(heights)  # the loss falls, and pixels count from the top
   assert drawn[-1].count("<circle") == 2 and ">4.5<" in drawn[-1] and ">2<" in drawn[-1]
 
 

@@ -1,4 +1,4 @@
-"""What somebody meets first: the Makefile's messages, the pins, the papers beside the code."""
+"""Tests of the packaging: the Makefile's messages, the pins, the licence and other files."""
 
 import ast
 import importlib.metadata
@@ -22,7 +22,7 @@ TESTED = ("3.11", "3.12", "3.13")
 
 
 def _pins(name):
-  """The lines of a constraints file as {canonical name: version}; anything else fails."""
+  """Returns a constraints file as {canonical name: version}; fails on any other line."""
   pins = {}
   for line in (ROOT / "constraints" / f"{name}.txt").read_text().splitlines():
     if line.startswith("#"):
@@ -34,7 +34,7 @@ def _pins(name):
 
 
 def _requirements(*extras):
-  """What [project] and these extras ask for, extras that name our own extras included."""
+  """Returns the requirements of [project] and extras, including extras within extras."""
   todo = list(PROJECT["dependencies"])
   for extra in extras:
     todo += PROJECT["optional-dependencies"][extra]
@@ -57,7 +57,7 @@ def test_constraints_pin_every_requirement_within_its_range(name):
 
 @pytest.mark.parametrize("name", PINS)
 def test_constraints_pin_what_the_requirements_themselves_require(name):
-  """Walks the installed packages' metadata: nothing that pip would pick freely is left unpinned."""
+  """Walks the metadata of installed packages: pip must not be free to pick any version."""
   pins, seen = _pins(name), set()
   todo = [r.name for r in _requirements("test")]
   while todo:
@@ -111,7 +111,7 @@ def test_tested_pythons_are_the_same_everywhere():
 
 
 def test_no_version_is_refused_that_nobody_saw_break():
-  """Live peers are pinned: goldens say which version computed them."""
+  """Only packages of tests/parity are pinned, because goldens name the version that made them."""
   extras = set(PROJECT["optional-dependencies"]) - {"parity"}
   specifiers = [requirement.specifier for requirement in _requirements(*extras)]
   specifiers.append(SpecifierSet(PROJECT["requires-python"]))
@@ -119,7 +119,7 @@ def test_no_version_is_refused_that_nobody_saw_break():
 
 
 def test_every_import_of_the_package_is_a_declared_dependency():
-  """A transitive package is not ours to import: it goes when its parent drops it."""
+  """A transitive package must not be imported, because its parent may drop it."""
   declared = {canonicalize_name(r.name) for r in _requirements("test")}
   declared -= {canonicalize_name(Requirement(t).name) for t in ("chex", "hypothesis", "pytest")}
   distributions = importlib.metadata.packages_distributions()
@@ -133,7 +133,7 @@ def test_every_import_of_the_package_is_a_declared_dependency():
 
 
 def test_the_wheel_has_every_file_of_the_package():
-  """What is no Python file, such as the page of hc-jax analyze, is named or stays behind."""
+  """Files other than Python, such as the page of hc-jax analyze, must be listed for the wheel."""
   package = ROOT / "hc_jax"
   named = [
     p

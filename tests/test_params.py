@@ -1,4 +1,4 @@
-"""Counts of the paper's models, and which parameters decay: nothing here allocates a weight."""
+"""Tests of the paper's parameter counts and of weight decay; no weight is allocated."""
 
 import functools
 import pathlib
@@ -33,8 +33,8 @@ OLMO_1B, OLMO_7B = 1_176_764_416, 6_888_095_744
 STATIC = ("connection.dynamic=false",)
 TWO = ("connection.num_streams=2",)
 
-# Table 7 of 2409.19606: of the connections and in all, in billions; change in percent. As printed,
-# but for three cells of the first column, which are in test_table_7_slips.
+# Table 7 of 2409.19606: parameters of the connections and in total, in billions; change in percent.
+# As printed, except for three cells of the first column, which test_table_7_slips has.
 TABLE_7 = [
   ("olmo_1b", STATIC + TWO, OLMO_1B, 256, ("0.0000003", "1.17676467", "0.00002")),
   ("olmo_1b", STATIC, OLMO_1B, 768, ("0.0000008", "1.17676518", "0.00007")),
@@ -67,17 +67,17 @@ def test_table_7_baselines(name, baseline, printed):
 
 
 def test_table_7_slips():
-  """Three cells of the first column are not what the totals beside them differ by."""
-  # SHC: ten times as much.
+  """Three cells of the first column do not equal the difference of the totals next to them."""
+  # SHC: ten times too large.
   for overrides, printed in ((STATIC + TWO, 0.0000026), (STATIC, 0.0000077)):
     found = count("olmo_1b", *overrides).connection
     np.testing.assert_allclose(10 * found / 1e9, printed, atol=0.5e-7)
-  # OLMo-7B: without the d weights of every site that make the dynamic write.
+  # OLMo-7B: the d weights of the dynamic write are missing at every site.
   assert f"{(count('olmo_7b').connection - 64 * 4096) / 1e9:.7f}" == "0.0013124"
 
 
 def test_table_7_olmoe():
-  """Its connections are those of OLMo-1B, d = 2048 at 32 sites; no norm weights are counted."""
+  """OLMoE has the connections of OLMo-1B, d = 2048 at 32 sites; norm weights are not counted."""
   plain, dhc = 6.91909427, count("olmo_1b").connection
   assert f"{plain + dhc / 1e9:.8f}" == "6.91948832"
   assert f"{100 * dhc / (plain * 1e9):.5f}" == "0.00570"
@@ -104,7 +104,7 @@ def test_embeddings_are_counted_with_positions_and_a_tied_output_once():
 
 
 class Mine(nn.Module):
-  """A user's own network: connections named by Flax, and one named by hand."""
+  """A user's network with connections named by Flax, and one named by hand."""
 
   @nn.compact
   def __call__(self, x):
@@ -129,7 +129,7 @@ def test_connections_of_a_users_own_module_are_counted():
   assert found.embedding == 0
 
 
-# Every name of a parameter that there is, and whether it decays.
+# Every parameter name, and whether it decays.
 DECAYS = {
   "embedding": True,
   "query_kernel": True,
@@ -171,7 +171,7 @@ def masked(params, **options):
   return dict(hc.params.named_leaves(hc.decay_mask(params, **options)))
 
 
-# Of ordinary models, none of which has to be renamed.
+# Names in ordinary models, which need not be renamed.
 ORDINARY = {
   "cls": ((1, 1, 8), True),
   "pos_embed": ((1, 6, 8), True),
@@ -200,7 +200,7 @@ def ordinary():
 
 def test_ordinary_models_need_no_other_names():
   assert masked(ordinary()) == {path: decays for path, (_, decays) in ORDINARY.items()}
-  # the last part of a path decides, not what holds it
+  # only the last part of a path decides
   nested = {"static_": {"kernel": 1}, "kernel": {"bias": 1}}
   assert masked(nested) == {"static_/kernel": True, "kernel/bias": False}
 
@@ -282,7 +282,7 @@ def test_parameters_of_the_other_orientation_are_refused():
     hc.params.check_shapes(with_shape((2, 2, 1)), shapes)
   with pytest.raises(ValueError, match=rf"{name} is \(2, 1, 4\), .* another size of model"):
     hc.params.check_shapes(with_shape((2, 1, 4)), shapes)
-  # A branch's own kernel has no orientation to speak of.
+  # The kernel of a branch has no orientation that could be checked.
   kernels = [{"ffn": {"in_kernel": np.zeros(shape)}} for shape in ((3, 2), (2, 3))]
   with pytest.raises(ValueError, match=r"ffn/in_kernel is \(3, 2\), .* another size of model"):
     hc.params.check_shapes(*kernels)
@@ -325,13 +325,13 @@ def test_parameters_of_another_model_are_refused():
 )
 def test_whose_a_parameter_is_by_its_path(path, wanted):
   class Unregistered(hc.Connection):
-    """Never registered; that it is imported is enough."""
+    """A connection that is imported, but never registered."""
 
   assert hc.params.is_connection(path) == wanted, Unregistered
 
 
 class WithAHalf(hc.HyperConnection):
-  """The declared form, with a name of its own, never registered."""
+  """A connection in the declared form, with its own parameter name, never registered."""
 
   def declare(self, width, index):
     return super().declare(width, index) | {
@@ -348,7 +348,7 @@ def test_what_a_class_declares_is_its_own_and_nothing_else_is(cls):
 
 
 class Residual(nn.Module):
-  """A user's own block, which happens to be called so."""
+  """A user's own block that has the name of a connection class."""
 
   @nn.compact
   def __call__(self, h):

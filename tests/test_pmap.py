@@ -1,4 +1,4 @@
-"""A training loop of a user's own: `jax.pmap` with an Optax state is `jax.jit` of the whole."""
+"""Tests a user's training loop: `jax.pmap` with an Optax state equals `jax.jit`."""
 
 import functools
 
@@ -43,7 +43,7 @@ def step(net, optimizer, axis, params, state, x):
 @pytest.mark.parametrize("connection", [hc.HyperConnection(), hc.MHC(), hc.FracConnection()])
 def test_pmap_with_an_optax_state_is_jit(connection):
   assert jax.local_device_count() >= DEVICES
-  # Momentum, because Adam divides by the gradient's size and so makes much of its rounding.
+  # Momentum, because Adam divides by the size of gradients, which amplifies their rounding.
   net, optimizer = Net(connection), optax.sgd(1e-3, momentum=0.9)
   params = net.init(jax.random.key(0), BATCHES[0, 0])["params"]
   start = (params, optimizer.init(params))

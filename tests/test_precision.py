@@ -1,4 +1,4 @@
-"""The dtype for a device."""
+"""Tests of the dtype chosen for a device."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""Public functions say all their types; `import hc_jax` is lazy, and nobody can tell."""
+"""Tests that public functions are annotated, and that `import hc_jax` is lazy."""
 
 import ast
 import pathlib
@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def _public_functions(tree):
-  """(name, node) of module-level functions and of methods of module-level classes."""
+  """Yields (name, node) of module-level functions, and of methods of module-level classes."""
   functions = (ast.FunctionDef, ast.AsyncFunctionDef)
   for node in tree.body:
     if isinstance(node, functions) and not node.name.startswith("_"):
@@ -28,7 +28,7 @@ def _public_functions(tree):
 
 
 def _missing(tree):
-  """What is unannotated, one sentence each."""
+  """Returns a sentence for each missing annotation."""
   found = []
   for name, node in _public_functions(tree):
     arguments = node.args
@@ -107,7 +107,7 @@ def test_a_module_that_lacks_a_package_says_which(monkeypatch):
 
 
 def _imported(code):
-  """Top-level packages, apart from Python's own, that a program ends with."""
+  """Returns the top-level packages, except Python's own, that a program has imported."""
   code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
   root = str(PACKAGE.parent)
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
@@ -123,6 +123,6 @@ def test_help_imports_no_jax(argv):
 
 @pytest.mark.slow
 def test_the_library_imports_jax_flax_and_numpy_alone():
-  """And what these three import themselves."""
+  """Packages that these three import are allowed too."""
   theirs = _imported("import jax, numpy, flax.linen, flax.traverse_util")
   assert _imported("from hc_jax import *") - theirs == {"hc_jax"}

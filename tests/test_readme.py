@@ -1,4 +1,4 @@
-"""The README and the pages tell the truth: commands, configs, install lines and keys exist."""
+"""Tests that commands, configs, install lines and keys in the README and pages exist."""
 
 import functools
 import pathlib
@@ -26,7 +26,7 @@ def _code_blocks(language):
 
 
 def _commands(pattern):
-  """All matches of `pattern` in the documents, with the document that holds each."""
+  """Returns all matches of `pattern` in the documents, each with its document."""
   return sorted({(name, found) for name in DOCUMENTS for found in re.findall(pattern, _text(name))})
 
 

@@ -1,4 +1,4 @@
-"""Sampling draws from what the uncached model says, and refuses what makes no sense."""
+"""Tests that sampling follows the uncached model's probabilities, and refuses wrong options."""
 
 import functools
 
@@ -35,7 +35,7 @@ def run(prompt, num_tokens, seed=0, **settings):
   "length", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (5, 16, 17))]
 )
 def test_greedy_is_the_uncached_argmax(length):
-  """17 tokens are padded to 32, which is all the model has; the padding must stay unseen."""
+  """17 tokens are padded to 32, the model's maximum; the padding must not be seen."""
   model, params = model_and_params()
   prompt = np.random.RandomState(0).randint(0, VOCAB, (2, length))
   out = run(prompt, 8, temperature=0)
@@ -46,7 +46,7 @@ def test_greedy_is_the_uncached_argmax(length):
 
 @pytest.mark.slow
 def test_draws_follow_the_probabilities():
-  """4,000 draws of the next token, against the softmax of the uncached logits."""
+  """Compares 4,000 draws of the next token with the softmax of the uncached logits."""
   model, params = model_and_params()
   prompt = np.tile([[1, 2, 3]], (4000, 1))
   logits = model.apply({"params": params}, jnp.asarray(prompt[:1]))[0, -1]
@@ -70,7 +70,7 @@ def test_top_k_and_top_p_keep_the_likeliest():
   assert kept(top_k=1) == {1}
   assert kept(top_k=2) == {1, 3}
   assert kept(top_k=99) == {0, 1, 2, 3}
-  assert kept(top_p=0.45) == {1}  # the first token alone reaches it
+  assert kept(top_p=0.45) == {1}  # because the first token alone reaches it
   assert kept(top_p=0.55) == {1, 3}
   assert kept(top_p=0.81) == {1, 2, 3}
   assert kept(temperature=0) == {1}
@@ -83,7 +83,7 @@ def test_the_seed_decides():
 
 
 def test_every_token_of_every_sample_is_drawn_by_itself(monkeypatch):
-  """Every token is equally likely, at each of 12 steps of 8 samples: a shared key would repeat."""
+  """Tokens are equally likely at each of 12 steps of 8 samples; a shared key would repeat them."""
   uniform = jnp.zeros((8, VOCAB))
   programs = (lambda *_: (uniform, None), lambda *_: (uniform, None))
   monkeypatch.setattr(sample, "_programs", lambda model: programs)

@@ -1,4 +1,4 @@
-"""scripts/venv.sh with a Python of our own making: what is said, and what is called."""
+"""Tests of scripts/venv.sh with a stub of Python: its messages and its calls."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Answers the questions that venv.sh asks, and writes down every call that does something.
+# The stub answers the questions of venv.sh, and records every call that changes something.
 STUB = r"""#!/bin/sh
 case "$1 $2" in
   "-c import sys"*) cat "@HERE@/version"; exit ;;
@@ -26,7 +26,7 @@ esac
 
 
 class Setup:
-  """A copy of the files that decide what is installed, and a stub that plays Python."""
+  """A copy of the files that decide what is installed, with a stub of Python."""
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
@@ -48,7 +48,7 @@ class Setup:
     (self.folder / name).touch()
 
   def calls(self) -> list[str]:
-    """What was called since the last time this was asked."""
+    """Returns the calls since the last time."""
     file = self.folder / "calls"
     lines = file.read_text().splitlines() if file.exists() else []
     file.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ def test_a_mirror_in_pips_configuration_is_respected(setup, config, uses_uv):
 
 
 def test_more_pins_hold_for_either_installer(setup):
-  for installer in ("pip", "uv"):  # the stub installs no uv: write one that says what it is told
+  for installer in ("pip", "uv"):  # the stub installs no uv, so write one that prints its arguments
     uv = setup.project / ".venv" / "bin" / "uv"
     if installer == "uv":
       uv.write_text(f'#!/bin/sh\necho "$@" >>"{setup.folder}/calls"\n')
@@ -275,7 +275,7 @@ def test_more_pins_hold_for_either_installer(setup):
   ],
 )
 def test_uv_is_told_of_folders_of_wheels(setup, config, links):
-  """A PyTorch without CUDA may lie in one; without being told, uv would fetch gigabytes."""
+  """A folder may hold a PyTorch without CUDA; if uv ignored it, it would download gigabytes."""
   setup.venv("run", INSTALLER="pip")
   (setup.folder / "pip-config").write_text(config + "\n")
   uv = setup.project / ".venv" / "bin" / "uv"

@@ -1,4 +1,4 @@
-"""A user's variant in a file of its own: config, trainer and tools, as a user calls them."""
+"""Tests of a user's variant in its own file, with config, trainer and tools."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from hc_jax.user_modules import import_modules
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "train" / "tiny.py"
 CONFIG = str(ROOT / "configs" / "quickstart.py")
-# Its 15 lines, those of docs/drop-in.md.
+# The 15 lines of docs/drop-in.md.
 IMPORTS = """import flax.linen as nn
 import jax.numpy as jnp
 import hc_jax as hc
@@ -32,7 +32,7 @@ VARIANT = IMPORTS + PAGE[PAGE.index("class Fade") : PAGE.index("```", PAGE.index
 
 @pytest.fixture
 def table():
-  """The table of variants, and the modules imported, as they were before the test."""
+  """Restores the table of variants and the imported modules after the test."""
   before, modules, path = dict(hc.CONNECTIONS), set(sys.modules), list(sys.path)
   yield
   hc.CONNECTIONS.clear()
@@ -62,7 +62,7 @@ def test_register_is_seen_by_configs_models_and_counts(table):
   assert not hc.params.is_connection("a/Other_0/bias") and hc.params.is_connection("a/Mine_0/bias")
   model = hc.models.make_model(config.model, 11)
   assert jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4), np.int32))
-  hc.register("mine", variant(strength=1.0))  # a cell of a notebook, run again
+  hc.register("mine", variant(strength=1.0))  # like a notebook cell that runs again
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def run(folder, program, *arguments):
   )
 
 
-# Commands in one process, on the tiny text: prints what each returned.
+# Runs commands in one process on the tiny text, and prints their exit codes.
 COMMANDS = """
 import json, sys
 sys.path.insert(0, {folder!r})
@@ -159,7 +159,7 @@ def test_fifteen_lines_train_and_every_tool_takes_them(tmp_path):
   assert "codes [0, 0, 0]" in done.stdout, done.stdout + done.stderr
   assert "static_fade" in done.stdout and "connections.png" in done.stdout
   count = next(line for line in done.stdout.splitlines() if line.startswith("hyper-connection"))
-  assert count.split()[1] == "32"  # a number for each stream of four layers' two sites
+  assert count.split()[1] == "32"  # one number for each stream of two sites in four layers
 
 
 @pytest.mark.slow

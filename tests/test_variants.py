@@ -1,4 +1,4 @@
-"""Every variant has a config that builds its model, and true rows in docs/family.md and README."""
+"""Tests that every variant has a config, and correct rows in docs/family.md and the README."""
 
 import ast
 import math
@@ -15,7 +15,7 @@ from hc_jax.connections import CONNECTIONS, connection_factory
 
 ROOT = pathlib.Path(__file__).parents[1]
 VARIANTS = sorted((ROOT / "configs" / "variants").glob("*.py"))
-# Those of the package; a test may have registered one of its own.
+# Variants of the package only, because a test may have registered another.
 NAMES = [name for name, cls in CONNECTIONS.items() if cls.__module__.startswith("hc_jax.")]
 
 
@@ -75,7 +75,7 @@ def test_the_table_of_the_readme_is_a_short_one_of_the_family():
 
 
 def evaluate(formula, n, m, d):
-  """A formula with products written side by side, `n(n+2)`."""
+  """Evaluates a formula with products written side by side, such as `n(n+2)`."""
   text = formula.replace("log2(n)", "K").replace("n!", "F").replace("^", "**")
   text = re.sub(r"(?<=[\w)])(?=[A-Za-z(])", "*", text)
   return eval(text, {"n": n, "m": m, "d": d, "F": math.factorial(n), "K": math.log2(n)})

@@ -1,4 +1,4 @@
-"""Sweeps small enough for tests, and results that no training was needed for."""
+"""Fixtures: small sweeps, and results made without training."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ DHC = {"model.connection.name": "hc", "model.connection.num_streams": 2}
 
 @pytest.fixture
 def make_sweep():
-  """`make_sweep(arms=..., train__num_steps=...)`: fields of the sweep, and keys of its base."""
+  """Returns `make_sweep(arms=..., train__num_steps=...)`, of sweep fields and keys of the base."""
 
   def make(**changes):
     fields = {f.name for f in dataclasses.fields(Sweep)}
@@ -29,7 +29,7 @@ def make_sweep():
 
 
 def result(group, finals, diverged=(), **costs):
-  """A result of made-up numbers: a run for each final loss."""
+  """Returns a result with made-up numbers, with one run for each final loss."""
   curves = []
   for i, final in enumerate(finals):
     at = diverged[i] if diverged else None
@@ -60,13 +60,13 @@ def result(group, finals, diverged=(), **costs):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-  """Pictures take seconds; few tests look at them."""
+  """Draws no pictures, because they take seconds and few tests need them."""
   monkeypatch.setattr("hc_jax.ablate.reporting.figures.draw", lambda *_: {})
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-  """Arms are "trained" in no time: final losses by arm; gives the list of what was trained."""
+  """Replaces training by final losses for each arm, and returns the list of trained arms."""
   trained, finals = [], {"residual": [2.0, 2.2], "dhc2": [1.9, 2.15]}
 
   def train_arm(sweep, group, out, log):

@@ -1,4 +1,4 @@
-"""The numbers of docs/ablation, and those that pages quote, computed from its results.jsonl."""
+"""Tests of docs/ablation: its numbers, and those that pages quote, follow from results.jsonl."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ FOLDER = ROOT / "docs" / "ablation"
 
 @pytest.fixture(scope="module")
 def rows():
-  """Rows of results.jsonl by arm, in order of their seeds."""
+  """Returns the rows of results.jsonl by arm, in order of their seeds."""
   found = {}
   for line in (FOLDER / "results.jsonl").read_text().splitlines():
     row = json.loads(line)

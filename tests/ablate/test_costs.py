@@ -1,4 +1,4 @@
-"""What an arm costs, counted without compiling anything."""
+"""Tests of the costs of an arm, counted without compiling."""
 
 import pytest
 
@@ -16,6 +16,6 @@ def flops(**changes):
 
 @pytest.mark.slow
 def test_flops_do_not_depend_on_how_layers_run():
-  """Scanned layers count as often as they run, and what is computed again counts once."""
+  """Scanned layers count as often as they run; rematerialised work counts once."""
   unrolled = flops(model__scan=False)
   assert flops(model__scan=True, model__remat="full") == pytest.approx(unrolled, rel=0.02)

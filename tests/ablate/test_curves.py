@@ -1,4 +1,4 @@
-"""The curves of a run are read out of its rows of metrics.jsonl, by hand."""
+"""Tests of the curves of a run, compared with rows of metrics.jsonl by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The sweep over the whole family runs, each variant in a model of a few numbers."""
+"""Tests that the sweep over the whole family runs, with a tiny model for each variant."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def test_the_arms_of_contrib_are_models_too():
     CONNECTIONS.update(before)
 
 
-@pytest.mark.exhaustive  # a model for every arm is compiled
+@pytest.mark.exhaustive  # because a model is compiled for every arm
 def test_every_arm_of_the_family_is_trained_and_reported(tmp_path):
   flags = [f"--config.{key}={value}" for key, value in SMOKE.items()]
   with tiny.tiny_text():

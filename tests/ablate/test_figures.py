@@ -1,4 +1,4 @@
-"""The curves that a report draws: losses of all seeds against what they cost, by hand."""
+"""Tests of the curves in a report, losses of all seeds against costs, compared by hand."""
 
 import numpy as np
 

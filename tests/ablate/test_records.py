@@ -1,4 +1,4 @@
-"""A row of results.jsonl says what its own run was and measured."""
+"""Tests that a row of results.jsonl describes its own run."""
 
 from hc_jax.ablate.running import records
 from hc_jax.ablate.sweep import Group
@@ -19,8 +19,8 @@ def test_each_run_has_a_row_of_its_own_facts():
     ("dhc2", 0.1, 1, "finished", None, 5.0, "branches 1"),
   ]
   assert [row["params"] for row in rows] == [1000, 1000, 1100, 1100]
-  # A run that diverged keeps what it had measured before.
+  # A run that diverged keeps the measurements from before.
   assert rows[1]["train"] == {"step": [1, 2], "loss": [6.0, 5.0]}
   assert rows[1]["val"]["step"] == [0, 2] and made[0].curves[1].final is None
-  # Words about the costs are left to the report.
+  # Texts about the costs belong in the report only.
   assert not {"flops_of", "together", "memory_of"} & set(rows[0])

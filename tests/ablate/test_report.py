@@ -1,4 +1,4 @@
-"""What the report says of results that were made up, and that it says the truth in words."""
+"""Tests of the report on made-up results: its numbers, and its conclusions in words."""
 
 import re
 
@@ -10,14 +10,14 @@ from tests.ablate.conftest import DHC, RESIDUAL, result
 
 @pytest.fixture(autouse=True)
 def _quick(request):
-  """Draws for the page alone."""
+  """Draws only the pictures of the page."""
   if "page" not in request.node.name:
     request.getfixturevalue("no_pictures")
 
 
 @pytest.fixture
 def write(make_sweep, tmp_path):
-  """`write({arm: (finals, ...)}, ...)`: the report of such results, as text."""
+  """Returns `write({arm: (finals, ...)}, ...)`, which returns the report's text."""
 
   def run(finals, diverged=None, rates=(), costs=None, missing=()):
     arms = {name: RESIDUAL if name == "residual" else DHC for name in (*finals, *missing)}

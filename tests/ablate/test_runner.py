@@ -1,4 +1,4 @@
-"""A sweep in a folder: finished arms are skipped, shards merge, another sweep is refused."""
+"""Tests of a sweep's folder: finished arms are skipped, shards merge, other sweeps are refused."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def contents(out, names=FILES):
 
 @pytest.fixture(autouse=True)
 def _quick(request):
-  """Draws only where bytes are compared."""
+  """Draws pictures only in tests that compare bytes."""
   if "byte_for_byte" not in request.node.name:
     request.getfixturevalue("no_pictures")
 

@@ -1,4 +1,4 @@
-"""Seeds that train together are the runs that they would be one by one, and arms are paired."""
+"""Tests that seeds trained together equal separate runs, and that arms are paired."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ SEEDS = (3, 8)
 
 
 class Signal:
-  """What stops a loop: after so many checks, or never."""
+  """A stop signal that arrives after a number of checks, or never."""
 
   name = "SIGTEST"
 
@@ -50,13 +50,13 @@ def train_seeds(sweep, folder, stop=None, log=silent):
 
 @pytest.fixture
 def sweep(make_sweep, one_device):
-  # The loss in parts of the length and the batch in two: what the trainer has, the loop must have.
+  # The loop must support the trainer's features: a loss in parts of the length, and accumulation.
   return make_sweep(seeds=SEEDS, train__accumulation=2, train__loss_parts=2)
 
 
 @pytest.fixture
 def whole(sweep, tmp_path):
-  """Seeds that were trained to the end."""
+  """Returns seeds that were trained to the end."""
   return train_seeds(sweep, tmp_path / "whole")
 
 
@@ -76,11 +76,13 @@ def test_together_is_one_by_one(sweep, whole, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("last", [2, 3])  # 2 is also a step that saves by itself
+@pytest.mark.parametrize("last", [2, 3])  # step 2 makes a checkpoint anyway
 def test_seeds_that_were_stopped_continue_to_the_same_numbers(sweep, whole, tmp_path, last):
   folder, lines = tmp_path / "stopped", []
   with pytest.raises(Stopped, match=f"by SIGTEST after step {last}"):
-    train_seeds(sweep, folder, Signal(after=last + 1))  # one check before the steps, one a step
+    train_seeds(
+      sweep, folder, Signal(after=last + 1)
+    )  # one check before the steps, and one for each step
   again = train_seeds(sweep, folder, log=lines.append)
   assert any(f"resumed at step {last}" in line for line in lines)
   for one, other in zip(whole.curves, again.curves, strict=True):
@@ -142,6 +144,6 @@ def test_an_arm_from_configs_to_result(sweep, tmp_path):
   costs = result.costs
   assert result.seeds == list(SEEDS) and len(set(result.first_batch)) == 2
   assert costs["params"] > costs["connection_params"] > 0
-  # 6 FLOPs for each weight of a matrix product, and attention, norms and connections besides
+  # 6 FLOPs for each weight of a matrix product, plus attention, norms and connections
   assert 6 < costs["flops_per_token"] / (costs["params"] - costs["connection_params"]) < 12
   assert not list((tmp_path / "arms" / "dhc2").glob("checkpoints"))

@@ -1,4 +1,4 @@
-"""Intervals, smoothed curves, convergence factors: against tables and by hand."""
+"""Tests of intervals, smoothed curves and convergence factors, against tables and by hand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hc_jax.ablate.reporting.statistics import mean_and_sd, paired_difference, t
 
 
 @pytest.mark.parametrize(
-  "freedom, t",  # two-sided 95 %, from the tables of any textbook
+  "freedom, t",  # two-sided 95 %, from textbook tables
   [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (1000, 1.962)],
 )
 def test_students_quantiles(freedom, t):
@@ -43,10 +43,10 @@ def test_the_moving_average_is_the_one_of_every_step():
   for i, loss in enumerate(losses, 1):
     smooth, bias = 0.9 * smooth + 0.1 * loss, 1 - 0.9**i
   assert ema([1, 2, 3, 4], losses, 0.9)[-1] == pytest.approx(smooth / bias)
-  # a row for two steps is two steps of its loss
+  # a row after two steps counts as two steps with its loss
   every = ema([1, 2, 3], [5.0, 4.0, 4.0], 0.9)
   assert ema([1, 3], [5.0, 4.0], 0.9)[-1] == pytest.approx(every[-1])
-  assert ema([1, 2], [2.0, 2.0])[0] == pytest.approx(2.0)  # no pull of the start towards zero
+  assert ema([1, 2], [2.0, 2.0])[0] == pytest.approx(2.0)  # no bias of the start towards zero
 
 
 def test_the_convergence_factor():

@@ -1,4 +1,4 @@
-"""An ablation from a stranger: reported or refused in one line, and no link in it is followed."""
+"""Tests of a sweep from someone else: reported or refused in one line, and no link is followed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ EVIL = "\x1b]0;gone\x07"
 
 @pytest.fixture
 def sweep(make_sweep, tmp_path, no_pictures):
-  """A finished sweep of two arms, next to what is mine."""
+  """Returns a finished sweep of two arms, next to a file of the user's own."""
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "secret").write_text("x" * 1000)
   out = tmp_path / "sweep"
@@ -31,7 +31,7 @@ def sweep(make_sweep, tmp_path, no_pictures):
 
 
 def report(out):
-  """The exit code of the report, as a command; nothing of mine has changed."""
+  """Returns the exit code of the report command, and checks that the user's file is unchanged."""
   before = snapshot(out.parent / "mine")
   code = cli.main(["ablate", "x.py", "--report-only", f"--out={out}"])
   assert snapshot(out.parent / "mine") == before
@@ -103,7 +103,7 @@ def places_of(values, above=()):
 
 
 def test_any_value_of_any_type_is_reported_or_refused(sweep):
-  """A hundred, at random but always the same."""
+  """Tries a hundred random changes, always the same ones."""
   rng = random.Random(0)
   refused = 0
   for _ in range(100):

@@ -1,4 +1,4 @@
-"""An arm is judged by the right results: learning rates, pairs of seeds, costs, by hand."""
+"""Tests that an arm is judged by the right results: rates, pairs of seeds, costs, by hand."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ RATES = (0.001, 0.01, 0.1)
 
 @pytest.fixture
 def results_of(make_sweep):
-  """`results_of({rate: finals}, diverged={rate: steps})`: the sweep, and both arms at each rate."""
+  """Returns `results_of({rate: finals}, diverged={rate: steps})`: a sweep and its results."""
 
   def make(finals, diverged=None):
     sweep = make_sweep(seeds=(0, 1), learning_rates=RATES)
@@ -78,7 +78,7 @@ def test_the_factors_compare_each_seed_with_its_own_baseline(results_of):
   arm = result(Group("dhc2", 0.01), [1.0, 9.5])
   found = compare([base, arm], "residual")[1]
   assert found.factors[0] > 1 and found.factors[1] is None
-  assert 1 < found.factor < found.factors[0]  # of the mean curves
+  assert 1 < found.factor < found.factors[0]  # the factor of the mean curves
 
 
 def test_the_factors_of_seeds_are_said_from_the_soonest_to_the_latest(results_of):

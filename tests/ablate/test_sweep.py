@@ -1,4 +1,4 @@
-"""A sweep expands into paired configs, and says what is wrong with it."""
+"""Tests that a sweep expands into paired configs, and that a wrong sweep is refused."""
 
 import pathlib
 
@@ -47,7 +47,9 @@ def test_groups_cross_arms_with_learning_rates(make_sweep):
     "dhc2-lr0.01",
   ]
   assert sweep.config(sweep.groups()[1], 3).optim.learning_rate == 1e-3
-  one = make_sweep(learning_rates=(1e-2,)).groups()  # more may follow in the same folder
+  one = make_sweep(
+    learning_rates=(1e-2,)
+  ).groups()  # named by rate, because other rates may follow in the same folder
   assert [group.id for group in one] == ["residual-lr0.01", "dhc2-lr0.01"]
   assert sweep.shared_rate == 1e-2
 

@@ -1,4 +1,4 @@
-"""Tasks of one's own over seeds: as runs alone, resumed exactly, one that diverges, refusals."""
+"""Tests of user tasks over seeds: equal to single runs, exact resume, divergence, refusals."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ def compare(out, of=None, seeds=SEEDS, lines=None, **changes):
 
 
 def numbers(found):
-  """What was measured, without what depends on the machine's speed."""
+  """Returns the measurements that do not depend on the speed of the machine."""
   return [
     (c.train, {k: v for k, v in c.val.items() if k != "seconds"}, c.diverged)
     for arm in found
@@ -41,7 +41,7 @@ def numbers(found):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """A comparison that was trained to its end, and its folder."""
+  """Returns a comparison that was trained to its end, and its folder."""
   out = tmp_path_factory.mktemp("tasks") / "whole"
   return compare(out), out
 
@@ -94,7 +94,7 @@ def test_a_finished_one_is_not_trained_again(whole):
 
 
 class Poisoned(line.Batches):
-  """Batches of which those of one seed hold a NaN from the fourth on."""
+  """Batches in which one seed gets a NaN from the fourth batch on."""
 
   def __getitem__(self, s):
     batch = super().__getitem__(s)

@@ -1,4 +1,4 @@
-"""Coefficients come out of any model by site, in the order of the forward pass."""
+"""Tests that any model gives its coefficients by site, in the order of the forward pass."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ def language_model(scan, **fields):
 
 
 def test_sites_are_in_the_order_of_the_network():
-  """Scanned or unrolled; the read says which sublayer a site is."""
+  """Scanned or unrolled; the initial read identifies the sublayer of a site."""
   model, params = language_model(True)
   scanned = collect_coefs(model, params, TOKENS)
   unrolled = collect_coefs(language_model(False)[0], hc.models.unstack_layers(params), TOKENS)
@@ -75,7 +75,7 @@ def test_pictures_of_any_size(tmp_path, monkeypatch, n, sites):
 
 
 def test_sites_of_several_shapes_in_one_picture(tmp_path):
-  """A row for each slot and fraction; a stream that a site does not have is left white."""
+  """A figure has a row for each slot and fraction; missing streams stay white."""
   shapes = [(1, 1, 1), (3, 2, 1), (2, 4, 2)]  # slots of the read, streams, fractions
   sites = {
     f"stack/segment_{i}/layer_{i}/attn_connection": hc.Coefs(

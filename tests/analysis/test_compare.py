@@ -1,4 +1,4 @@
-"""Two networks side by side: the numbers of each, and what is left out where one has none."""
+"""Tests of comparing two networks: the numbers of each, and parts that one of them lacks."""
 
 import pytest
 

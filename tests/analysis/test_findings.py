@@ -1,4 +1,4 @@
-"""What is found in networks that are known, and in ones built so that it is there."""
+"""Tests of the findings in known networks, and in networks built to have them."""
 
 import numpy as np
 import pytest
@@ -26,14 +26,14 @@ def test_a_lambda_shape():
   for i in range(6, 9):
     matrix[i, 3 : i - 1] = 0.5
   assert found(matrix, "Λ shape").value == pytest.approx(2)
-  matrix[6:, 1:3] = 0.25  # the first layers are weak: no Λ, whatever the near ones
+  matrix[6:, 1:3] = 0.25  # weak first layers: no Λ, however strong the near ones are
   assert found(matrix, "Λ shape").value == pytest.approx(0.5)
   assert np.isnan(found(PRE_NORM[:6, :6], "Λ shape").value)
 
 
 def test_an_embedding_that_is_eliminated():
   matrix = PRE_NORM.copy()
-  matrix[-1, 0], matrix[-1, 1] = -0.5, 9  # by size, against the mean of all layers
+  matrix[-1, 0], matrix[-1, 1] = -0.5, 9  # the absolute weight, relative to the mean of all layers
   assert found(matrix, "embedding weight").value == pytest.approx(0.5 / 2)
 
 
@@ -44,15 +44,15 @@ def test_parallel_pairs_are_used_later():
   matrix[7, 7] = 0.49  # only the output of the network comes later
   assert found(matrix, "parallel pairs").which == "2-3, 6-7"
   matrix[:] = PRE_NORM
-  matrix[3, 3], matrix[4:, 3] = 0, 0.05  # hardly used by anyone: that is no pair
+  matrix[3, 3], matrix[4:, 3] = 0, 0.05  # hardly used by any later site, so not a pair
   assert found(matrix, "parallel pairs").value == 0
   matrix[:] = PRE_NORM
-  matrix[8, 8] = 0  # the last layer has nobody after it
+  matrix[8, 8] = 0  # no site follows the last one
   assert found(matrix, "parallel pairs").value == 0
 
 
 def test_fractions_count_by_blocks():
-  """A network of two fractions that are never exchanged is the same network twice."""
+  """Two fractions that are never exchanged give the findings of one."""
   matrix = PRE_NORM.copy()
   matrix[3, 3], matrix[-1, 0] = 0.4, 0.3
   for name, one in findings.from_matrix(matrix).items():
@@ -82,14 +82,14 @@ def test_sizes_of_parts(fractions):
 def test_wasted_layers():
   matrices, sources = network()
   assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(0, "")
-  sources[2] = 1e-3 * sources[2]  # a layer that says next to nothing
-  matrices[:, 4, 4] = 1e-3  # and one whose output nobody takes
+  sources[2] = 1e-3 * sources[2]  # a tiny output
+  matrices[:, 4, 4] = 1e-3  # and an output that nothing reads
   assert findings.from_tokens(matrices, sources)["wasted layers"] == findings.Finding(2, "1, 3")
   matrices[:, 3, 2] = 1e4
   assert findings.from_tokens(matrices, sources)["wasted layers"].which == "3"
   matrices, sources = network()
   matrices[:, 1:, 1] = 0
-  matrices[:, 2, 1] = 0.15  # a little, for one input of four: that is some use
+  matrices[:, 2, 1] = 0.15  # used a little by one input of four, so not wasted
   size = findings.part_sizes(matrices, sources)[1:, 1]
   assert size.mean() < findings.WASTED < size.max()
   assert findings.from_tokens(matrices, sources)["wasted layers"].value == 0

@@ -1,4 +1,4 @@
-"""Measures of a site are of its own maps and streams, and of the product from it to the end."""
+"""Tests that a site's measures use its own maps and streams, and the product to the end."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hc_jax.coefs import Coefs
 
 
 def site(mix, read=((1.0, 0.0),), write=((1.0,), (1.0,)), streams=None, views=0):
-  """A static site of two streams, two tokens and a width of two."""
+  """Returns a static site with two streams, two tokens and a width of two."""
   mix, read, write = (None if x is None else np.array(x, np.float32) for x in (mix, read, write))
   streams = np.ones((2, read.shape[-1], 2)) if streams is None else streams
   h = np.ones((2, views, 2)) if views else np.ones((2, 2))
@@ -29,7 +29,7 @@ def test_maps_are_the_sites_own_and_products_run_to_the_end():
   assert first["composite_norm_bwd"] == product.sum(0).max() == 5
   assert first["norm_fwd"] == 2 and first["norm_bwd"] == 3
   assert second["composite_norm_bwd"] == second["norm_bwd"] == 3
-  # Two slots read a stream each as much as both together: shares 2/4 and 2/4.
+  # Each stream has half of the reads, summed over slots: shares 2/4 and 2/4.
   assert first["effective_read"] == pytest.approx(2) and second["effective_read"] == 1
   assert first["effective_write"] == pytest.approx(2)
 

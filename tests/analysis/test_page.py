@@ -1,4 +1,4 @@
-"""The page: one file that asks nobody for anything, says what the CSV files say, and is HTML."""
+"""Tests of the page: a self-contained HTML file with the numbers of the CSV files."""
 
 import csv
 import html.parser
@@ -18,7 +18,7 @@ TITLE = "</script> & <b>"
 
 
 class Reader(html.parser.HTMLParser):
-  """Takes a page apart: what is open, what is asked for, and the text of the data."""
+  """An HTML parser that keeps open elements, addresses, ids, and the text of the data."""
 
   def __init__(self):
     super().__init__()
@@ -178,7 +178,7 @@ def test_the_script_is_javascript(tmp_path):
 
 def test_a_name_cannot_end_the_script():
   (site,) = list(network(1, dynamic=False).values())
-  # Both are short for the same, so the page has their full names.
+  # Both sites have the same short name, so the page shows their full names.
   found = parts.look({"</script><b>": site, "stack/</script><b>": site})[0]
   views = json.loads(read(page.render(found, "", {})).data)
   gains = next(view for view in views if view["id"] == "gains")

@@ -1,4 +1,4 @@
-"""The report of a model: which figures, what their tables hold, and what is left out."""
+"""Tests of the report on a model: its figures, their tables, and parts that are left out."""
 
 import csv
 import importlib
@@ -18,7 +18,7 @@ N, TOKENS, WIDTH = 3, 5, 4
 
 
 def network(count=4, dynamic=True, norm=False, n=N):
-  """What sites of a random network did, computed here."""
+  """Returns the sites of a random network, computed here."""
   rng = np.random.default_rng(0)
   lead = (2, TOKENS) if dynamic else ()
   streams = np.repeat(rng.normal(size=(2, TOKENS, 1, WIDTH)), n, axis=-2)
@@ -83,8 +83,8 @@ def test_streams_are_drawn_where_each_site_has_an_empty_slot():
 
 @pytest.mark.slow
 def test_drawing_leaves_the_backend_alone(tmp_path, monkeypatch):
-  """A notebook's later figures would vanish; and pyplot would keep every figure in memory."""
-  monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails
+  """Pyplot would hide a notebook's later figures, and keep every figure in memory."""
+  monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # makes importing it fail
   monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
   importlib.reload(plots)
   report.write_report(network(2, n=2), tmp_path, log=lambda line: None, formats=("png",))
@@ -145,7 +145,7 @@ def test_a_residual_network_has_only_its_similarity():
 
 
 def test_fractions_are_drawn_in_blocks():
-  """Above the diagonal block there is nothing; within it both fractions of a source count."""
+  """Cells above the diagonal blocks are empty; within a block all cells are drawn."""
   matrix = np.kron(np.tril(np.ones((3, 3))), np.ones((2, 2)))
   figure = plots.unfolded_matrices({"own": matrix, "other": np.ones((3, 3))}, fractions=2)
   own, other = [ax.images[0].get_array().filled(np.nan) for ax in figure.axes[:2]]

@@ -1,4 +1,4 @@
-"""Cosines of vectors whose angle is known."""
+"""Tests of cosines, with vectors whose angle is known."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Every number on matrices and streams of which it is known."""
+"""Tests of gains, singular values and stream measures, on known matrices and streams."""
 
 import numpy as np
 import pytest

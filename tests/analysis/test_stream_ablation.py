@@ -1,4 +1,4 @@
-"""What the output loses without one stream before one layer, against networks cut by hand."""
+"""Tests of the stream ablation, against networks cut by hand."""
 
 import functools
 
@@ -25,9 +25,9 @@ def divergence(logits, others):
 
 
 def test_the_residual_without_its_stream_starts_from_nothing():
-  """Zeroed before site 0 there is no embedding; before a later one, no layer below it either."""
+  """Zeroing before site 0 erases the embedding; before a later site, all earlier outputs too."""
   fields = {"connection": hc.Residual, "tie_embeddings": False, "remat": "branches"}
-  fields["norm_params"] = True  # without a bias all would be zero, whatever is zeroed
+  fields["norm_params"] = True  # without a bias, every ablated output would be zero
   model = tiny.model(**fields)
   params = tiny.params(model)
   found = ablation(model, params)
@@ -43,7 +43,7 @@ def test_the_residual_without_its_stream_starts_from_nothing():
 
 
 def test_a_stream_that_nothing_reads_is_not_missed():
-  """No site reads stream 1 and none mixes it into others; the last one drops it."""
+  """No site reads stream 1 or mixes it into others, and the last one drops it."""
   model = tiny.model(connection=SHC3, scan=False)
   params = tiny.params(model)
 
@@ -68,7 +68,7 @@ def test_a_stream_that_nothing_reads_is_not_missed():
 
 @pytest.mark.slow
 def test_networks_whose_layers_differ():
-  """Two streams above one: a residual site has no second stream, and sites count through."""
+  """A block with one stream, then one with two: cells are missing, and sites count through."""
   model = tiny.model(layers=((1, hc.Residual), (1, tiny.DHC2)), num_layers=2)
   found = ablation(model, tiny.params(model))
   assert np.isnan(found).tolist() == [[False, True], [False, True], [False] * 2, [False] * 2]

@@ -1,4 +1,4 @@
-"""The unfolded matrices rebuild every layer's input, and are those of known networks."""
+"""Tests that unfolded matrices rebuild every input, and match known networks."""
 
 import functools
 
@@ -57,7 +57,7 @@ def test_the_streams_make_the_inputs():
 
 
 class Chain(nn.Module):
-  """Sites around cheap branches; where the number of streams changes, one by the mean, copied."""
+  """Sites around cheap branches; if the number of streams changes, their mean is copied."""
 
   connections: tuple
 
@@ -76,7 +76,7 @@ class Chain(nn.Module):
 
 
 def sites_of(model, inputs):
-  """What connections far from where they start did."""
+  """Returns the sites of a network whose connections are far from their initial values."""
   params = nn.unbox(jit(model.init)(jax.random.key(0), inputs)).get("params", {})
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda x: np.float32(x + 0.3 * rng.normal(size=x.shape)), params)
@@ -84,7 +84,7 @@ def sites_of(model, inputs):
 
 
 def errors(sites, change=lambda c: c):
-  """Relative distance of each rebuilt layer input from the actual one."""
+  """Returns the relative distance of each rebuilt input from the actual one."""
   n, m = sites[0].coefs.write.shape[-2:]
   embedding = sites[0].streams[..., :m, :].reshape(*TOKENS.shape, -1)
   matrix = change(unfold.unfold([site.coefs for site in sites]))
@@ -110,12 +110,12 @@ def test_every_layers_input_is_rebuilt(name):
   assert len(sites) == 5
   assert max(errors(sites)) < 1e-5
   assert max(errors(sites, lambda c: c.swapaxes(-1, -2))) > 0.1
-  if name == "dynamic":  # the mean over tokens is no token's matrix
+  if name == "dynamic":  # the mean over tokens is not the matrix of any token
     assert max(errors(sites, lambda c: c.mean((0, 1), keepdims=True))) > 1e-3
 
 
 def test_every_layers_input_of_a_language_model():
-  """Scanned, rematerialised layers, and the connection that a model has by default."""
+  """Layers are scanned and rematerialised, with the default connection."""
   model = hc.models.TransformerLM(vocab_size=11, d_model=4, num_layers=2, num_heads=1)
   sites = sites_of(model, TOKENS)
   assert len(sites) == 4

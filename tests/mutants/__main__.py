@@ -1,10 +1,10 @@
-"""`make mutants`: makes every mistake on purpose, and says which test finds it."""
+"""`make mutants`: tries every mistake on purpose, and prints which test finds it."""
 
 import sys
 
 from tests import environment
 
-environment.prepare()  # one mistake shows only on a mesh of eight devices
+environment.prepare()  # eight devices, because one mistake shows only on a mesh
 
 from tests.mutants.run import mutation_run  # noqa: E402  (after the environment)
 

@@ -1,6 +1,6 @@
-"""Hyper-connections with one thing changed, and the changes that traps and conformance both try.
+"""Functions that change one thing in hyper-connections, from which mutants are made.
 
-`traps` and `conformance` make their mutants of these.
+`traps` and `conformance` share these changes.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from hc_jax.connections import HyperConnection
 
 
 def changed_coefs(change: Callable[[Any, Coefs], Coefs], **methods: Any) -> type:
-  """A connection whose coefficients are `change(connection, coefs)`."""
+  """Returns a connection class whose coefficients are `change(connection, coefs)`."""
 
   def coefs(self, streams, index):
     return change(self, HyperConnection.coefs(self, streams, index))
@@ -24,7 +24,7 @@ def changed_coefs(change: Callable[[Any, Coefs], Coefs], **methods: Any) -> type
 
 
 def changed_field(**fields: Any) -> type:
-  """A connection that has its own idea of some of its options."""
+  """Returns a connection class that overrides some options with fixed values."""
 
   def coefs(self, streams, index):
     for name, value in fields.items():
@@ -35,7 +35,7 @@ def changed_field(**fields: Any) -> type:
 
 
 def changed_index(change: Callable[[Any], Any]) -> type:
-  """A connection that takes `change(index)` for its index."""
+  """Returns a connection class that uses `change(index)` as its index."""
 
   def coefs(self, streams, index):
     return HyperConnection.coefs(self, streams, change(index))
@@ -44,7 +44,7 @@ def changed_index(change: Callable[[Any], Any]) -> type:
 
 
 def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
-  """A connection whose parameter `name` starts as `change(what it should)`."""
+  """Returns a connection class whose parameter `name` starts at `change(correct value)`."""
 
   def param(self, key, init, *args, **kwargs):
     if key != name:
@@ -61,7 +61,7 @@ def changed_param(name: str, change: Callable[[jax.Array], Any]) -> type:
 
 
 def changed_part(change: Callable) -> type:
-  """A connection whose dynamic part is `change(read, mix, write)`."""
+  """Returns a connection class whose dynamic part is `change(read, mix, write)`."""
 
   def _dynamic(self, logits, small):
     return change(*HyperConnection._dynamic(self, logits, small))
@@ -70,7 +70,7 @@ def changed_part(change: Callable) -> type:
 
 
 def changed_streams(change: Callable[[Any, jax.Array], jax.Array]) -> type:
-  """A connection that does `change(connection, streams)` to what it has written."""
+  """Returns a connection class that applies `change(connection, streams)` after its write."""
 
   def write(self, streams, y, coefs):
     return change(self, HyperConnection.write(self, streams, y, coefs))
@@ -79,31 +79,31 @@ def changed_streams(change: Callable[[Any, jax.Array], jax.Array]) -> type:
 
 
 def transposed(connection: Any, coefs: Coefs) -> Coefs:
-  """Mixes stream i into j where it should mix j into i."""
+  """Transposes the mix, so that stream i goes into j instead of j into i."""
   return coefs.replace(mix=coefs.mix.swapaxes(-1, -2))
 
 
 def rounded(connection: Any, coefs: Coefs) -> Coefs:
-  """Coefficients with the precision of bf16."""
+  """Rounds coefficients to the precision of bf16."""
   return jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), coefs)
 
 
 def stronger_when_scanned(connection: Any, coefs: Coefs) -> Coefs:
-  """A mix that is off by a ten-thousandth under scan alone."""
+  """Scales the mix by 1.0001, but only under scan."""
   scanned = "layers" in connection.scope.path
   return coefs.replace(mix=coefs.mix * (1 + 1e-4 * scanned))
 
 
 def over_rows(connection: Any, streams: jax.Array) -> jax.Array:
-  """As a norm over the batch would, which sees the rows of its own device alone."""
+  """Adds the mean over the batch, of which each device sees only its own rows."""
   return streams + jnp.mean(streams, axis=0, keepdims=True)
 
 
 def over_tokens(connection: Any, streams: jax.Array) -> jax.Array:
-  """Every token sees a little of all others, those after it too."""
+  """Lets every token see a little of all others, including later ones."""
   return streams + 0.01 * jnp.mean(streams, axis=-3, keepdims=True)
 
 
 def over_batch(connection: Any, streams: jax.Array) -> jax.Array:
-  """Every row of the batch sees a little of another."""
+  """Lets every row of the batch see a little of another row."""
   return streams + 0.01 * jnp.roll(streams, 1, axis=0)

@@ -33,12 +33,12 @@ class WrongConnection:
 
   @property
   def name(self) -> str:
-    """Of the mistake, in words."""
+    """Returns the mistake in words."""
     return self.candidate.name
 
 
 class _Remembers(HyperConnection):
-  """Keeps a state besides its parameters."""
+  """A connection with a state in addition to its parameters."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -47,7 +47,7 @@ class _Remembers(HyperConnection):
 
 
 class _Bfloat16(Connection):
-  """Hands out streams in another dtype than it got."""
+  """A connection that returns streams in another dtype."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -58,7 +58,7 @@ class _Bfloat16(Connection):
 
 
 class _OneMore(HyperConnection):
-  """Has a parameter that it does not declare."""
+  """A connection with a parameter that it does not declare."""
 
   @nn.compact
   def generator(self, width, index):
@@ -67,21 +67,21 @@ class _OneMore(HyperConnection):
 
 
 class _Boasts(HyperConnection):
-  """Claims a doubly stochastic mix."""
+  """A connection that wrongly claims a doubly stochastic mix."""
 
   def facts(self, d_model):
     return dataclasses.replace(super().facts(d_model), mix_columns_sum_to_one=1e-5)
 
 
 class _BoastsOrthogonal(HyperConnection):
-  """Claims an orthogonal mix."""
+  """A connection that wrongly claims an orthogonal mix."""
 
   def facts(self, d_model):
     return dataclasses.replace(super().facts(d_model), mix_is_orthogonal=1e-5)
 
 
 class _Silent(HyperConnection):
-  """Does not start as the residual network and does not say so."""
+  """A connection that does not start as the residual network, and does not say so."""
 
   dynamic_scale_init: float = 0.01
 
@@ -90,7 +90,7 @@ class _Silent(HyperConnection):
 
 
 class _ForgetsIndex(HyperConnection):
-  """Takes a traced index for zero."""
+  """A connection that treats a traced index as zero."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -99,7 +99,7 @@ class _ForgetsIndex(HyperConnection):
 
 
 class _OwnWrite(HyperConnection):
-  """Writes by itself, without the constraint on the streams' sharding."""
+  """A connection with its own write, which does not constrain the streams' sharding."""
 
   def write(self, streams, branch_output, coefs):
     mixed = jnp.einsum("...ij,...jw->...iw", coefs.mix, streams, precision="highest")
@@ -107,7 +107,7 @@ class _OwnWrite(HyperConnection):
 
 
 class _HalfParameter(HyperConnection):
-  """Has a parameter in bf16, which the first step of an optimizer makes float32."""
+  """A connection with a bf16 parameter, which the first optimizer step turns into float32."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -117,7 +117,7 @@ class _HalfParameter(HyperConnection):
 
 
 class _NeedsNumber(HyperConnection):
-  """Wants the index as a number, one compilation for each."""
+  """A connection that needs a concrete index, and so compiles for each."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -125,7 +125,7 @@ class _NeedsNumber(HyperConnection):
 
 
 class _Captures(HyperConnection):
-  """Its finish holds an array."""
+  """A connection whose finish captures an array."""
 
   def finish(self, logits, small):
     found = HyperConnection.finish(self, logits, small)
@@ -133,14 +133,14 @@ class _Captures(HyperConnection):
 
 
 class _AnyIndex(HyperConnection):
-  """Makes a whole number of any index."""
+  """A connection that rounds any index to a whole number."""
 
   def __call__(self, streams, index, *, dtype=None):
     return HyperConnection.__call__(self, streams, int(np.ravel(index)[0]), dtype=dtype)
 
 
 class _DividesByTokens(HyperConnection):
-  """Cannot do without tokens."""
+  """A connection that fails without tokens."""
 
   def coefs(self, streams, index):
     found = HyperConnection.coefs(self, streams, index)
@@ -148,7 +148,7 @@ class _DividesByTokens(HyperConnection):
 
 
 class _AnyFloat(HyperConnection):
-  """Has a parameter without a dtype of its own."""
+  """A connection with a parameter that has no explicit dtype."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -158,7 +158,7 @@ class _AnyFloat(HyperConnection):
 
 
 class _OwnDerivative(HyperConnection):
-  """Multiplies by a parameter with a derivative of its own, which knows of no mesh."""
+  """A connection with a hand-written derivative that ignores meshes."""
 
   @nn.compact
   def coefs(self, streams, index):
@@ -183,7 +183,7 @@ def _square(x):
   return x * x
 
 
-# Its derivative is right, and takes no part in the derivative of a derivative.
+# The first derivative is right, but it cannot be differentiated again.
 _square.defvjp(lambda x: (x * x, x), lambda x, grad: (2 * jax.lax.stop_gradient(x) * grad,))
 
 
@@ -197,7 +197,7 @@ def _waves(kernel):
 
 
 def _off(connection, coefs):
-  """A scale that is wrong by a ten-thousandth."""
+  """Scales the write by 1.0001."""
   return coefs.replace(write=1.0001 * coefs.write)
 
 
@@ -206,7 +206,7 @@ def _detached(connection, coefs):
 
 
 def _wrong_backward(connection, coefs):
-  """As a hand-written derivative would be that forgets a tenth of the mix's."""
+  """Loses a tenth of the mix's gradient, like a wrong hand-written derivative."""
   mix = coefs.mix + 0.1 * (jax.lax.stop_gradient(coefs.mix) - coefs.mix)
   return coefs.replace(mix=mix) if connection.derivatives == "custom" else coefs
 
@@ -220,7 +220,7 @@ def _drifting(connection, streams):
 
 
 def _first_site_only(connection, coefs):
-  """A write that learns in the first sublayer alone."""
+  """Lets the write learn only in the first sublayer of a block."""
   layer = connection.scope.path[-1] == "attn_connection"
   return coefs if layer else coefs.replace(write=jax.lax.stop_gradient(coefs.write))
 

@@ -1,4 +1,4 @@
-"""Every mutant, and the test made for it."""
+"""Running of all mutants, each with the test that must find it."""
 
 import functools
 import time
@@ -16,7 +16,7 @@ _say = functools.partial(print, flush=True)
 
 
 def cases() -> list[Case]:
-  """Lists every mutant as (the mistake in words, the test made for it, who makes it)."""
+  """Returns each mutant as (mistake in words, test that must find it, subject)."""
   traps = {trap.name: trap for trap in (*TRAPS, *CONFORMANCE)}
   return [
     *((m.name, traps[m.trap], m.subject) for m in MUTANTS),
@@ -25,10 +25,10 @@ def cases() -> list[Case]:
 
 
 def mutation_run(chosen: Iterable[Case] | None = None, log: Callable[[str], None] = _say) -> int:
-  """Tries the mutants one by one and prints a table: the test made for each must find it.
+  """Tries the mutants one by one, and prints a table with the test that finds each.
 
   Returns:
-    1 if one survives, else 0.
+    1 if a mutant survives, else 0.
   """
   start, counts = time.perf_counter(), {"FAIL": 0, "pass": 0, "skip": 0}
   log(f"{'mistake':<42} {'found by':<9} what it says")

@@ -1,4 +1,4 @@
-"""Mistakes on purpose with Sinkhorn, for trap T4; see `traps`."""
+"""Mutants with a wrong Sinkhorn, for trap T4; see `traps`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hc_jax.connections import MHC
 
 
 class _OverTokens(MHC):
-  """Normalises over tokens and streams instead of streams and streams."""
+  """An mHC that normalises over tokens and streams, instead of over both stream axes."""
 
   def mix_of(self, logits):
     z = logits.reshape(*logits.shape[:-1], self.num_streams, self.num_streams)
@@ -16,7 +16,7 @@ class _OverTokens(MHC):
 
 
 class _AllOnes(MHC):
-  """Reshapes the square away and normalises over an axis of one: all ones, whatever the logits."""
+  """An mHC that normalises over an axis of size one, which gives all ones."""
 
   def mix_of(self, logits):
     z = logits.reshape(*logits.shape[:-1], self.num_streams, self.num_streams, 1)
@@ -24,7 +24,7 @@ class _AllOnes(MHC):
 
 
 class _EndsOnColumns(MHC):
-  """Makes columns exact, rows nearly: the transposed Sinkhorn."""
+  """An mHC with the transposed Sinkhorn: exact columns, approximate rows."""
 
   def mix_of(self, logits):
     z = logits.reshape(*logits.shape[:-1], self.num_streams, self.num_streams)
@@ -32,14 +32,14 @@ class _EndsOnColumns(MHC):
 
 
 class _Detached(MHC):
-  """Computes the mix without a gradient."""
+  """An mHC whose mix has no gradient."""
 
   def mix_of(self, logits):
     return jax.lax.stop_gradient(MHC.mix_of(self, logits))
 
 
 class _PerSequence(MHC):
-  """Averages the logits over the sequence: one mix for all tokens, which sees their future."""
+  """An mHC that averages logits over the sequence, so that tokens see their future."""
 
   def mix_of(self, logits):
     mean = jnp.mean(logits, axis=-2, keepdims=True)

@@ -1,4 +1,4 @@
-"""Every check of the conformance suite finds the connections made for it."""
+"""Tests that every conformance check finds the wrong connections made for it."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from hc_jax.testing.traps.selftest import examine
 from tests.mutants.conformance import WRONG_CONNECTIONS
 
 CHECKS = {check.name: check for check in CONFORMANCE}
-# Checks of a site that are quick to fail.
+# Checks of a single site, which fail quickly.
 CANARIES = {"counts", "maps", "claims", "bf16", "value", "whole", "empty", "x64", "jvp"}
 
 

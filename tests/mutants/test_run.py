@@ -1,4 +1,4 @@
-"""`make mutants` says which test finds a mutant, and fails if one survives."""
+"""Tests that `make mutants` prints which test finds a mutant, and fails if one survives."""
 
 from hc_jax.testing.traps.table import Subject
 from tests.mutants import run

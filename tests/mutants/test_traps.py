@@ -1,4 +1,4 @@
-"""Every trap finds the mutants made for it, so none of them is a test that cannot fail."""
+"""Tests that every trap finds the mutants made for it, so that no trap always passes."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hc_jax.testing.traps.table import TRAPS
 from tests.mutants.traps import MUTANTS
 
 BY_NAME = {trap.name: trap for trap in TRAPS}
-# One a trap, of what is found soonest, for `make test`; `make mutants` tries them all.
+# The quickest mutant of each trap, for `make test`; `make mutants` tries all mutants.
 CANARIES = {
   "T1": "mix dropped",
   "T2": "mix transposed",

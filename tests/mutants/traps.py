@@ -1,6 +1,6 @@
-"""Mistakes on purpose, each seen in some implementation, and the trap that must find each.
+"""Mutants with one mistake each, seen in some implementation, and the trap that must find it.
 
-A trap that no mutant falls into proves nothing. `MUTANTS` holds subjects with one mistake each.
+They prove that every trap can fail. `MUTANTS` lists all mutants.
 """
 
 import contextlib
@@ -44,19 +44,19 @@ class Mutant:
 
   @property
   def name(self) -> str:
-    """Of the mistake, in words."""
+    """Returns the mistake in words."""
     return self.subject.name
 
 
 @contextlib.contextmanager
 def block_is(cls: type[Block]) -> Iterator[None]:
-  """Models that are set up meanwhile are made of this block."""
+  """Replaces a kind of block in all models that are set up in the body."""
   with mock.patch.dict(lm.KINDS, {cls.kind: cls}):
     yield
 
 
 def of_block(cls: type[Block]) -> type[TransformerLM]:
-  """The model with another block."""
+  """Returns the model class with another block."""
 
   def setup(self):
     with block_is(cls):
@@ -66,12 +66,12 @@ def of_block(cls: type[Block]) -> type[TransformerLM]:
 
 
 def deaf_model(**fields: Any) -> Callable[..., TransformerLM]:
-  """A model that has its own idea of some of its options."""
+  """Returns a model factory that overrides some options with fixed values."""
   return lambda **given: TransformerLM(**{**given, **fields})
 
 
 class _CollapsingBlock(Block):
-  """Ends in the mean of its streams."""
+  """A block that ends in the mean of its streams."""
 
   @nn.compact
   def __call__(self, streams, layer, context):
@@ -80,7 +80,7 @@ class _CollapsingBlock(Block):
 
 
 class _DroppingBlock(Block):
-  """Drops streams, not branch outputs."""
+  """A block with dropout on streams instead of branch outputs."""
 
   @nn.compact
   def __call__(self, streams, layer, context):
@@ -89,7 +89,7 @@ class _DroppingBlock(Block):
 
 
 class _NormBeforeReduce(TransformerLM):
-  """Norms every stream, then reduces: by the sum, or by the mean."""
+  """A model that norms every stream before it reduces, by the sum or by the mean."""
 
   mean: bool = False
 
@@ -105,7 +105,7 @@ class _NormBeforeReduce(TransformerLM):
 
 
 class _MeanForSum(TransformerLM):
-  """Reduces by the mean."""
+  """A model that reduces by the mean."""
 
   def hidden(self, tokens, **kwargs):
     return (
@@ -114,7 +114,7 @@ class _MeanForSum(TransformerLM):
 
 
 class _ForgetfulDecoder(TransformerLM):
-  """Decodes as if each token were the first."""
+  """A model that decodes as if each token were the first."""
 
   def hidden(self, tokens, *, decode=False, positions=None, **kwargs):
     if decode:
@@ -133,7 +133,7 @@ def _no_mix(connection, coefs):
 
 
 def _shared(read, mix, write):
-  """As if read and all rows of mix were made by one and the same column of the kernel."""
+  """Makes read and all rows of mix from the same column of the kernel."""
   return read, jnp.broadcast_to(read, mix.shape), write
 
 
@@ -155,7 +155,7 @@ def _dead_write(connection, coefs):
 
 
 def _wrong_backward(connection, coefs):
-  """As a hand-written derivative would be that forgets a third of the mix's."""
+  """Loses a third of the mix's gradient, like a wrong hand-written derivative."""
   mix = coefs.mix + 0.3 * (jax.lax.stop_gradient(coefs.mix) - coefs.mix)
   return coefs.replace(mix=mix) if connection.derivatives == "custom" else coefs
 

@@ -1,4 +1,4 @@
-"""FLOPs counted in jaxprs, against counts by hand."""
+"""Tests of FLOPs counted in jaxprs, against counts by hand."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the backward pass keeps, against what it must keep by hand."""
+"""Tests of the memory kept for the backward pass, against counts by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def found(loss):
 
 
 def test_inputs_are_no_activations_and_outputs_of_sin_are():
-  # sin keeps its cosine; the products keep their operands, of which x is given.
+  # sin keeps its cosine; the products keep their operands, except x, which is an argument.
   def loss(params, x):
     h = jnp.sin(x @ params["w"])
     return jnp.sum(jnp.exp(h @ params["v"]))
@@ -27,7 +27,7 @@ def test_inputs_are_no_activations_and_outputs_of_sin_are():
   row = found(loss)
   streams, logits = L * 2 * W * 4, L * 2 * V * 4
   assert (row.row, row.streams, row.logits) == (2 * streams + logits, 2 * streams, logits)
-  assert row.fixed == 0  # v is an argument, and not kept a second time
+  assert row.fixed == 0  # v is an argument, which is not kept a second time
 
 
 def test_rematerialisation_and_weights_in_another_dtype():
@@ -36,5 +36,5 @@ def test_rematerialisation_and_weights_in_another_dtype():
     return jnp.sum(h.astype(jnp.bfloat16) @ params["v"].astype(jnp.bfloat16))
 
   row = found(loss)
-  assert row.row == L * 2 * W * 2  # h in bfloat16; its cosine is computed again
+  assert row.row == L * 2 * W * 2  # h in bfloat16; its cosine is recomputed
   assert row.fixed == W * V * 2

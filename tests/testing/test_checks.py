@@ -1,4 +1,4 @@
-"""check_model on a small user's model: silent where it is right, and names each mistake."""
+"""Tests of check_model on a small user model: silent if it is right, and naming each mistake."""
 
 import re
 
@@ -20,7 +20,7 @@ X = normal("x", 2, 5, 8)
 
 
 class Mix(nn.Module):
-  """A branch in which tokens see those before them."""
+  """A branch in which tokens see earlier tokens, or (`leaks`) all tokens."""
 
   leaks: bool = False
 
@@ -32,7 +32,7 @@ class Mix(nn.Module):
 
 
 class Mine(nn.Module):
-  """Three sites; `mistake` names what is wrong with it."""
+  """A model of three sites, with the mistake that `mistake` names."""
 
   mistake: str = ""
   connection: str = "hc"
@@ -131,7 +131,7 @@ def test_a_model_that_is_right(fields, skips):
   assert {line.name for line in report.lines if line.state == "skip"} == skips
 
 
-MISTAKES = [  # what is wrong, the convention that finds it, and its words
+MISTAKES = [  # (mistake, convention that finds it, words of its message)
   ("no write", "every read has its write", "site2_connection reads and never writes"),
   ("ignored", "every read has its write", "site2_connection is called, but nothing"),
   ("written twice", "every read has its write", "site1_connection.* writes without a read"),
@@ -179,7 +179,7 @@ def test_a_mistake_breaks_one_convention(mistake):
 
 
 class Block(nn.Module):
-  """One site, as a body of nn.scan."""
+  """One site, as the body of nn.scan."""
 
   mistake: str
 
@@ -249,7 +249,7 @@ def test_our_language_model_keeps_them(fields):
 
 
 class Crossing(nn.Module):
-  """Post-Norm by one norm over all streams together."""
+  """A Post-Norm model whose norm acts on all streams together (`over_all`), or on each."""
 
   over_all: bool
 

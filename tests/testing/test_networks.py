@@ -1,4 +1,4 @@
-"""Whole networks against the float64 reference: of any shape, and decoded token by token."""
+"""Tests of whole networks against the float64 reference, in odd shapes and while decoding."""
 
 import functools
 
@@ -18,7 +18,7 @@ from hc_jax.testing.reference import transformer
 from hc_jax.testing.traps import subject
 from hc_jax.testing.traps.subject import distance
 
-# Networks of odd shapes: all numbers of streams, lengths that are no multiple of anything.
+# Odd shapes: all numbers of streams, and lengths that are not a multiple of anything.
 NETWORKS = st.fixed_dictionaries(
   {
     "n": st.sampled_from([1, 2, 3, 4, 8]),
@@ -41,7 +41,7 @@ NETWORKS = st.fixed_dictionaries(
 
 
 def network_distances(n, shape, d_model, options, dynamic, derivatives, change=lambda c: c):
-  """How far a random network is from float64: (logits, derivatives along random directions)."""
+  """Returns distances of a random network from float64: (logits, derivatives along directions)."""
   connection = functools.partial(
     hc.HyperConnection, num_streams=n, dynamic=dynamic, derivatives=derivatives
   )

@@ -1,4 +1,4 @@
-"""Every path of hyper-connections against the float64 reference, forward and gradients."""
+"""Tests of every path of hyper-connections against the float64 reference, with gradients."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ import hc_jax as hc
 from hc_jax.testing.compiled import jit
 from hc_jax.testing.reference import hyper as reference
 
-FORWARD, GRADIENT, BFLOAT16 = 2e-6, 1e-5, 6e-3  # relative norms over all of it; see README
+FORWARD, GRADIENT, BFLOAT16 = 2e-6, 1e-5, 6e-3  # relative norms over a whole tree
 
 
 def distance(got, want):
-  """Norm of the difference over the norm of the reference, over the whole tree."""
+  """Returns the norm of the difference over the norm of the reference, over the whole tree."""
   got = np.concatenate([np.ravel(np.asarray(a, np.float64)) for a in jax.tree.leaves(got)])
   want = np.concatenate([np.ravel(a) for a in jax.tree.leaves(want)])
   return np.linalg.norm(got - want) / (np.linalg.norm(want) + 1e-6)
 
 
 def random_case(seed, n, w, lead, dynamic, norm, norm_params):
-  """Streams, parameters away from their initial values, and a weighting of the outputs."""
+  """Returns streams, parameters away from their initial values, and weights of the outputs."""
   rng = np.random.RandomState(seed)
   params = {
     "static_read": rng.randn(1, n),
@@ -43,7 +43,7 @@ def random_case(seed, n, w, lead, dynamic, norm, norm_params):
 
 
 def both(streams, params, weights, stream_dtype=jnp.float32, **fields):
-  """(forward, gradients) of ours and of the reference, for a loss on streams and coefficients."""
+  """Returns (forward, gradients) of ours and of the reference, for a loss on streams and coefs."""
   n = streams.shape[-2]
   dynamic = "dynamic_kernel" in params
   connection = hc.HyperConnection(
@@ -55,7 +55,7 @@ def both(streams, params, weights, stream_dtype=jnp.float32, **fields):
     variables = {"params": inputs["params"]}
     h, coefs = connection.apply(variables, inputs["streams"], 0)
     out = connection.apply(variables, inputs["streams"], jnp.sin(h), coefs, method="write")
-    # The coefficients are used a second time, and the streams too.
+    # The loss uses the coefficients and the streams a second time.
     loss = jnp.sum(out.astype(jnp.float32) * weights) + jnp.sum(jnp.square(coefs.write))
     return loss + jnp.sum(inputs["streams"].astype(jnp.float32) ** 3), (h, out)
 
@@ -87,7 +87,7 @@ MATRIX = np.random.RandomState(5).randn(5, 5).astype(np.float32)
 
 
 def branches(np):
-  """Four layers T with their norms, in NumPy or in JAX."""
+  """Returns four layers T with their norms, in NumPy or in JAX."""
 
   def normed(h):
     h = h - np.mean(h, axis=-1, keepdims=True)
@@ -105,9 +105,9 @@ BRANCHES, OURS = branches(np), branches(jnp)
 
 
 def chain(n, dynamic, orient=lambda mix: mix):
-  """Algorithm 1 with ours: (output, branch inputs, branch outputs) from parameters and x.
+  """Runs Algorithm 1 with ours, and returns (output, branch inputs, branch outputs).
 
-  `orient` changes the mix on its way into write, to make mistakes with.
+  `orient` changes the mix before write, to make mistakes on purpose.
   """
   connection = hc.HyperConnection(num_streams=n, dynamic=dynamic)
 
@@ -127,12 +127,12 @@ def chain(n, dynamic, orient=lambda mix: mix):
 
 
 def chain_inputs(n, dynamic, seed=3):
-  """Parameters of every site, and x."""
+  """Returns the parameters of every site, and x."""
   sites = [
     random_case(seed + k, n, 5, (), dynamic, "layernorm", False)[1] for k in range(len(OURS))
   ]
   for site in sites:
-    # Of one sign: the first site reads n equal streams, and where the weights almost cancel, the
+    # All of one sign: the first site reads n equal streams, and if the weights almost cancel, the
     # derivative of the norm that follows magnifies every rounding.
     site["static_read"] = np.abs(site["static_read"]) + 0.5
   inputs = {
@@ -143,7 +143,7 @@ def chain_inputs(n, dynamic, seed=3):
 
 
 def chain_distances(n, dynamic, orient=lambda mix: mix, seed=3):
-  """How far ours is from Algorithm 1 in float64: (forward, gradients)."""
+  """Returns the distances of ours from Algorithm 1 in float64: (forward, gradients)."""
   inputs = chain_inputs(n, dynamic, seed)
   weights = np.random.RandomState(9).randn(2, 3, 5).astype(np.float32)
 
@@ -172,7 +172,7 @@ def chain_distances(n, dynamic, orient=lambda mix: mix, seed=3):
   return distance(got, exact(flat)), distance(got_grads, {k: want_grads[k] for k in got_grads})
 
 
-# Conformance has whole networks of other numbers of streams.
+# The conformance suite tests networks with other numbers of streams.
 @pytest.mark.parametrize("n, dynamic", [(2, False), (3, True)])
 def test_a_whole_network_is_algorithm_1(n, dynamic):
   forward, grads = chain_distances(n, dynamic)
@@ -184,12 +184,12 @@ def test_a_whole_network_is_algorithm_1(n, dynamic):
 def test_a_transposed_or_detached_mix_is_not_algorithm_1():
   forward, grads = chain_distances(3, True, lambda mix: mix.swapaxes(-1, -2))
   assert forward > 100 * FORWARD and grads > 100 * GRADIENT
-  forward, grads = chain_distances(3, True, jax.lax.stop_gradient)  # a mistake of gradients alone
+  forward, grads = chain_distances(3, True, jax.lax.stop_gradient)  # a mistake only in gradients
   assert forward < FORWARD and grads > 100 * GRADIENT
 
 
 def unfolded_distance(change=lambda c: c):
-  """How far the inputs that `unfold` makes of branch outputs are from the actual ones."""
+  """Returns the distance of the inputs that `unfold` rebuilds from the actual inputs."""
   n = 3
   inputs = chain_inputs(n, dynamic=False)
   out, reads, writes = jit(chain(n, dynamic=False))(inputs)
@@ -206,7 +206,7 @@ def test_unfold_rebuilds_every_layers_input():
 
 
 def of(text):
-  """Matrices from the rows of `[[0, B], [A_m, A_r]]`, written "0BB/mrr/mrr"."""
+  """Returns matrices from the rows of `[[0, B], [A_m, A_r]]`, written "0BB/mrr/mrr"."""
   rows = np.array([[float(c) for c in row] for row in text.split("/")])
   return reference.Matrices(A_m=rows[1:, :1], A_r=rows[1:, 1:], B=rows[:1, 1:])
 
@@ -215,14 +215,14 @@ def test_unfold_of_known_networks():
   ones = np.tril(np.ones((4, 4)))
   # Pre-Norm (Eq. 15): every layer sees the embedding and all outputs before it, once.
   np.testing.assert_array_equal(reference.unfold([of("01/11")] * 3), ones)
-  # Eq. 14 with n streams is the same, and the sum at the end counts all of it n times.
+  # Eq. 14 with n streams is the same, except that the sum at the end counts everything n times.
   initial = reference.unfold([reference.initial(2, k) for k in range(3)])
   np.testing.assert_array_equal(initial, ones * [[1], [1], [1], [2]])
-  # Layer 1 writes to stream 1, which layer 2 does not read and layer 3 does.
+  # Sublayer 0 writes to stream 1, which sublayer 2 reads and sublayer 1 does not.
   sites = [of("001/110/001"), of("010/110/001"), of("010/010/101")]
   want = [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [2, 1, 1, 1]]
   np.testing.assert_array_equal(reference.unfold(sites), want)
-  # A_r is not symmetric: layer 1's mix carries stream 0 into stream 1 (A_r[0, 1]), not back.
+  # A_r is not symmetric: the mix of sublayer 0 carries stream 0 into 1 (A_r[0, 1]), not back.
   sites = [of("000/111/001"), of("000/010/101"), of("000/110/001")]
   want = [[1, 0, 0, 0], [2, 0, 0, 0], [1, 0, 0, 0], [3, 0, 0, 0]]
   np.testing.assert_array_equal(reference.unfold(sites), want)
@@ -246,7 +246,7 @@ def test_one_connection_with_bfloat16_streams(n, dynamic):
   streams, params, weights = random_case(n, n, 16, (2, 5), dynamic, "layernorm", False)
   forward, _ = both(streams, params, weights, stream_dtype=jnp.bfloat16)
   assert distance(*forward) < BFLOAT16
-  # Rounded twice as coarsely (seven bits to six), it is past the bound.
+  # Rounding twice as coarsely (seven bits to six) exceeds the bound.
   coarse = [np.asarray(a, np.float64) for a in forward[0]]
   coarse = [a - np.sign(a) * np.exp2(np.floor(np.log2(np.abs(a) + 1e-30)) - 6) for a in coarse]
   assert distance(coarse, forward[1]) > BFLOAT16

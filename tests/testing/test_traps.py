@@ -1,4 +1,4 @@
-"""The package falls into no trap, and selftest says what it found."""
+"""Tests that the package falls into no trap, and that selftest prints its results."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ def test_there_are_twenty_in_order():
   assert [trap.name for trap in TRAPS] == [f"T{i}" for i in range(1, 21)]
 
 
-# Long ones: `.ci/run` has them in `hc-jax selftest`; `test_conformance`, decoding and the options'
-# own tests prove the same piece by piece.
+# Long traps: `.ci/run` runs them by `hc-jax selftest`; tests of conformance, decoding and options
+# cover the same in parts.
 LONG = ("T16", "T17", "T19")
 
 
