@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SETUP := PYTHON='$(PYTHON)' VENV='$(VENV)' INSTALLER='$(INSTALLER)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-exhaustive test-all mutants parity goldens lint format clean
+.PHONY: help quickstart test test-slow test-exhaustive test-all mutants parity goldens docs lint format clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -60,6 +60,11 @@ parity: ## compare with live peers: PyTorch and more, in .venv-parity
 goldens: ## compute tests/goldens/*.npz anew with the live peers
 	@$(PARITY)
 	@$(PARITY_PYTHON) -m tests.goldens.make
+
+docs: ## build the documentation site into build/docs; a warning is an error
+	@$(SETUP) docs
+	@$(BIN)/python -m sphinx -b html -q -n -W --keep-going docs build/docs
+	@echo "== The site: build/docs/index.html"
 
 mutants: ## make every mistake on purpose, and show which test finds it
 	@$(SETUP) test

@@ -3,6 +3,7 @@
 #
 #   sh scripts/venv.sh run     packages for training, sampling and plotting
 #   sh scripts/venv.sh test    also those for the tests, ruff and the optional file formats
+#   sh scripts/venv.sh docs    packages for training, and Sphinx for the site of docs/
 #   sh scripts/venv.sh parity  also PyTorch and the packages that tests/parity compares with
 #
 # Environment variables:
@@ -14,7 +15,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-level=${1:?"usage: sh scripts/venv.sh run|test|parity"}
+level=${1:?"usage: sh scripts/venv.sh run|test|docs|parity"}
 venv=${VENV:-.venv}
 installer=${INSTALLER:-uv}
 mark=$venv/.made-by-hc_jax # holds the Python version that made it
@@ -68,7 +69,7 @@ if [ -e "$venv" ]; then
     rm -rf "$venv"
   fi
 fi
-if is_installed "$level" || { [ "$level" = run ] && is_installed test; }; then
+if is_installed "$level" || { [ "$level" = run ] && { is_installed test || is_installed docs; }; }; then
   exit 0
 fi
 
@@ -110,9 +111,10 @@ fi
 case $level in
   run) what=. && names="JAX, Flax and the rest" ;;
   test) what='.[test]' && names="JAX, Flax, the rest and the test tools" ;;
+  docs) what='.[docs]' && names="JAX, Flax, the rest and Sphinx" ;;
   parity) what='.[test,parity]' && names="JAX, Flax, the rest, the test tools and PyTorch"
     takes="minutes, if this is PyTorch with CUDA" ;;
-  *) fail "unknown level $level: run, test or parity" ;;
+  *) fail "unknown level $level: run, test, docs or parity" ;;
 esac
 [ -z "${untested:-}" ] ||
   say "Python $version is newer than the tested ones ($accepted): trying it"

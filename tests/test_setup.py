@@ -159,6 +159,16 @@ def test_test_contains_run_but_not_the_other_way(setup):
   assert setup.calls() == []
 
 
+def test_docs_contains_run_and_builds_the_site_with_warnings_as_errors(setup):
+  result = setup.run("make", f"PYTHON={setup.python}", "INSTALLER=pip", "docs")
+  assert result.returncode == 0, result.stderr
+  *_, packages, build = setup.calls()
+  assert packages.endswith("-e .[docs]")
+  assert build.startswith("-m sphinx ") and {"-W", "-n"} <= set(build.split())
+  setup.venv("run")
+  assert setup.calls() == []
+
+
 @pytest.mark.parametrize("file", ["pyproject.toml", "constraints/py312.txt"])
 def test_a_changed_requirement_installs_again_into_the_same_environment(setup, file):
   setup.venv("run")

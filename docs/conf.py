@@ -1,0 +1,40 @@
+"""Sphinx's settings. `make docs` builds the site from the pages of this folder, without network."""
+
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+import hc_jax  # noqa: E402
+
+project = "hc_jax"
+author = "the authors of hc_jax"
+version = release = hc_jax.__version__
+html_title = "hc_jax"
+extensions = [
+  "myst_nb",
+  "sphinx.ext.autodoc",
+  "sphinx.ext.napoleon",
+  "sphinx_files.mathml",
+  "sphinx_files.links",
+]
+exclude_patterns = ["_build"]
+
+# Links between pages name a heading as GitHub does.
+myst_heading_anchors = 6
+myst_enable_extensions = ["dollarmath"]
+nb_execution_mode = "off"  # a notebook is shown as it is stored
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+  "repository_url": "https://github.com/hc-jax/hc_jax",
+  "path_to_docs": "docs",
+  "use_repository_button": True,
+  "show_navbar_depth": 1,
+}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+html_copy_source = False
