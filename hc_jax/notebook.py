@@ -203,9 +203,8 @@ document.addEventListener("click", (event) => {
 class Page:
   """HTML file in the output of a cell, in a frame that separates its style from the notebook's.
 
-      hc_jax.notebook.Page("runs/x/analysis/analysis.html")    # the last line of a cell
-
-  The notebook keeps a copy of the file. Its scripts run in the frame and do not reach the notebook.
+  `hc_jax.notebook.Page("runs/x/analysis/analysis.html")` is the last line of the cell. The notebook
+  keeps a copy of the file. The file's scripts run in the frame and cannot reach the notebook.
   """
 
   def __init__(self, path: str | os.PathLike[str], height: int = 720) -> None:

@@ -10,10 +10,8 @@ BFLOAT16_SINCE = 8.0  # compute capability of NVIDIA's Ampere, the first with bf
 def choose_dtype(device: Any = None) -> tuple[str, str]:
   """Returns the dtype for matrix products and streams on a device, and the reason.
 
-      dtype, reason = choose_dtype()    # "bfloat16", "TPU v5 lite computes in bfloat16"
-
-  float16 is never chosen: its range is small, and the trainer does not scale the loss. Parameters,
-  coefficients and the loss are float32 with either dtype.
+  Parameters, coefficients and the loss are float32 with either dtype. float16 is never chosen: its
+  range is small, and the trainer does not scale the loss.
 
   Args:
     device: device of JAX; the first one by default.

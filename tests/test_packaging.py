@@ -49,7 +49,7 @@ def _requirements(*extras):
 @pytest.mark.parametrize("name", PINS)
 def test_constraints_pin_every_requirement_within_its_range(name):
   pins = _pins(name)
-  for requirement in _requirements("test", "docs"):
+  for requirement in _requirements("test", "docs", "notebook-test"):
     pin = pins.get(canonicalize_name(requirement.name))
     assert pin, f"constraints/{name}.txt does not pin {requirement.name}"
     assert pin in requirement.specifier, f"{requirement} does not allow the pinned {pin}"
