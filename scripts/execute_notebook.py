@@ -58,8 +58,8 @@ def check(cells, folder):
     assert not printed, f"cell {name} printed outside of its block: {printed}"
     assert len(texts(cells[name])[0].splitlines()) <= 22, f"the block of {name} is too long"
   compiled = pathlib.Path(os.environ["HC_JAX_COMPILED"])
-  assert any(compiled.rglob("*-cache")), f"no compiled program is in {compiled}"
-  assert not [*folder.rglob("*-cache"), *folder.rglob(".jax_cache")], "the runs have a cache"
+  assert any(compiled.rglob("jit_*")), f"no compiled program is in {compiled}"
+  assert not [*folder.rglob("jit_*"), *folder.rglob(".jax_cache")], "the runs have a cache"
 
 
 def main(path, result=None):
