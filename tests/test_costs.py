@@ -250,7 +250,7 @@ def test_a_site_costs_what_is_counted(n):
   np.testing.assert_allclose(
     xla_flops(n, w, tokens, True),
     dynamic - (n + 1) - n,
-    rtol=5e-3,  # because there is no pass that scales by 1/rms
+    rtol=5e-3,  # because no pass scales by 1/rms
   )
 
 

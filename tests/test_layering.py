@@ -100,7 +100,7 @@ TABLE = {
     _ARRAYS | {"ml_collections", "numpy", "optax", "scipy"},
   ),
   "__main__": ({"cli"}, set()),
-  # Loaded on first use; `import hc_jax` alone imports none of these.
+  # Packages that are loaded on first use; `import hc_jax` alone does not import them.
   "__init__": (
     _L1 | {"analysis", "config", "models", "nnx", "residual_network", "testing", "train"},
     set(),

@@ -168,5 +168,5 @@ def test_it_goes_through_the_conformance_suite(table):
   exec(VARIANT, names)
   conformance.check_connection(hc.CONNECTIONS["fade"], log=lambda line: None)
   names["Fade"].facts = lambda self, d_model: hc.connections.Facts(num_params=7, note="")
-  with pytest.raises(AssertionError, match="4 parameters, 7 by its declaration or facts"):
+  with pytest.raises(AssertionError, match="it has 4 parameters; its declaration or facts say 7"):
     conformance.check_connection(names["Fade"], log=lambda line: None)

@@ -98,7 +98,14 @@ def compare_tasks(
 
 
 def table(arms: Sequence[TaskArm]) -> str:
-  """Returns a text table of the last values: mean, sd, paired difference with its 95 % interval."""
+  """Returns the last values of all arms as a text table.
+
+  A row has the mean and standard deviation over seeds, and the paired difference to the first arm
+  as `mean ± half width` of its 95 % interval. If seeds diverged, the row has their number instead.
+
+  Args:
+    arms: at least one arm, from `compare_tasks`.
+  """
   rows = [["arm", "mean", "sd", f"difference to {arms[0].name}"]]
   for arm in arms:
     good = [final for final in arm.finals if final is not None]

@@ -95,7 +95,7 @@ def _make_task(spec: str) -> Any:
   """Calls the user's function `module:function` and returns its task.
 
   Raises:
-    UserError: if there is no such function, it fails, or it returns something else.
+    UserError: if the function is missing, fails, or returns something else.
   """
   from hc_jax import train
 

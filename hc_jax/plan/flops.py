@@ -20,8 +20,8 @@ def count_flops(function: Callable, *args: Any) -> int:
   """Counts the FLOPs of `function(*args)` by tracing it; an addition and a multiplication are two.
 
   Matrix products, arithmetic and reductions are counted. The body of a scan counts as often as it
-  runs, a conditional as its more expensive branch, and the body of a while loop once, because its
-  number of steps is not known.
+  runs, and a conditional as its more expensive branch. The body of a while loop counts once,
+  because its number of steps is not known.
 
   Args:
     function: function of arrays that JAX can trace.

@@ -1,4 +1,4 @@
-"""Tests of comparing two networks: the numbers of each, and parts that one of them lacks."""
+"""Tests of comparing two networks: the numbers of each, and parts that only one network has."""
 
 import pytest
 

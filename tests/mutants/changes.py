@@ -95,7 +95,7 @@ def stronger_when_scanned(connection: Any, coefs: Coefs) -> Coefs:
 
 
 def over_rows(connection: Any, streams: jax.Array) -> jax.Array:
-  """Adds the mean over the batch, of which each device sees only its own rows."""
+  """Adds the mean over the batch, which differs between devices because each has its own rows."""
   return streams + jnp.mean(streams, axis=0, keepdims=True)
 
 

@@ -43,7 +43,11 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """The result of `check_model`: a line for each convention; `str` gives the printed lines."""
+  """The result of `check_model`; `str(report)` gives the printed lines.
+
+  Attributes:
+    lines: a `Line` for each convention, in the order in which they were checked.
+  """
 
   lines: tuple[Line, ...]
 
