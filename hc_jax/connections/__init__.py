@@ -36,6 +36,7 @@ from hc_jax.connections.observe import observing as observing
 from hc_jax.connections.observe import site_name as site_name
 from hc_jax.connections.observe import tap as tap
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
+from hc_jax.connections.paper_names import suggestion
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.connections.single_pass import SinglePassMHC as SinglePassMHC
 from hc_jax.connections.site import init_site as init_site
@@ -124,8 +125,9 @@ def connection_class(name: str) -> type[Connection]:
   """
   if name not in CONNECTIONS:
     raise UserError(
-      f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}. If it is a variant "
-      "of your own, name the module that registers it: --import=my_package.my_file"
+      f"connection {name!r} is unknown; choose one of {', '.join(CONNECTIONS)}"
+      f"{suggestion(name, CONNECTIONS)} If it is a variant of your own, name the module that "
+      "registers it: --import=my_package.my_file"
     )
   return CONNECTIONS[name]
 
