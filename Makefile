@@ -75,7 +75,7 @@ lint: ## ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: ## let ruff mend what it can
+format: ## let ruff fix what it can
 	@$(SETUP) test
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .

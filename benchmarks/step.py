@@ -146,6 +146,14 @@ def main(argv=None):
   )
   rows = timing.interleave(programs, flags.rounds)
   timing.print_rows(title, rows, base="residual")
+  first, *others = names
+  for name in others:
+    if found := rows[name]["cpu_over_first"]:
+      mean, low, high = found
+      print(
+        f"\nprocessor time of {name} over {first}, {flags.rounds} pairs: {mean:.2f}, "
+        f"95 % interval {low:.2f} to {high:.2f}"
+      )
   timing.write_json(flags.json, facts, {title: rows})
   return 0
 

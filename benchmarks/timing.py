@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import platform
 import statistics
@@ -78,10 +79,23 @@ def interleave(programs: Mapping[str, Program], rounds: int, warmup: int = 2) ->
       "low": low,
       "high": high,
       "cpu": statistics.median(cpus[name]),
+      "cpu_over_first": ratio(cpus[names[0]], cpus[name]),
       "compile_s": programs[name].compile_s,
       "memory_mb": programs[name].memory_mb,
     }
   return rows
+
+
+def ratio(base: Sequence[float], times: Sequence[float]) -> list[float] | None:
+  """Returns the geometric mean of `times` over `base`, paired, with its 95 % interval."""
+  from scipy.special import stdtrit
+
+  if len(base) < 2 or not all([*base, *times]):
+    return None
+  logs = [math.log(time / of) for of, time in zip(base, times, strict=True)]
+  mean = statistics.mean(logs)
+  half = stdtrit(len(logs) - 1, 0.975) * statistics.stdev(logs) / math.sqrt(len(logs))
+  return [math.exp(x) for x in (mean, mean - half, mean + half)]
 
 
 def print_rows(title: str, rows: Mapping[str, dict], base: str | None = None) -> None:

@@ -25,6 +25,14 @@ def test_every_round_runs_all_in_turn():
   assert all(row["low"] <= row["wall"] <= row["high"] for row in rows.values())
 
 
+def test_a_paired_ratio_has_an_interval():
+  mean, low, high = timing.ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])
+  assert mean == pytest.approx(2) and low == pytest.approx(2) and high == pytest.approx(2)
+  mean, low, high = timing.ratio([1.0, 1.0], [2.0, 8.0])
+  assert mean == pytest.approx(4) and low < 2 and high > 8
+  assert timing.ratio([1.0], [2.0]) is None and timing.ratio([0.0, 1.0], [1.0, 1.0]) is None
+
+
 def test_a_program_that_carries_takes_its_result_the_next_time():
   seen = []
 
