@@ -234,5 +234,5 @@ class Page:
     return (
       f'<iframe title="{html.escape(os.path.basename(self._path))}" sandbox="allow-scripts" '
       f'srcdoc="{content}" width="100%" height="{self._height}" '
-      'style="border:1px solid #8886;border-radius:4px"></iframe>'
+      'style="box-sizing:border-box;border:1px solid #8886;border-radius:4px"></iframe>'
     )
