@@ -20,7 +20,7 @@ PAPER = "arXiv 2409.19606 found in its networks"
 
 
 def describe(sites: Mapping[str, Site]) -> str:
-  """Returns a short description of a network's maps, such as `n = 4, dynamic`."""
+  """Returns a short description of a network's maps: "n = 4, dynamic" or "plain residual"."""
   found = list(sites.values())
   counts = sorted({site.streams.shape[-2] for site in found})
   parts = sorted({site.coefs.write.shape[-1] for site in found})
@@ -57,6 +57,9 @@ def write_report(
 
   Returns:
     Paths of the files written.
+
+  Raises:
+    OSError: if a file cannot be written.
   """
   parts, skipped = look(sites, title)
   parts = [*more, *parts]
@@ -73,7 +76,16 @@ def write_parts(
   formats: Sequence[str] = plots.FORMATS,
   skipped: Mapping[str, str] | None = None,
 ) -> list[str]:
-  """Writes the files of all parts and their page into a folder; returns the paths."""
+  """Writes the files of all parts and their page into a folder, and returns the paths.
+
+  Args:
+    parts: parts, from `look` and the functions for further parts.
+    out: folder; it is made if it does not exist.
+    title: title of the page.
+    log: function that receives the paths and the reasons.
+    formats: formats of the figures, a subset of "png", "pdf" and "svg".
+    skipped: reason for each missing part, by name.
+  """
   Path(out).mkdir(parents=True, exist_ok=True)
   written = []
   for part in parts:
@@ -96,7 +108,7 @@ def write_part(
   log: Callable[[str], None] = print,
   formats: Sequence[str] = plots.FORMATS,
 ) -> list[str]:
-  """Writes `out/name.png`, `.pdf`, `.svg` and `.csv`; returns the paths."""
+  """Writes `out/name.csv`, and the part's figure in each format; returns the paths."""
   stem = Path(out) / part.name
   drawn = plots.save(part.draw(), stem, formats) if part.draw else []
   paths = [*drawn, f"{stem}.csv"]
@@ -138,7 +150,12 @@ def _print_tables(
 
 
 def print_findings(table: Table, log: Callable[[str], None] = print) -> None:
-  """Prints the findings of all networks of a table side by side, and the definitions."""
+  """Prints the findings of all networks of a table side by side, and the definitions.
+
+  Args:
+    table: table of the part "findings", from `look` or `compare_parts`.
+    log: function that receives each text.
+  """
   *columns, _ = table.columns
   log(f"\nPatterns that {PAPER}, as numbers; sites are numbered from 0:")
   log(Table(columns, [row[:-1] for row in table.rows]).text())

@@ -59,7 +59,8 @@ def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> n
     `[..., n, K + 1, (K + 1) m]` float64.
 
   Raises:
-    ValueError: if `unfold` refuses the sites, or the number of streams changes.
+    ValueError: if `sites` is empty, a site reads several views, or the number of fractions or of
+      streams changes.
   """
   counts = sorted({site.read.shape[-1] for site in sites})
   if len(counts) > 1:
@@ -80,7 +81,7 @@ def streams_before(sites: Sequence[Coefs], start: np.ndarray | None = None) -> l
     K + 1 arrays `[..., n, (K + 1) m]` float64, with the n of each site.
 
   Raises:
-    ValueError: if `unfold` refuses the sites.
+    ValueError: if `sites` is empty, a site reads several views, or the number of fractions changes.
   """
   return _unfold(sites, start, None)[1]
 

@@ -179,13 +179,20 @@ def network(
 
 
 def copies(x: np.ndarray, n: int, fractions: int = 1) -> np.ndarray:
-  """Copies `[..., d]` into n streams, `[..., n, d / m]`: stream j is fraction j mod m of x."""
+  """Copies `[..., d]` into n streams, `[..., n, d / m]`: stream j is fraction j mod m of x.
+
+  Raises:
+    ValueError: if m does not divide d.
+  """
   parts = np.split(x, fractions, axis=-1)
   return np.stack([parts[j % fractions] for j in range(n)], axis=-2)
 
 
 def collapse(H: np.ndarray, fractions: int = 1) -> np.ndarray:
-  """Sums streams `[..., n, d / m]` into `[..., d]`: n / m times the mean of each fraction."""
+  """Sums streams `[..., n, d / m]` into `[..., d]`, the fractions side by side.
+
+  Each fraction is n / m times the mean of its streams j, those with the same j mod m.
+  """
   n = H.shape[-2]
   means = [np.mean(H[..., k::fractions, :], axis=-2) for k in range(fractions)]
   return n / fractions * np.concatenate(means, axis=-1)
