@@ -149,7 +149,7 @@ def test_overrides(override, key, value):
     ("model.expand_init_std=-1", "model.expand_init_std=-1.0 must be at least 0"),
     ("model.connection.num_views=3", "num_views=3, but this branch takes 1 input"),
     ("model.layers=((2,'hc'),(3,'hc'))", r"2 \+ 3 = 5 layers, but num_layers=24; set num_layers=5"),
-    ("model.layers=(2,'hc')", r"model.layers\[0\]=2 is no segment; write \(count, name\)"),
+    ("model.layers=(2,'hc')", r"model.layers\[0\]=2 is not a segment; write \(count, name\)"),
     ("model.layers=(('hc',24),)", r"model.layers\[0\]=\('hc', 24\): a segment is \(count, name\)"),
     ("model.layers=((24,'hcc'),)", r"model.layers\[0\]: connection 'hcc' is unknown"),
     ("model.layers=((24,{'num_streams':2}),)", "has no name; {} alone stands for"),
@@ -177,7 +177,7 @@ def test_what_is_wrong_is_said(override, words):
 
 
 def test_an_odd_head_cannot_turn():
-  with pytest.raises(hc.UserError, match=r"= 3 wide; choose an even width"):
+  with pytest.raises(hc.UserError, match=r"= 3; choose an even width"):
     made("model.d_model=48", "model.positions=rotary")
 
 

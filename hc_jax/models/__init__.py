@@ -1,4 +1,4 @@
-"""Transformers that hold a connection and never ask which."""
+"""Transformers that work with any connection."""
 
 from hc_jax.models.attention import Attention as Attention
 from hc_jax.models.blocks import Block as Block

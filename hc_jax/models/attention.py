@@ -1,4 +1,4 @@
-"""Multi-head and grouped-query attention, with a KV cache that runs the same lines."""
+"""Multi-head and grouped-query attention, with and without a KV cache."""
 
 from collections.abc import Callable
 
@@ -15,21 +15,22 @@ VIEWS = 3  # queries, keys, values
 class Attention(nn.Module):
   """Self-attention through `jax.nn.dot_product_attention`, without biases.
 
-  With `context.decode` the keys and values of the tokens are written to the `cache` collection at
-  `context.positions[0, 0]` and the following slots, and the queries see every slot up to their own
-  position. A cache that is not there yet is made, of `max_length` slots.
+  With `context.decode`, keys and values are written into the `cache` collection, from entry
+  `context.positions[0, 0]` on. Queries then see every entry up to their own position. The first
+  call creates the cache, with `max_length` entries.
 
   Attributes:
-    num_heads: query heads; divides d.
-    num_kv_heads: key and value heads (grouped-query attention); divides num_heads.
-    causal: a token sees only itself and earlier ones.
-    rotary_theta: base of rotary positions, or None for none.
-    qk_norm: None, or makes the norm of queries and keys, over each head's width.
-    max_length: slots of the KV cache.
+    num_heads: number of query heads, a divisor of d.
+    num_kv_heads: number of key and value heads (grouped-query attention), a divisor of num_heads;
+      num_heads if None.
+    causal: whether a token sees only itself and earlier tokens.
+    rotary_theta: base of the rotary wavelengths; None has no rotary positions.
+    qk_norm: factory of the norm of queries and keys, over each head's width; None has no norm.
+    max_length: number of entries of the KV cache.
     init_std: standard deviation of initial kernels.
-    output_init_scale: multiplies it for the output projection.
-    dtype: of the matrix products and the result; the softmax is float32.
-    num_views: 1, or 3: queries, keys and values are made of an input each.
+    output_init_scale: factor of `init_std` for the output projection.
+    dtype: dtype of the matrix products and the result. The softmax is float32.
+    num_views: number of inputs: 1, or 3, one each for queries, keys and values.
   """
 
   num_heads: int
@@ -45,10 +46,15 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, context: TokenContext) -> jax.Array:
-    """`[B, L, d]` -> `[B, L, d]`; `[B, L, 3, d]` -> `[B, L, d]` with three views.
+    """Returns the branch output `[B, L, d]`.
+
+    Args:
+      x: `[B, L, d]`; with three views `[B, L, 3, d]`.
+      context: positions, mask and mode of the tokens.
 
     Raises:
-      ValueError: if the input has another number of views, or the heads do not divide the width.
+      ValueError: if the input has another number of views, if the heads do not divide the width, or
+        if decoding is not causal or has more tokens than the cache.
     """
     d, heads = x.shape[-1], self.num_heads
     kv_heads = self.num_kv_heads or heads
@@ -69,7 +75,7 @@ class Attention(nn.Module):
     if context.decode:
       key, value, mask = self._append(key, value, context)
       causal = False
-    # float32 attention says so itself: jax.nn's function takes no precision.
+    # Set by a context, because jax.nn's function has no argument for the precision.
     with jax.default_matmul_precision("highest" if precision(self.dtype) else None):
       out = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
 
@@ -79,10 +85,10 @@ class Attention(nn.Module):
     return jnp.einsum("blhk,hkd->bld", out, kernel, precision=precision(self.dtype))
 
   def _views(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What queries, keys and values are made of, each `[B, L, d]`."""
+    """Returns the inputs of queries, keys and values, each `[B, L, d]`."""
     if self.num_views not in (1, VIEWS):
       raise ValueError(
-        f"attention takes 1 view, or {VIEWS}: of queries, keys and values; not "
+        f"attention takes 1 view, or {VIEWS} for queries, keys and values; not "
         f"num_views={self.num_views}"
       )
     several = self.num_views > 1
@@ -104,7 +110,7 @@ class Attention(nn.Module):
   def _append(
     self, key: jax.Array, value: jax.Array, context: TokenContext
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Writes keys and values `[B, L, h, k]` into the cache; returns all of it and who sees what."""
+    """Writes keys and values `[B, L, h, k]` into the cache; returns the whole cache and a mask."""
     if not self.causal:
       raise ValueError("decode needs causal=True: an encoder has no next token to decode")
     batch, length, heads, width = key.shape
@@ -126,19 +132,19 @@ class Attention(nn.Module):
 
 
 def check_heads(d: int, heads: int, kv_heads: int, rotary: bool = False) -> None:
-  """Raises ValueError with the arithmetic unless the heads divide the width and each other.
+  """Raises ValueError unless the heads divide the width, and key heads the query heads.
 
-  Heads with rotary positions must be of even width too.
+  With rotary positions the width of a head must be even, too.
   """
   if heads < 1 or d % heads:
     raise ValueError(
-      f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is no whole"
+      f"d_model={d} is not divisible by num_heads={heads}: {d} / {heads} is not a whole number"
     )
   if kv_heads < 1 or heads % kv_heads:
     raise ValueError(f"num_heads={heads} is not divisible by num_kv_heads={kv_heads}")
   if rotary and (d // heads) % 2:
     raise ValueError(
-      f"rotary positions turn pairs, but a head is d_model / num_heads = {d // heads} wide; choose "
+      f"rotary positions need an even head width, but d_model / num_heads = {d // heads}; choose "
       "an even width or positions='learned'"
     )
 
@@ -146,9 +152,13 @@ def check_heads(d: int, heads: int, kv_heads: int, rotary: bool = False) -> None
 def attention_mask(
   segment_ids: jax.Array | None, padding_mask: jax.Array | None
 ) -> jax.Array | None:
-  """Who may see whom, bool `[B, 1, L, L]` (query, key), or None for everybody.
+  """Returns a mask that is true where a query may see a key, bool `[B, 1, L, L]`, or None for all.
 
   A token always sees itself, so that no row of the softmax is empty.
+
+  Args:
+    segment_ids: int `[B, L]` or None; tokens see only their own segment.
+    padding_mask: bool `[B, L]` or None, true for real tokens.
   """
   if segment_ids is None and padding_mask is None:
     return None

@@ -35,17 +35,20 @@ class Block(nn.Module):
       streams = connection.write(streams, branch(norm(h)), c)
 
   Attributes:
-    attention: makes the first branch, `attention(name=...)(x, context)`.
-    feed_forward: makes the second.
-    norm: makes a norm, `norm(name=...)(x)`.
-    connection: a class of connection, a partial of one, or an instance.
-    norm_position: "pre" norms each branch's input, unless the connection does (`norms_input`);
-      "post" norms the streams after each write (Post-Norm, arXiv 1706.03762), each stream by
-      itself.
-    dropout: rate, on the branch output alone. On all streams it would erase the residual path.
-    dtype: of branch inputs.
-    attention_views: how many inputs the attention takes; with more than one, its connection reads
-      as many, and it is called with `[B, L, views, d]`.
+    attention: factory of the first branch, `attention(name=...)(x, context)`.
+    feed_forward: factory of the second branch, called likewise.
+    norm: factory of a norm, `norm(name=...)(x)`.
+    connection: a connection class, a partial of one, or an instance.
+    norm_position: "pre" norms each branch's input, unless the connection does (`norms_input`).
+      "post" norms the streams after each write, each stream alone (Post-Norm, arXiv 1706.03762).
+    dropout: rate of dropout on the branch output. On streams it would erase the residual path.
+    dtype: dtype of branch inputs.
+    attention_views: number of inputs of the attention. With more than one, its connection reads as
+      many, and the attention is called with `[B, L, views, d]`.
+
+  Raises:
+    ValueError: when called, if `norm_position` is unknown or does not fit the connection, or the
+      connection needs another kind of block.
   """
 
   attention: Callable[..., nn.Module]
@@ -57,7 +60,7 @@ class Block(nn.Module):
   dtype: Dtype = jnp.float32
   attention_views: int = 1
 
-  # Its name among `BLOCKS`.
+  # The block's name in `BLOCKS`.
   kind: ClassVar[str] = "sequential"
 
   @nn.compact
@@ -65,10 +68,10 @@ class Block(nn.Module):
     """Runs the block.
 
     Args:
-      carry: streams `[B, L, n, w]`; for a connection that carries its read a pair of them and that
-        read, `[B, L, 1, n]`.
+      carry: streams `[B, L, n, w]`; for a connection that carries its read, the pair (streams,
+        read `[B, L, 1, n]`).
       layer: number of the block, from 0; may be traced.
-      context: what branches know of the tokens.
+      context: positions, mask and mode of the tokens, for the branches.
 
     Returns:
       The next carry, of the same shapes.
@@ -91,7 +94,7 @@ class Block(nn.Module):
     prefix: str = "",
     views: int = 1,
   ) -> Carry:
-    """One connection around the sum of its branches, which share a norm."""
+    """Runs one site: a connection around the sum of its branches, which share a norm."""
     factory = with_views(connection_factory(self.connection, **place), views)
     connection = factory(name=f"{prefix}connection")
     check_norm_position(self.norm_position, connection)
@@ -112,10 +115,13 @@ class Block(nn.Module):
 
 
 class ParallelBlock(Block):
-  """`x + Attention(N x) + FeedForward(N x)`: both branches at one connection, behind one norm.
+  """A block with both branches at one connection, after one norm: `x + A(N x) + F(N x)`.
 
-  There is one site a block, so that `index` counts blocks. Fields are those of `Block`; the
-  branches see the same input, so that there are no views.
+  There is one site per block, so that the site's index is the number of the block. Fields and calls
+  are those of `Block`. Both branches get the same input.
+
+  Raises:
+    ValueError: when called, if `attention_views` is not 1; in the cases of `Block`.
   """
 
   kind: ClassVar[str] = "parallel"
@@ -133,18 +139,23 @@ class ParallelBlock(Block):
 
 
 class WholeBlock(Block):
-  """One connection around the whole of a Pre-Norm block, whose residuals are inside of its branch.
+  """A Pre-Norm block inside one connection: the block, with its residuals, is the branch.
 
       h, c = connection(streams, index)
       a = attention(N h)
       f = feed_forward(N (h + a))
       streams = connection.write(streams, a + f, c)
 
-  A connection whose branch is a block (`Connection.branch_is_block`) gets the state `h + a + f`, as
-  DenseFormer does. Any other adds its branch output to streams, and gets the change `a + f`. There
-  is one site a block, so that `index` counts blocks. Fields are those of `Block`; norms are before
-  branches. With several views the connection reads one more than the attention takes, the last: the
-  h that begins the residual. The inner sums have the dtype of the streams.
+  A connection adds the branch output to its streams, and therefore gets the change `a + f`. A
+  connection whose branch is a block (`Connection.branch_is_block`), such as DenseFormer, gets the
+  state `h + a + f` instead. There is one site per block, so that the site's index is the number of
+  the block. Fields and calls are those of `Block`. If the attention takes several views, the
+  connection reads one more: the last one is the h of the inner residual. The inner sums have the
+  dtype of the streams.
+
+  Raises:
+    ValueError: when called, if `norm_position` is not "pre", or if the connection asks for another
+      number of views.
   """
 
   kind: ClassVar[str] = "whole"
@@ -177,13 +188,13 @@ class WholeBlock(Block):
   def _inner(
     self, name: str, make: Callable[..., nn.Module], inputs: jax.Array, context: TokenContext
   ) -> jax.Array:
-    """Runs a branch of the block, and drops a part of its output."""
+    """Runs a branch of the block, with dropout on its output."""
     dropout = nn.Dropout(self.dropout, name=f"{name}_dropout")
     return dropout(make(name=name)(inputs, context), deterministic=context.deterministic)
 
 
 def _sum(x: jax.Array, y: jax.Array, dtype: Dtype) -> jax.Array:
-  """Returns the sum, rounded once."""
+  """Returns the sum, computed in float32 and rounded once to `dtype`."""
   return (x.astype(jnp.float32) + y.astype(jnp.float32)).astype(dtype)
 
 
@@ -200,39 +211,38 @@ def check_branch(block: str, connection: Connection) -> None:
 
 
 def check_norm_position(norm_position: str, connection: Connection) -> None:
-  """Raises ValueError, with the remedy, if blocks of that connection cannot have that norm."""
+  """Raises ValueError, with the remedy, if the norm's position does not fit the connection."""
   if norm_position not in NORM_POSITIONS:
     raise ValueError(f"norm_position={norm_position!r} is unknown; choose one of {NORM_POSITIONS}")
   if norm_position == "pre" or ops.is_plain():
     return
   if connection.has_roles:
     raise ValueError(
-      f"norm_position='post' would norm all streams of {type(connection).__name__}, some of which "
-      "keep what was; leave norm_position at 'pre'"
+      f"norm_position='post' would norm all streams of {type(connection).__name__}, but some must "
+      "keep earlier states unchanged; leave norm_position at 'pre'"
     )
   if connection.norms_input:
     raise ValueError(
-      f"norm_position='post': {type(connection).__name__} norms what branches read, in the place "
-      "of a pre-norm; leave norm_position at 'pre'"
+      f"norm_position='post': {type(connection).__name__} norms what branches read, instead of a "
+      "pre-norm; leave norm_position at 'pre'"
     )
 
 
 def sites_per_block(block: str) -> int:
-  """Returns how many sites a block of that kind has."""
+  """Returns the number of sites of a block of that kind."""
   return 2 if block == "sequential" else 1
 
 
 def read_views(block: str, attention_views: int) -> int:
-  """Returns how many inputs the first site of a block reads, by those that the attention takes."""
+  """Returns the number of inputs that the first site reads, for an attention with given views."""
   return attention_views + 1 if block == "whole" and attention_views > 1 else attention_views
 
 
 def with_views(connection: functools.partial, views: int) -> functools.partial:
-  """The connection of a branch that takes that many views.
+  """Returns the connection with `num_views` set for a branch that takes that many views.
 
   Raises:
-    ValueError: if the connection asks for several by itself: how many a branch takes is the
-      branch's to say.
+    ValueError: if the connection already has another number of views than the branch.
   """
   asked = connection.keywords.get("num_views", 1)
   if asked not in (1, views):

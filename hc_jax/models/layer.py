@@ -1,4 +1,4 @@
-"""One transformer layer, to stack by hand in a model of your own."""
+"""One transformer layer, for models that stack their layers themselves."""
 
 import functools
 
@@ -20,18 +20,18 @@ class TransformerLayer(nn.Module):
       streams = layer(streams, i, mask)                  # [B, L, n, w] -> [B, L, n, w]
 
   Attributes:
-    num_heads: query heads.
+    num_heads: number of query heads, a divisor of the width.
     d_ff: inner width of the feed-forward.
-    connection: a class of connection, a partial of one, or an instance.
-    num_kv_heads: key and value heads; num_heads by default.
+    connection: a connection class, a partial of one, or an instance.
+    num_kv_heads: number of key and value heads; num_heads if None.
     activation: "gelu" or "swiglu".
     norm: "layernorm" or "rmsnorm".
     norm_params: whether norms have a scale (and layernorm a bias).
     norm_eps: added to the variance.
-    norm_position: "pre" or "post"; "pre" is no norm for a connection that norms its read.
+    norm_position: "pre" or "post". For a connection that norms its read, "pre" adds no norm.
     rotary_theta: base of the rotary wavelengths; None has no rotary positions.
-    dropout: rate on branch outputs.
-    causal: whether a token sees only itself and those before it; the mask comes on top.
+    dropout: rate of dropout on branch outputs.
+    causal: whether a token sees only itself and earlier tokens, in addition to the mask.
     init_std: standard deviation of all initial weights.
     dtype: dtype of the matrix products; parameters are float32.
   """
@@ -74,7 +74,7 @@ class TransformerLayer(nn.Module):
       dropout=self.dropout,
       dtype=self.dtype,
     )
-    nn.share_scope(self, self.block)  # parameters have the names of a layer of TransformerLM
+    nn.share_scope(self, self.block)  # gives parameters the names that they have in TransformerLM
 
   def __call__(
     self,
@@ -88,24 +88,24 @@ class TransformerLayer(nn.Module):
     """Runs the layer.
 
     Args:
-      carry: streams `[B, L, n, w]`, of `hc_jax.expand`; for a connection that carries its read, a
-        pair of them and the read (None for the first layer; in `nn.scan`, whose carry has one type,
-        begin with `hc_jax.connections.carry.start(connection, streams)`).
-      layer: number of the layer in the network, from 0; its two sites count on from `2 * layer`.
+      carry: streams `[B, L, n, w]`, as `hc_jax.expand` makes them; for a connection that carries
+        its read, the pair (streams, read), with read None at the first layer. In `nn.scan`, whose
+        carry has one type, begin with `hc_jax.connections.carry.start(connection, streams)`.
+      layer: number of the layer in the network, from 0; its sites are `2 * layer` and the next.
       mask: bool `[B | 1, 1, L, L]`, true where a query (third axis) may see a key; None is all.
-      positions: int32 `[B | 1, L]`; 0, 1, ... by default.
-      deterministic: no dropout; with dropout give `rngs={"dropout": key}`.
+      positions: positions of the tokens, int32 `[B | 1, L]`; 0, 1, ... by default.
+      deterministic: whether dropout is off. With dropout, apply with `rngs={"dropout": key}`.
 
     Returns:
-      The next streams, `[B, L, n, w]`, or pair of them and a read.
+      The next streams `[B, L, n, w]`, or the pair (streams, read).
 
     Raises:
-      ValueError: if the streams or the mask have another number of axes.
+      ValueError: if the streams or the mask do not have these shapes; in the cases of `Block`.
     """
     streams, _ = split(carry)
     if streams.ndim != 4:
       raise ValueError(
-        f"streams have the shape {streams.shape}, and the layer takes [B, L, n, w]; make them of "
+        f"streams have the shape {streams.shape}, and the layer takes [B, L, n, w]; make them from "
         "[B, L, d] with hc_jax.expand"
       )
     batch, length = streams.shape[:2]

@@ -1,4 +1,4 @@
-"""Norm, embeddings, rotary positions and feed-forward: the parts of a transformer but attention."""
+"""Parts of a transformer besides attention: norm, embeddings, rotary positions, feed-forward."""
 
 import flax
 import flax.linen as nn
@@ -13,14 +13,14 @@ ACTIVATIONS = ("gelu", "swiglu")
 
 @flax.struct.dataclass
 class TokenContext:
-  """What every sublayer of one forward pass is told about its tokens.
+  """Information about the tokens of one forward pass, for every branch.
 
   Attributes:
-    positions: int32 `[B, L]` or `[1, L]`, each token's position.
-    mask: bool `[B, 1, L, L]` or None, true where a query (third axis) may see a key; the causal
-      mask comes on top.
-    deterministic: no dropout.
-    decode: append to the KV cache and attend to all of it.
+    positions: position of each token, int32 `[B, L]` or `[1, L]`.
+    mask: bool `[B, 1, L, L]` or None, true where a query (third axis) may see a key. A causal
+      attention applies its causal mask too.
+    deterministic: whether dropout is off.
+    decode: whether attention appends to the KV cache and attends to all of its tokens.
   """
 
   positions: jax.Array
@@ -30,7 +30,10 @@ class TokenContext:
 
 
 def precision(dtype: Dtype) -> jax.lax.Precision | None:
-  """float32 products stay float32: accelerators would round their operands to bf16 or TF32."""
+  """Returns the precision of products: for float32 the highest, else None.
+
+  Without it accelerators would round float32 operands to bfloat16 or TF32.
+  """
   return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
@@ -38,10 +41,10 @@ class Norm(nn.Module):
   """LayerNorm or RMSNorm over the last axis; statistics in float32, result in `dtype`.
 
   Attributes:
-    kind: "layernorm" or "rmsnorm".
-    params: a learned scale, and for layernorm a learned bias.
+    kind: "layernorm" or "rmsnorm"; another word raises ValueError when called.
+    params: whether there is a learned scale, and for layernorm a learned bias.
     eps: added to the variance (to the mean square for rmsnorm).
-    dtype: of the result.
+    dtype: dtype of the result.
   """
 
   kind: str = "layernorm"
@@ -72,10 +75,10 @@ class Embed(nn.Module):
   """Token embeddings, and the output layer that shares them.
 
   Attributes:
-    num_embeddings: rows of the table.
-    features: its width d.
-    init_std: standard deviation of its initial values.
-    dtype: of what it returns.
+    num_embeddings: number of rows of the table.
+    features: width d of the table.
+    init_std: standard deviation of the initial values.
+    dtype: dtype of the returned embeddings.
     axis: logical name of the rows, "vocab" or "position".
   """
 
@@ -92,16 +95,16 @@ class Embed(nn.Module):
     )
 
   def __call__(self, ids: jax.Array) -> jax.Array:
-    """int `[...]` -> `[..., d]`."""
+    """Returns the embeddings `[..., d]` of the ids `[...]`."""
     return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
   def attend(self, x: jax.Array) -> jax.Array:
-    """`[..., d]` -> float32 logits `[..., num_embeddings]`."""
+    """Returns the logits of `x` `[..., d]`, float32 `[..., num_embeddings]`."""
     return output_logits(x, self.embedding.astype(self.dtype).T)
 
 
 def output_logits(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`[..., d] @ [d, V]` -> float32 `[..., V]`; operands keep their dtype, sums are float32."""
+  """Returns `x @ kernel`, `[..., d] @ [d, V]`, with operands in their dtype and float32 sums."""
   return jnp.einsum(
     "...d,dv->...v",
     x,
@@ -112,11 +115,11 @@ def output_logits(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-  """Rotary position embedding (arXiv 2104.09864), in the form that rotates halves.
+  """Returns x with rotary position embedding (arXiv 2104.09864), in the form that rotates halves.
 
   Args:
-    x: `[B, L, h, k]`, queries or keys, k even.
-    positions: int `[B | 1, L]`.
+    x: queries or keys, `[B, L, h, k]` with k even.
+    positions: positions of the tokens, int `[B | 1, L]`.
     theta: base of the wavelengths.
 
   Returns:
@@ -137,10 +140,10 @@ class FeedForward(nn.Module):
   Attributes:
     d_ff: inner width.
     activation: "gelu" (tanh approximation), or "swiglu" (arXiv 2002.05202; a gate and a value, each
-      d_ff wide).
+      d_ff wide). Another word raises ValueError when called.
     init_std: standard deviation of initial kernels.
-    output_init_scale: multiplies it for the output projection.
-    dtype: of the matrix products and the result.
+    output_init_scale: factor of `init_std` for the output projection.
+    dtype: dtype of the matrix products and the result.
   """
 
   d_ff: int

@@ -55,10 +55,10 @@ from hc_jax.models.stack import Segment, SegmentedStack, Stack
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LAYERS = (
-  "connections that differ between layers, the lowest first: (count, name) or (count, fields), and "
-  "(count, {}) for model.connection; the counts add up to num_layers"
+  "segments of layers with connections of their own, the lowest first: (count, name) or (count, "
+  "fields), and (count, {}) for model.connection; the counts add up to num_layers"
 )
-# Fields that a model takes in other forms than a config does.
+# Fields with other types in a model than in a config.
 _OTHERS = ("parent", "name", "connection", "layers", "dtype", "stream_dtype")
 
 
@@ -75,53 +75,57 @@ class TransformerLM(nn.Module):
       logits = model.apply(variables, tokens)                      # [B, L, vocab_size]
 
   Attributes:
-    vocab_size: V, rows of the embedding.
+    vocab_size: V, the number of rows of the embedding.
     d_model: d, the width of the embedding and of every branch input.
-    num_heads: query heads.
-    num_layers: blocks; each has two sublayers. With `layers` it may be left out.
-    connection: a class of connection, a partial of one, or an instance; DHC with 4 streams by
-      default. Fields it leaves None (norm, norm_params, norm_eps) are the model's.
-    layers: for connections that differ between layers: `((2, hc.Residual), (4, None))` is two
-      residual layers below four of `connection`. See `SegmentedStack` for how streams change.
-    block: "sequential", "parallel" (`ParallelBlock`: one site a block), or "whole" (`WholeBlock`:
-      one site around a block with residuals of its own).
-    attention_views: whether queries, keys and values are made of three reads of the streams, each
-      with weights of its own, in place of one; in whole blocks the inner residual of a fourth.
-    expand: how streams begin, a kind of `Expand`; the connection's own by default.
-    expand_init_std: of the initial noise of "scaling" and "embedding".
-    reduce: how they end, a kind of `Reduce`; the connection's own by default. "read"
-      and "depth" go with the connections that have them.
-    num_kv_heads: key and value heads; num_heads by default.
+    num_heads: number of query heads, a divisor of d_model.
+    num_layers: number of blocks. Each has two branches. With `layers` it may be left out.
+    connection: a connection class, a partial of one, or an instance; DHC with 4 streams by default.
+      Fields that it leaves None (norm, norm_params, norm_eps) take the model's values.
+    layers: segments of layers with connections of their own: `((2, hc.Residual), (4, None))` is two
+      residual layers below four of `connection`. `SegmentedStack` converts streams between them.
+    block: kind of block: "sequential", "parallel" (`ParallelBlock`: one site per block), or "whole"
+      (`WholeBlock`: one site around a block with residuals of its own).
+    attention_views: whether queries, keys and values have three separate reads of the streams, each
+      with weights of its own; in whole blocks the inner residual has a fourth.
+    expand: kind of `Expand` at the beginning; by default the connection's own.
+    expand_init_std: standard deviation of the initial noise of "scaling" and "embedding".
+    reduce: kind of `Reduce` at the end; by default the connection's own. Kinds that belong to
+      certain connections are refused for all others.
+    num_kv_heads: number of key and value heads; num_heads by default.
     d_ff: inner width of the feed-forward; 4 d_model by default.
-    max_length: largest number of positions, and the slots of the KV cache.
+    max_length: largest number of positions, and the number of entries of the KV cache.
     activation: "gelu" or "swiglu".
     norm: "layernorm" or "rmsnorm".
     norm_params: whether norms have a scale (and layernorm a bias).
     norm_eps: added to the variance.
-    final_norm_eps: that of the final norm; by default norm_eps, or the connection's own where its
-      end is the final norm.
-    norm_position: "pre" or "post". A connection that norms its read takes the place of "pre", and
-      one whose end is normed takes that of the final norm.
+    final_norm_eps: added to the variance in the final norm; by default norm_eps, or the
+      connection's own where its end replaces the final norm.
+    norm_position: "pre" or "post". A connection that norms its read replaces the norm of "pre". A
+      connection with a normed end replaces the final norm.
     positions: "rotary" or "learned".
     rotary_theta: base of the rotary wavelengths.
     qk_norm: whether queries and keys are normed, with parameters.
-    dropout: rate on branch outputs.
+    dropout: rate of dropout on branch outputs.
     tie_embeddings: whether the output layer is the token embedding.
-    causal: false makes it an encoder.
+    causal: whether tokens see only earlier tokens and themselves; false makes an encoder.
     init_std: standard deviation of all initial weights.
-    output_init_scale: multiplies it for every sublayer's output projection. "sqrt_n" is the square
-      root of the number of streams, which the paper's own models have (2409.19606). It does not
-      undo the sum over streams: n equal streams at initialisation have n times the standard
-      deviation of one, which the final norm takes out.
-    dtype: of the matrix products; parameters are float32.
-    stream_dtype: of the streams; dtype by default.
-    scan: scan over stacked layers, or a Python loop.
-    remat: what the backward pass computes again: "none", "branches", "full" or "blocks:K"; see
-      `Stack` (docs/performance.md).
+    output_init_scale: factor of init_std for every branch's output projection. "sqrt_n" is the
+      square root of the number of streams, as in the paper's own models (2409.19606). It does not
+      undo the sum over streams: the sum of n equal streams is n times as large as one, a factor
+      that the final norm removes.
+    dtype: dtype of the matrix products; parameters are float32.
+    stream_dtype: dtype of the streams; by default dtype.
+    scan: whether layers are scanned over stacked parameters, or run in a Python loop.
+    remat: policy for the backward pass, which decides what is computed again: "none", "branches",
+      "full" or "blocks:K"; see `Stack` (docs/performance.md).
+
+  Raises:
+    ValueError: by `check`, which `init` and `apply` run, if fields have values that they do not
+      take, or that do not fit each other.
   """
 
   vocab_size: int = field(
-    least=1, unset=True, meaning="rows of the embedding; the tokenizer's by default"
+    least=1, unset=True, meaning="number of rows of the embedding; by default the tokenizer's size"
   )
   d_model: int = field(least=1)
   num_heads: int = field(least=1)
@@ -162,13 +166,13 @@ class TransformerLM(nn.Module):
 
   @nn.nowrap
   def check(self) -> None:
-    """Raises ValueError, with the remedy, if the fields do not go together; compiles nothing.
+    """Raises ValueError, with the remedy, if the fields do not fit each other; compiles nothing.
 
-    Equal models are checked once, however often they are traced.
+    Equal models are checked only once, even if they are traced often.
     """
     connections = jax.tree.leaves((self.connection, self.layers))
     if any(isinstance(each, nn.Module) for each in connections):
-      return self._check()  # in a trace they hold its scope, which must not be kept
+      return self._check()  # a cache would keep the scope that modules hold while they are traced
     fields = {k: v for k, v in values_of(self).items() if k not in ("parent", "name")}
     return _check_once(type(self), tuple(fields.items()))
 
@@ -201,7 +205,7 @@ class TransformerLM(nn.Module):
 
   @nn.nowrap
   def _check_place(self, connection: Connection) -> None:
-    """Raises ValueError if a connection says that it is in another network than this."""
+    """Raises ValueError if a connection's fields do not fit this network."""
     for name, value in self._inherited().items():
       found = getattr(connection, name, value)
       if name in PLACE and found != value:
@@ -211,8 +215,8 @@ class TransformerLM(nn.Module):
         )
     if connection.sites_differ and self.scan:
       raise ValueError(
-        f"scan=True stacks parameters of one shape, and those of {type(connection).__name__} as it "
-        "is given differ from site to site; set scan=False, or padded=True"
+        f"scan=True needs parameters of equal shapes, but those of {type(connection).__name__} "
+        "differ from site to site; set scan=False, or padded=True"
       )
     if connection.carries_read and self.attention_views:
       raise ValueError(
@@ -269,22 +273,21 @@ class TransformerLM(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
   ) -> jax.Array:
-    """Logits of the next token.
+    """Returns the logits of the next token, float32 `[B, L, V]`.
 
     Args:
       tokens: int32 `[B, L]`.
-      positions: int32 `[B, L]` or `[1, L]`; 0, 1, ... by default, and in decoding the next ones.
+      positions: int32 `[B, L]` or `[1, L]`; by default 0, 1, ..., and in decoding the next ones.
       segment_ids: int32 `[B, L]`; tokens see only their own segment (packed documents).
-      padding_mask: bool `[B, L]`, true for real tokens; nobody sees the others.
-      deterministic: no dropout; with dropout give `rngs={"dropout": key}`.
-      decode: append to the `cache` collection (make it mutable) and attend to all of it.
-
-    Returns:
-      float32 `[B, L, V]`.
+      padding_mask: bool `[B, L]`, true for real tokens. No token sees the others.
+      deterministic: whether dropout is off. With dropout, apply with `rngs={"dropout": key}`.
+      decode: whether to append to the `cache` collection (make it mutable) and to attend to all of
+        its tokens.
 
     Raises:
-      ValueError: if the tokens exceed max_length, or decode comes with a mask. Decoding past the
-        end of the cache, which a compiled step cannot raise for, gives NaN.
+      ValueError: if the tokens do not have two axes or exceed max_length, or if decode comes with
+        segment_ids or padding_mask. Decoding past the end of the cache gives NaN instead, because a
+        compiled step cannot raise.
     """
     hidden = self.hidden(
       tokens,
@@ -306,10 +309,10 @@ class TransformerLM(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
   ) -> jax.Array:
-    """The reduced streams, float32 `[B, L, d]`; arguments as `__call__`.
+    """Returns the reduced streams, float32 `[B, L, d]`, before the final norm.
 
-    They are those before the final norm. Where the connection's end is the final norm, they are
-    normed.
+    Arguments and errors are those of `__call__`. Where the connection's end replaces the final
+    norm, the result is normed.
     """
     if tokens.ndim != 2:
       raise ValueError(
@@ -340,12 +343,12 @@ class TransformerLM(nn.Module):
     carry = start(self.connections()[0], self.expand_streams(x))
     streams, carried = split(self.stack(carry, context))
     hidden = self.reduce_streams(streams, **carried)
-    if decode:  # a full cache would be written over in silence
+    if decode:  # without this, a full cache would be overwritten silently
       hidden = jnp.where(positions[..., None] < self.max_length, hidden, jnp.nan)
     return hidden
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """float32 `[B, L, d]` -> float32 `[B, L, V]`."""
+    """Returns the logits of `hidden`'s result: float32 `[B, L, d]` to float32 `[B, L, V]`."""
     if ops.is_plain() or self._ends()[1] not in ends.NORMED:
       x = self.final_norm(hidden)
     else:
@@ -364,25 +367,25 @@ class TransformerLM(nn.Module):
     return connection_factory(self.connection, **self._inherited())
 
   def _segments(self) -> list[tuple[int, functools.partial]]:
-    """Numbers of layers and their connections, the lowest first."""
+    """Returns each segment's number of layers and connection, the lowest first."""
     return connections_of(self.layers, self.num_layers, self.connection, **self._inherited())
 
   @nn.nowrap
   def connections(self) -> list[Connection]:
-    """Connections of all segments, unbound."""
+    """Returns the unbound connections of all segments, the lowest first."""
     return [connection(parent=None) for _, connection in self._segments()]
 
   def _ends(self) -> tuple[str, str]:
-    """How streams begin and end."""
+    """Returns the kinds of `Expand` and `Reduce`."""
     made = self.connections()
     return ends.chosen(made[0], made[-1], self.expand, self.reduce)
 
   def _views(self) -> int:
-    """Inputs that the attention takes."""
+    """Returns the number of inputs of the attention."""
     return VIEWS if self.attention_views else 1
 
   def _block(self, norm: Callable[..., nn.Module], connection: functools.partial) -> Callable:
-    """Returns what makes a block that holds a connection."""
+    """Returns a factory of blocks with the given connection."""
     scale = self.output_init_scale
     if scale == "sqrt_n":
       scale = math.sqrt(connection(parent=None).num_streams)
@@ -414,11 +417,11 @@ class TransformerLM(nn.Module):
 
 
 class Cursor(nn.Module):
-  """Counts the tokens of a KV cache: the one place that knows how far decoding is."""
+  """Counter of the tokens in a KV cache, which all layers share."""
 
   @nn.compact
   def __call__(self, length: int) -> jax.Array:
-    """Positions of the next `length` tokens, int32 `[1, length]`; moves the cursor behind them."""
+    """Returns the positions of the next `length` tokens, int32 `[1, length]`, and counts them."""
     index = self.variable("cache", "index", jnp.zeros, (), jnp.int32)
     positions = index.value + jnp.arange(length, dtype=jnp.int32)[None]
     index.value = index.value + length

@@ -1,4 +1,4 @@
-"""From the config's fields to a module: the one place where a model meets a config."""
+"""Makes a model from the fields of a config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from hc_jax.models.lm import TransformerLM
 
 
 def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> TransformerLM:
-  """The model that `config.model` describes.
+  """Returns the model that the group `model` of a config describes.
 
   Args:
-    config: the group `model` of a config; keys that are None are left at the model's default.
-    vocab_size: the tokenizer's, for a config that leaves it unset.
+    config: the group `model`; a key that is None keeps the model's default.
+    vocab_size: size of the tokenizer's vocabulary, for a config that leaves it unset.
 
   Raises:
-    UserError: if no vocabulary size is known, the tokenizer's does not fit the config's, or the
-      model refuses its fields.
+    UserError: if no vocabulary size is known, if the config's is smaller than the tokenizer's, or
+      if the model or a connection refuses its fields.
   """
   fields = {key: value for key, value in config.items() if value is not None}
   connection = dict(fields.pop("connection"))
@@ -53,13 +53,13 @@ def make_model(config: Mapping[str, Any], vocab_size: int | None = None) -> Tran
 
 
 def _segments(layers: Sequence, connection: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
-  """`model.layers` with connections in place of their names and fields."""
+  """Returns `model.layers` with connections instead of their names and fields."""
   segments = []
   for i, segment in enumerate(layers):
     where = f"model.layers[{i}]"
     if not (isinstance(segment, Sequence) and len(segment) == 2):
       raise UserError(
-        f"{where}={segment!r} is no segment; write (count, name) or (count, fields), such as "
+        f"{where}={segment!r} is not a segment; write (count, name) or (count, fields), such as "
         "((2,'residual'),(4,{'name':'hc','num_streams':2}))"
       )
     count, given = segment

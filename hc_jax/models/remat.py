@@ -1,4 +1,4 @@
-"""What the backward pass computes again: policies for stacks of blocks, by name."""
+"""Rematerialisation policies for stacks of blocks, by name."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def problem(remat: str) -> str | None:
 
 
 def group_size(remat: str) -> int | None:
-  """K of "blocks:K"; None for the policies of one block.
+  """Returns K of the policy "blocks:K", and None for other policies.
 
   Raises:
     ValueError: if the policy is unknown.
@@ -46,7 +46,7 @@ def check_groups(remat: str, num_layers: int) -> None:
 
 
 def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
-  """Wraps `run(module, carry, layer, context)` by the remat policy of that name.
+  """Returns `run(module, carry, layer, context)` wrapped by the remat policy of that name.
 
   Raises:
     ValueError: if the policy is unknown.
@@ -57,6 +57,6 @@ def rematerialised(run: Callable, remat: str, in_scan: bool) -> Callable:
   policy = None
   if size is None and remat == "branches":
     policy = jax.checkpoint_policies.save_only_these_names("branch_output", "coefs")
-  # In a loop the number of the layer stays a number, for parameters whose shapes depend on it.
+  # In a loop the layer's number stays static, because shapes of parameters may depend on it.
   static = () if in_scan else (2,)
   return nn.remat(run, policy=policy, prevent_cse=not in_scan, static_argnums=static)

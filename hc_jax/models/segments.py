@@ -1,4 +1,4 @@
-"""Which connection each layer of a model has: one for all, or a list of segments."""
+"""The connections of a model's layers: one for all, or a list of segments."""
 
 import functools
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from typing import Any
 
 from hc_jax.connections import Connection, ConnectionLike, connection_factory
 
-# (number of layers, their connection; None: the model's own), the lowest layers first.
+# Pairs (number of layers, connection), the lowest layers first; None is the model's connection.
 Layers = Sequence[tuple[int, ConnectionLike | None]]
 
 
 def count_layers(layers: Layers) -> int:
-  """The sum of the counts.
+  """Returns the sum of the counts.
 
   Raises:
-    ValueError: if `layers` is no sequence of (count, connection), or a count is below 1.
+    ValueError: if `layers` is not a sequence of (count, connection), or a count is below 1.
   """
   total = 0
   for segment in layers:
@@ -32,13 +32,13 @@ def count_layers(layers: Layers) -> int:
 def connections_of(
   layers: Layers, num_layers: int | None, connection: ConnectionLike, **inherited: Any
 ) -> list[tuple[int, functools.partial]]:
-  """Each segment's number of layers and connection; one segment where `layers` is empty.
+  """Returns each segment's number of layers and connection; one segment if `layers` is empty.
 
   Args:
-    layers: segments, or nothing.
-    num_layers: of the model.
-    connection: the model's.
-    **inherited: as of `connection_factory`.
+    layers: segments, or an empty sequence.
+    num_layers: number of layers of the model.
+    connection: connection of the model.
+    **inherited: the model's own values, as in `connection_factory`.
 
   Raises:
     ValueError: if num_layers is missing, or the counts do not add up to it.
@@ -60,28 +60,29 @@ def connections_of(
 
 
 def check_segments(connections: Sequence[Connection]) -> None:
-  """Raises ValueError if a connection whose streams have roles shares the network with others.
+  """Raises ValueError if segments have connections that cannot share a network.
 
-  Between segments streams become one and then copies, which would lose what each of them is for.
+  Between segments the streams are reduced to one state and copied. Streams with different roles
+  would lose them there, and so would the read that a site makes for the next one.
   """
   for connection in connections if len(connections) > 1 else ():
     if connection.has_roles:
       raise ValueError(
         f"layers has {len(connections)} segments, but the streams of {type(connection).__name__} "
-        "are not alike and cannot be handed on; leave layers unset and give it as the connection "
-        "of all"
+        "have different roles and cannot be handed on; leave layers unset and give it as the "
+        "connection of all"
       )
 
   for connection in connections[:-1]:
     if connection.carries_read:
       raise ValueError(
-        f"layers has a segment after {type(connection).__name__}, whose last site makes a read "
-        "that nothing there would use; put it into the last segment"
+        f"layers has a segment after {type(connection).__name__}, which would not use the read "
+        "that its last site makes; put it into the last segment"
       )
 
 
 def check_connection(connection: functools.partial, d_model: int) -> None:
-  """Raises ValueError, with the arithmetic, if a model of that width cannot have the connection."""
+  """Raises ValueError if a model of that width cannot have the connection."""
   module = connection(parent=None)
   module.check()
   if d_model % module.fractions:

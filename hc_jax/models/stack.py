@@ -22,19 +22,22 @@ _SEGMENT = re.compile(r"segment_(\d+)")
 
 
 class Stack(nn.Module):
-  """`num_layers` blocks, one after the other.
+  """A stack of `num_layers` blocks.
 
   Attributes:
-    block: makes a block, `block(name=...)(carry, layer, context)`.
-    num_layers: how many.
-    first: the number of the first one.
-    scan: one block compiled once and scanned over stacked parameters, or a Python loop. The
-      parameters convert by `unstack_layers` and `stack_layers`.
-    remat: what the backward pass computes again. "none": nothing. "full": all but the input of each
-      block. "branches": as full, but branch outputs and coefficients are kept. "blocks:K": all but
-      the input of every K-th block, from which K inputs are made again at a time: the least memory,
-      for one more forward pass than "full". Without it a scan keeps every intermediate stream of
-      every layer.
+    block: factory of a block, `block(name=...)(carry, layer, context)`.
+    num_layers: number of blocks.
+    first: number of the first block.
+    scan: whether one block is compiled once and scanned over stacked parameters, or blocks run in a
+      Python loop. `unstack_layers` and `stack_layers` convert the parameters.
+    remat: policy for the backward pass. "none" saves everything: a scan then keeps every
+      intermediate stream of every layer. "full" saves the input of each block and computes the rest
+      again. "branches" also saves branch outputs and maps. "blocks:K" saves only the input of every
+      K-th block, and computes the K inputs of a group again. It needs the least memory, and one
+      more forward pass than "full".
+
+  Raises:
+    ValueError: when called, if `remat` is unknown, or K does not divide `num_layers`.
   """
 
   block: Callable[..., nn.Module]
@@ -45,11 +48,11 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, carry: Carry, context: TokenContext) -> Carry:
-    """Runs all blocks, one after the other; see `Block` for what goes in and comes out."""
+    """Runs all blocks in order; arguments and result are those of `Block`, without `layer`."""
     layers = range(self.first, self.first + self.num_layers)
     check_groups(self.remat, self.num_layers)
     size = group_size(self.remat)
-    # Caches, and all that is sown, are stored a layer each, so layers are not grouped meanwhile.
+    # Caches and sown values are stored per layer, so layers are not grouped while they are written.
     if self.is_initializing() or not is_filter_empty(self.scope.mutable):
       size = None
 
@@ -73,7 +76,7 @@ class Stack(nn.Module):
     return carry
 
   def _scanned(self, run, carry, layers, context, size) -> Carry:
-    """The scan; in groups of `size` layers, which are saved and computed again as one."""
+    """Scans over layers, or over groups of `size` layers that are rematerialised as one."""
 
     def one(block, carry, layer, context):
       return run(block, carry, layer, context), None
@@ -94,10 +97,10 @@ class Stack(nn.Module):
 
 
 def _scan(function: Callable, length: int) -> Callable:
-  """`function(block, carry, layer, context)` over stacked parameters and layers' numbers."""
+  """Returns `function(block, carry, layer, context)`, scanned over parameters and layers."""
   return nn.scan(
     function,
-    variable_axes={True: 0},  # every collection: what a branch sows comes out, a layer each
+    variable_axes={True: 0},  # all collections, so that values that branches sow come out per layer
     split_rngs={True: True},
     in_axes=(0, nn.broadcast),
     length=length,
@@ -107,12 +110,12 @@ def _scan(function: Callable, length: int) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """Some blocks of a kind.
+  """Consecutive blocks with the same connection.
 
   Attributes:
-    num_layers: how many.
-    block: makes one of them, as for `Stack`.
-    connection: that of the blocks, with its fields, unbound.
+    num_layers: number of blocks.
+    block: factory of a block, as in `Stack`.
+    connection: the blocks' connection, with its fields, unbound.
   """
 
   num_layers: int
@@ -121,19 +124,20 @@ class Segment:
 
 
 class SegmentedStack(nn.Module):
-  """Segments of blocks, each a `Stack` of its own (one scan each); layers count through.
+  """A stack of segments of blocks. Each segment is a `Stack`, and is scanned separately.
 
-  Where the number of streams or fractions changes, the streams become one, by the mean over the
-  copies of each fraction, and the next segment's streams are copies of that. The mean, so that
-  equal streams hand on the state that each of them holds: at initialisation nothing is scaled, and
-  the network is the residual network if each segment is one.
+  Where the number of streams or fractions changes, the streams are reduced to one state, by the
+  mean over the copies of each fraction. The next segment's streams are copies of that state. With a
+  mean, equal streams hand on the state that each holds. The state is therefore not scaled at
+  initialisation, and the network starts as the residual network if each segment does.
 
-  Parameters lie in `segment_0`, `segment_1`, ...; unrolled layers keep their number in the network.
+  The parameters' names begin with `segment_0`, `segment_1`, ... Unrolled layers are numbered
+  through the whole network.
 
   Attributes:
-    segments: in order.
-    scan: as in `Stack`.
-    remat: as in `Stack`.
+    segments: the segments, in order.
+    scan: whether each segment is scanned, as in `Stack`.
+    remat: policy for the backward pass, as in `Stack`.
   """
 
   segments: Sequence[Segment]
@@ -142,7 +146,7 @@ class SegmentedStack(nn.Module):
 
   @nn.compact
   def __call__(self, carry: Carry, context: TokenContext) -> Carry:
-    """Runs all segments: what goes into the first one's blocks -> what comes out of the last's."""
+    """Runs all segments in order; arguments and result are those of `Block`, without `layer`."""
     now, first = self.segments[0].connection, 0
     for i, segment in enumerate(self.segments):
       to = segment.connection
@@ -167,17 +171,18 @@ class SegmentedStack(nn.Module):
 
 
 def unstack_layers(tree: PyTree) -> PyTree:
-  """From scanned to unrolled layers: each `layers` of stacked leaves becomes `layer_0`, ...
+  """Returns a tree for unrolled layers: each `layers` of stacked leaves becomes `layer_0`, ...
 
-  Works on parameters, gradients and optimizer states alike: on any tree of mappings, tuples,
-  lists and named tuples, without partitioning metadata. Beneath `segment_0`, `segment_1`, ... the
-  numbers count through all segments.
+  Args:
+    tree: parameters, gradients, an optimizer state, or any other tree of mappings, tuples, lists
+      and named tuples, without partitioning metadata. Below `segment_0`, `segment_1`, ... layers
+      are numbered through all segments.
   """
   return _on_mappings(tree, _unstack)
 
 
 def _unstack(node: Mapping, first: int = 0) -> dict:
-  """Of one mapping; its layers get numbers from `first` on."""
+  """Converts one mapping, with layers numbered from `first` on."""
   out = {}
   for key in sorted(node, key=_segment_order):
     child = node[key]
@@ -193,18 +198,22 @@ def _unstack(node: Mapping, first: int = 0) -> dict:
 
 
 def _stacked_layers(node: Mapping) -> int:
-  """How many layers are stacked in a mapping's `layers`; 0 without."""
+  """Returns the number of layers that are stacked in a mapping's `layers`; 0 without `layers`."""
   return jax.tree.leaves(node["layers"])[0].shape[0] if "layers" in node else 0
 
 
 def _segment_order(key: str) -> tuple[str, int]:
-  """Sorts `segment_10` behind `segment_9`, and other names by the alphabet."""
+  """Returns a sort key that puts `segment_10` after `segment_9`, and sorts other names."""
   found = _SEGMENT.fullmatch(key)
   return ("segment_", int(found[1])) if found else (key, 0)
 
 
 def stack_layers(tree: PyTree) -> PyTree:
-  """From unrolled to scanned layers: `layer_0`, `layer_1`, ... become one `layers`, stacked."""
+  """Returns a tree for scanned layers: `layer_0`, `layer_1`, ... become one `layers`, stacked.
+
+  Args:
+    tree: as in `unstack_layers`, but with unrolled layers of equal shapes.
+  """
 
   def convert(node: Mapping) -> dict:
     out = {k: stack_layers(v) for k, v in node.items() if not k.startswith("layer_")}

@@ -179,7 +179,7 @@ ATTN, DELTA, HC = hc.AttentionResiduals, hc.DeltaAttentionResiduals, hc.HyperCon
     ({"connection": HC, "reduce": "depth"}, "reduce='depth' does not go with HyperConnection"),
     (
       {"layers": ((1, HC), (1, ATTN)), "expand": None},
-      "AttentionResiduals are not alike",
+      "AttentionResiduals have different roles",
     ),
     ({"layers": ((1, ATTN), (1, HC)), "num_layers": None}, "leave layers unset"),
   ],
@@ -228,7 +228,7 @@ def test_a_depth_of_another_network_is_refused():
 def test_norms_and_beginnings_that_break_its_slots_are_refused():
   for name in ("attn_res", "x0_lambdas", "altup_simplified"):
     model = tiny.model(connection=hc.make_connection(name), norm_position="post")
-    with pytest.raises(ValueError, match="some of which keep what was"):
+    with pytest.raises(ValueError, match="some must keep earlier states"):
       model.check()
   with pytest.raises(ValueError, match="keeps the embedding in stream 1"):
     tiny.model(connection=hc.X0Lambdas, expand="first").check()

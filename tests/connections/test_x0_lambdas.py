@@ -131,5 +131,5 @@ def test_what_does_not_go_together_is_refused():
   with pytest.raises(ValueError, match="subtracts a part of stream 2, but there are 2 streams"):
     hc.Reduce(kind="backout").init(KEY, hc.expand(normal("x", 3, 8), 2))
   for own in (hc.X0Lambdas, hc.SimplifiedAltUp):
-    with pytest.raises(ValueError, match="are not alike and cannot be handed on; leave layers uns"):
+    with pytest.raises(ValueError, match="have different roles and cannot be handed on; leave lay"):
       tiny.model(layers=((1, hc.Residual), (1, own)), num_layers=None).check()

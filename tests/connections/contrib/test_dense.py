@@ -317,9 +317,9 @@ def test_as_its_own_residual_network_a_block_makes_the_next_state(cls):
     ({"reduce": "sum"}, "reduce='sum' does not go with DenseFormer, which has 'exit'"),
     ({"connection": {"num_streams": 3}}, "at num_sites=3: .* or set it to 4"),
     ({"connection": {"fractions": 2}}, "has one fraction"),
-    ({"connection": {"padded": False}}, "scan=True stacks .* set scan=False, or padded=True"),
+    ({"connection": {"padded": False}}, "scan=True needs .* set scan=False, or padded=True"),
     ({"connection": {"num_sites": 6}}, "num_sites=6, but this model has num_sites=3"),
-    ({"layers": ((1, hc.Residual), (2, None))}, "DenseFormer are not alike"),
+    ({"layers": ((1, hc.Residual), (2, None))}, "DenseFormer have different roles"),
   ],
 )
 def test_a_model_refuses_what_does_not_fit(fields, words):

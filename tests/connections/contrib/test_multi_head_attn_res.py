@@ -169,7 +169,7 @@ def test_ends_and_places_that_it_does_not_have_are_refused():
   for fields, words in (
     ({"reduce": "sum"}, "reduce='sum' does not go with MultiHeadAttentionResiduals"),
     ({"expand": "copy"}, "whose slots are empty at first"),
-    ({"norm_position": "post"}, "some of which keep what was"),
+    ({"norm_position": "post"}, "some must keep earlier states"),
   ):
     with pytest.raises(ValueError, match=words):
       tiny.model(connection=MHAR, **fields).check()
