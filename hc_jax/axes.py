@@ -1,4 +1,4 @@
-"""Logical axis names, in one place: what an array's axis is, never which device axis holds it.
+"""Logical names of arrays' axes. They say what an axis is, never which device axis holds it.
 
 `hc_jax.sharding.RULES` maps these names to mesh axes. A name without a rule is replicated.
 """
@@ -15,7 +15,7 @@ HEADS, KV_HEADS, MLP, VOCAB = "act_heads", "act_kv", "act_mlp", "act_vocab"
 
 
 def stream_axes(ndim: int) -> tuple[str | None, ...]:
-  """Axis names of streams `[batch, length, ..., n, w]`; leading axes may be missing."""
+  """Returns the axis names of streams `[batch, length, ..., n, w]`; leading axes may be missing."""
   leading = (BATCH, LENGTH) + (None,) * ndim
   return leading[: max(ndim - 2, 0)] + (STREAM, EMBED)
 
@@ -28,14 +28,14 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
 def partitioned(
   init: nn.initializers.Initializer, *names: str | None
 ) -> Callable[..., nn.LogicallyPartitioned]:
-  """An initializer whose parameter carries the logical names of its axes."""
+  """Returns an initializer whose parameter carries the logical names of its axes."""
   return nn.with_logical_partitioning(init, names)
 
 
 def unboxed(tree: Any) -> Any:
-  """Parameters without partitioning metadata, abstract ones too, and without constraining them.
+  """Returns parameters without partitioning metadata; they may be abstract.
 
-  (Flax's own `meta.unbox` applies a constraint under a mesh, which abstract values do not take.)
+  Flax's own `meta.unbox` applies a constraint under a mesh, which fails on abstract values.
   """
   is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
   return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, tree, is_leaf=is_box)

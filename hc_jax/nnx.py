@@ -1,7 +1,7 @@
 """Connections as Flax NNX modules: `hc_jax.nnx.HyperConnection(d, index, rngs=rngs)`.
 
-Every class of `hc_jax.CONNECTIONS` has one of the same name here, made of the Linen one: the same
-fields, parameters as `nnx.Param`s under the same names, and bitwise the same numbers.
+Every class of `hc_jax.CONNECTIONS` has a class of the same name here. It has the same fields,
+parameters as `nnx.Param`s under the same names, and bitwise the same results.
 """
 
 import functools
@@ -15,7 +15,7 @@ from hc_jax.coefs import Coefs
 
 
 class Connection(nnx.Module):
-  """A residual site of an NNX model, over the Linen connection of the same name.
+  """A residual site of an NNX model. It wraps the Linen connection of the same name.
 
       connection = hc_jax.nnx.HyperConnection(d, index, num_streams=4, rngs=rngs)
       h, coefs = connection(streams)
@@ -37,18 +37,18 @@ class Connection(nnx.Module):
     Args:
       d_model: width of the branch input, d = m * w.
       index: number of the site in the network, from 0; may be traced, as under `nnx.vmap`.
-      rngs: the stream `params` makes the initial values.
-      **fields: fields of the Linen connection, `num_streams=4` say.
+      rngs: random keys; `rngs.params()` makes the initial values.
+      **fields: fields of the Linen connection, such as `num_streams=4`.
 
     Raises:
-      ValueError: if the fields do not go together, or the fractions do not divide the width.
+      ValueError: if the connection refuses its fields, or the fractions do not divide the width.
     """
     self.module = module = self.linen(**fields, parent=None)
     # Within hc_jax.plain_residual a site has no parameters.
     params = {}
     if not ops.is_plain():
       params = connections.init_site(module, rngs.params(), d_model, index)
-    # Under nnx.vmap each layer has a number of its own, which is then part of its state.
+    # Under nnx.vmap each layer has another number, which therefore is part of its state.
     self.index = nnx.Variable(index) if isinstance(index, jax.Array) else index
     self.names = tuple(params)
     for name, value in params.items():
@@ -61,21 +61,21 @@ class Connection(nnx.Module):
     read: jax.Array | None = None,
     dtype: jax.typing.DTypeLike | None = None,
   ) -> tuple[jax.Array, Coefs]:
-    """Reads the branch input; see `hc_jax.Connection.__call__`."""
+    """Computes the branch input and the maps; see `hc_jax.Connection.__call__`."""
     index = self.index[...] if isinstance(self.index, nnx.Variable) else self.index
     params = {name: getattr(self, name)[...] for name in self.names}
     carried = {} if read is None else {"read": read}
     return self.module.apply({"params": params}, streams, index, dtype=dtype, **carried)
 
   def write(self, streams: jax.Array, branch_output: jax.Array, coefs: Coefs) -> jax.Array:
-    """Writes the branch output and mixes; see `hc_jax.Connection.write`."""
+    """Computes the next streams; see `hc_jax.Connection.write`."""
     params = {name: getattr(self, name)[...] for name in self.names}
     return self.module.apply({"params": params}, streams, branch_output, coefs, method="write")
 
 
 @functools.cache
 def of(linen: type[connections.Connection]) -> type[Connection]:
-  """Returns the NNX class of a Linen connection, of a variant of your own too."""
+  """Returns the NNX class of a Linen connection class, which may be a variant of your own."""
   body = {"linen": linen, "__doc__": linen.__doc__, "__module__": __name__}
   return type(Connection)(linen.__name__, (Connection,), body)
 
@@ -110,16 +110,16 @@ def _plain_class(cls: type[nnx.Module]) -> type[nnx.Module]:
 
 
 class Functional:
-  """An NNX model as the two functions of a Linen module, for tools that look into models.
+  """An NNX model with the two functions of a Linen module, for tools that analyse models.
 
-  Its connections are known by their paths in the model, "blocks/0/connection".
+  Connections are named by their paths in the model, "blocks/0/connection".
 
   Attributes:
-    params: values of its `nnx.Param`s, nested dicts.
+    params: values of the model's `nnx.Param`s, in nested dicts.
   """
 
   def __init__(self, model: nnx.Module) -> None:
-    """Takes the model as it is; the model itself is not touched."""
+    """Wraps a copy of the model; the model itself does not change."""
     model = nnx.clone(model)
     for path, module in nnx.iter_modules(model):
       if isinstance(module, Connection):
@@ -128,7 +128,7 @@ class Functional:
     self.params = nnx.to_pure_dict(self._params)
 
   def init(self, *_: Any, **__: Any) -> dict[str, Any]:
-    """Returns the model's own parameters, whatever it is given."""
+    """Returns the model's own parameters; all arguments are ignored."""
     return {"params": self.params}
 
   def apply(
@@ -139,14 +139,14 @@ class Functional:
     mutable: Any = False,
     **kwargs: Any,
   ) -> Any:
-    """Calls the model with the parameters of `variables`; its other state is as it was given.
+    """Calls the model with the parameters of `variables`, and with its own other state.
 
     Args:
-      variables: "params", as `init` gives them.
-      *args: what the model is called with.
-      rngs: not used: the model has keys of its own.
-      mutable: as in Linen, with which an empty dict of updates comes next to the output.
-      **kwargs: what the model is called with.
+      variables: "params", as `init` returns them.
+      *args: arguments of the model.
+      rngs: not used, because the model has keys of its own.
+      mutable: as in Linen: unless False, the result is the pair (output, {}).
+      **kwargs: keyword arguments of the model.
     """
     del rngs
     state = jax.tree.map(lambda leaf: leaf, self._params)

@@ -22,12 +22,12 @@ from hc_jax.errors import UserError
 
 PyTree = Any
 
-# Whether a parameter of another module decays, by the last word of its name. Never by its rank,
-# which differs between scanned and unrolled layers. The paper decays dynamic kernels and no static
-# part.
+# Whether a parameter of another module decays, by the last word of its name. The rank cannot
+# decide, because it differs between scanned and unrolled layers. The paper decays dynamic kernels
+# and no static part.
 DECAYS = {"kernel": True, "embedding": True}
 DECAYS |= {"scale": False, "bias": False, "gamma": False, "beta": False}
-# A scanned layer of this package's models, whose parameters have an axis of layers first.
+# A scanned layer of this package's models: its parameters begin with an axis of layers.
 _SCANNED = re.compile(r"(^|/)stack/([^/]+/)?layers/")
 
 
@@ -36,9 +36,9 @@ class ParamCount:
   """Numbers of parameters.
 
   Attributes:
-    total: all.
-    embedding: those of token and position embeddings (a tied output layer included, once).
-    connection: those of the connections, learned ends of the streams included.
+    total: number of all parameters.
+    embedding: number in token and position embeddings (a tied output layer counts once).
+    connection: number in connections and in learned ends of the streams.
   """
 
   total: int
@@ -52,24 +52,24 @@ def decay_mask(
   rules: Iterable[tuple[str, bool]] = (),
   default: bool | Literal["rank", "error"] = "rank",
 ) -> PyTree:
-  """Returns which parameters weight decay applies to, as a tree of bools.
+  """Returns a tree of bools, true for the parameters that weight decay applies to.
 
-  The first of these that knows a parameter decides:
+  For each parameter the first rule that applies decides:
 
-  1. your `rules`;
-  2. its name: what a registered connection declares of it; else kernels and embeddings decay,
-     `static_*`, scales, biases, gammas and betas do not;
-  3. `default`.
+  1. The first of your `rules` whose pattern is found in its path.
+  2. Its name. Registered connections declare whether their parameters decay. Otherwise kernels and
+     embeddings decay, but `static_*`, scales, biases, gammas and betas do not.
+  3. The `default`.
 
   Args:
-    params: arrays or `jax.ShapeDtypeStruct`s: Linen's parameters, an NNX state, any tree.
-    rules: (regular expression, whether it decays), searched in a parameter's path "a/b/name".
+    params: tree of arrays or `jax.ShapeDtypeStruct`s: Linen's parameters, an NNX state, or other.
+    rules: pairs (regular expression, whether to decay), searched in a parameter's path "a/b/name".
     default: True, False, "error", or "rank": arrays of two axes or more decay. An axis of layers
       counts, except in `hc_jax.models`: give a rule for an unknown vector in `nn.scan`.
 
   Raises:
-    UserError: if `default` is "error" and neither a rule nor its name decides on a parameter.
-    ValueError: if `default` is something else.
+    UserError: if `default` is "error" and neither a rule nor the name of a parameter decides.
+    ValueError: if `default` is unknown.
   """
   if default not in (True, False, "rank", "error"):
     raise ValueError(f'default={default!r} is unknown; use True, False, "rank" or "error"')
@@ -106,8 +106,12 @@ def _decays(path: str, rank: int, rules: tuple, default: bool | str) -> bool:
 def param_count(params: PyTree) -> ParamCount:
   """Counts the parameters of a tree of arrays or of `jax.ShapeDtypeStruct`s.
 
-  Whose they are is known by their paths alone: see `is_connection`, and give a connection a name
-  that ends in "connection" to be sure; embeddings are parameters whose name ends in "embedding".
+  Paths alone decide the kind of a parameter, because a tree has no classes. Embeddings are
+  parameters whose name ends in "embedding". For connections see `is_connection`; a connection whose
+  name ends in "connection" is always found.
+
+  Returns:
+    The numbers of all parameters, of embeddings, and of connections.
   """
   total = embedding = connection = 0
   for path, leaf in named_leaves(params):
@@ -162,18 +166,18 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 
 def check_shapes(found: PyTree, expected: PyTree) -> None:
-  """Refuses parameters that are not those of a model, before they are used.
+  """Raises ValueError unless loaded parameters have the names and shapes of a model.
 
-  A square mix looks the same in both orientations, so only the others of its site can tell: keep a
-  note of the orientation beside weights, as a run's checkpoints do on their card.
+  A square mix has the same shape in both orientations, so that only read and write can reveal a
+  transposed site. Therefore keep a note of the orientation with weights, as checkpoints do.
 
   Args:
-    found: arrays, or anything with a shape, as loaded.
-    expected: those of the model, `jax.eval_shape(model.init, ...)["params"]` say.
+    found: loaded arrays, or any leaves with a shape.
+    expected: parameters of the model, such as `jax.eval_shape(model.init, ...)["params"]`.
 
   Raises:
-    ValueError: names or shapes differ; read or write of the other orientation, and scanned for
-      unrolled layers, are said to be just that.
+    ValueError: if names or shapes differ. The message says so if read or write is transposed, or if
+      one side has scanned and the other unrolled layers.
   """
   have = {path: tuple(leaf.shape) for path, leaf in named_leaves(found)}
   want = {path: tuple(leaf.shape) for path, leaf in named_leaves(expected)}
@@ -207,7 +211,7 @@ def check_shapes(found: PyTree, expected: PyTree) -> None:
 
 
 def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
-  """The leaves of a tree with their paths, as "a/b/name"; partitioning metadata is taken off."""
+  """Yields the paths "a/b/name" of a tree and its leaves, without partitioning metadata."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(unboxed(params)):
     yield path_name(path), leaf
 

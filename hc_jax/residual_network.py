@@ -1,4 +1,4 @@
-"""A model with connections as its own plain residual network."""
+"""The plain residual network of a model with connections."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class AsResidual(nn.Module):
     nn.share_scope(self, self.model)
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    """What the model returns, each of its connections a plain residual."""
+    """Returns the model's output, with every connection a plain residual."""
     with ops.plain_residual():
       return self.model(*args, **kwargs)
 
@@ -26,19 +26,22 @@ def as_residual(model: Any) -> Any:
   """Returns the model with every connection a plain residual: `x' = x + F(x)`, one stream.
 
       baseline = hc_jax.as_residual(model)
-      variables = baseline.init(key, x)       # the model's parameters but for the connections'
+      variables = baseline.init(key, x)       # without parameters of connections
 
-  It takes any variant, number of streams and fractions. The other parameters keep their names, so
-  that those of the model can be given too. Norms that a connection stood for are there again; where
-  norms have parameters, the model has none for them. Methods other than `__call__` run within
-  `plain_residual` only if they are called within it.
+  It works for any variant, number of streams and fractions. The other parameters keep their names,
+  so that the model's own parameters work too. Where a connection replaced a norm, the norm is back;
+  if norms have parameters, the model's parameters lack those of this norm. Only `__call__` is
+  changed: run other methods within `plain_residual`.
 
   Args:
-    model: a Linen module, or an NNX module, of which the result is a copy without the parameters of
-      its connections.
+    model: a Linen module, or an NNX module.
+
+  Returns:
+    A Linen module with the model inside, or a copy of the NNX module without the connections'
+    parameters.
 
   Raises:
-    TypeError: if it is neither.
+    TypeError: if the model is neither.
   """
   if isinstance(model, nn.Module):
     return AsResidual(model)

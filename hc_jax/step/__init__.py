@@ -1,1 +1,1 @@
-"""What one step is, pure: state, loss, optimizer, evaluation; no disk and no config."""
+"""One training step as pure functions: state, loss, optimizer, evaluation; no disk, no config."""

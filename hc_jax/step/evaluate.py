@@ -19,10 +19,10 @@ def batch_sums(
   """Returns the sums of each batch, on the host.
 
   Args:
-    step: `(variables, batch) -> sums`, jitted.
-    variables: of the model.
-    batches: the set, in order.
-    mesh: where the batches go.
+    step: jitted function `(variables, batch) -> sums`.
+    variables: variables of the model.
+    batches: the batches, in order.
+    mesh: mesh over which the batches are split.
   """
   sums = [step(variables, to_devices(batch, mesh)) for batch in batches]  # all launched, then read
   return jax.device_get(sums)

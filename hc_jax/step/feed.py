@@ -15,12 +15,12 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
   """Returns this process's rows of a batch as global arrays, split over the mesh.
 
   Args:
-    batch: tree of arrays `[rows, ...]` of the host; every leaf of it is taken along.
-    mesh: of `hc_jax.sharding.make_mesh`.
+    batch: tree of host arrays `[rows, ...]`.
+    mesh: a mesh of `hc_jax.sharding.make_mesh`.
 
   Raises:
-    UserError: a leaf has no axis of rows, another number of them than the others, or rows that do
-      not divide over the mesh.
+    UserError: if a leaf has no axis of rows, leaves differ in their number of rows, or that number
+      does not divide over the mesh.
   """
   where = sharding.batch_sharding(mesh)
   _check(batch, mesh)
@@ -50,6 +50,6 @@ def _check(batch: Any, mesh: Mesh) -> None:
 
 @functools.cache  # asked for every batch, and a mesh may have thousands of devices
 def _local_shards(mesh: Mesh) -> int:
-  """Returns into how many parts the rows of a process are split."""
+  """Returns the number of parts into which the rows of a process are split."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   return max(1, shards // len({device.process_index for device in mesh.devices.flat}))

@@ -25,7 +25,7 @@ Groups = Sequence[tuple[str, Mapping[str, float]]]
 
 
 def problem(groups: Groups) -> str | None:
-  """Returns what is wrong with groups whatever the parameters are, or None."""
+  """Returns a problem of the groups that any parameters would have, or None."""
   for i, group in enumerate(groups):
     if not (isinstance(group, tuple | list) and len(group) == 2 and isinstance(group[1], Mapping)):
       return (
@@ -48,10 +48,10 @@ def problem(groups: Groups) -> str | None:
 
 
 def group_of(path: str, groups: Groups) -> int | None:
-  """Returns which group a parameter is in, the first whose pattern is found in its path, or None.
+  """Returns the number of the first group whose pattern is found in the path, or None.
 
   Args:
-    path: "a/b/name".
+    path: path of a parameter, "a/b/name".
     groups: patterns and fields. A pattern is a regular expression, or `connections`.
   """
   for i, (pattern, _) in enumerate(groups):
@@ -83,10 +83,10 @@ def grouped(
   """Returns an optimizer whose groups of parameters have their own learning rate and decay.
 
   Args:
-    make: `(schedule, weight_decay) -> optimizer`, of one group.
+    make: `(schedule, weight_decay) -> optimizer`, for one group.
     schedule: learning rate by step.
-    weight_decay: of parameters of no group, and of groups that say nothing of it.
-    groups: as in `group_of`. Without any the result is that of `make` itself.
+    weight_decay: decay of parameters outside of groups, and of groups that do not set it.
+    groups: as in `group_of`. Without groups the result is `make(schedule, weight_decay)`.
 
   Raises:
     UserError: at `init`, if a group has no parameters.

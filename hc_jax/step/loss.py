@@ -14,14 +14,14 @@ from hc_jax.step.task import Loss
 PyTree = Any
 Batch = dict[str, jax.Array]
 
-LARGE = 2**27  # logits of a device that are made at once: half a gigabyte in float32
+LARGE = 2**27  # largest number of logits that a device makes at once: half a gigabyte in float32
 
 
 def token_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Cross-entropy of each token in float32 nats.
+  """Returns the cross-entropy of each token in nats.
 
-  The target's logit is picked by comparison and not by a gather: forward and backward then fuse
-  into one pass each, without a scatter or a copy of the logits, and a split vocabulary stays split.
+  The target's logit is picked by comparison, not by a gather. Forward and backward then fuse into
+  one pass each, without a scatter or a copy of the logits. A split vocabulary stays split.
 
   Args:
     logits: `[..., V]`, any float dtype.
@@ -43,19 +43,19 @@ def batch_nats(
   dropout: jax.Array | None = None,
   loss_parts: int = 1,
 ) -> jax.Array:
-  """Nats of each token of a batch, 0 where its mask is 0; float32 `[B, L]`.
+  """Returns the nats of each token of a batch, 0 where its mask is 0, float32 `[B, L]`.
 
-  With several parts the logits of one part of the length exist at a time, and the backward pass
-  makes them again: one matrix product more in exchange for never holding `[B, L, V]`, which at
-  large vocabularies is more than all activations of a small model, twice.
+  With several parts only the logits of one part of the length exist at a time, and the backward
+  pass computes them again. This costs one more matrix product. It saves holding `[B, L, V]`, which
+  at large vocabularies is more than twice the activations of a small model.
 
   Args:
-    model: `apply(variables, tokens, segment_ids=, deterministic=) -> logits [B, L, V]`; with
-      several parts its methods `hidden` (the same arguments) and `logits` (of what that gives).
-    params: of the model.
+    model: `apply(variables, tokens, segment_ids=, deterministic=)` returns logits `[B, L, V]`. With
+      several parts, its method `hidden` takes the same arguments, and `logits` takes the result.
+    params: parameters of the model.
     batch: `inputs`, `targets`, `mask` and perhaps `segment_ids`, each `[B, L]`.
     dropout: key, or None for no dropout.
-    loss_parts: how many; divides L. See `parts_of`.
+    loss_parts: number of parts, a divisor of L. See `parts_of`.
   """
   inputs = axes.constrain(batch["inputs"], (axes.BATCH, axes.LENGTH))
   hidden = model.apply(
@@ -83,12 +83,12 @@ def batch_nats(
 
 
 def parts_of(length: int, logits: int, wanted: int = 0) -> int:
-  """In how many parts of a sequence to make the logits.
+  """Returns the number of parts of a sequence in which the logits are computed.
 
   Args:
-    length: L, which the parts divide.
-    logits: how many a device would hold of a whole batch: B * L * V / devices.
-    wanted: that many; 0 for the fewest that keep a part at `LARGE` logits or below.
+    length: L, a multiple of the number of parts.
+    logits: number of logits of a whole batch on one device: B * L * V / devices.
+    wanted: the number to return. For 0 it is the smallest with at most `LARGE` logits per part.
   """
   if wanted:
     return wanted
@@ -97,10 +97,10 @@ def parts_of(length: int, logits: int, wanted: int = 0) -> int:
 
 
 def token_init(model: nn.Module, length: int = 8) -> Callable[[jax.Array], Any]:
-  """Returns `key -> variables` of a model of tokens, traced on `length` of them."""
+  """Returns `key -> variables` for a model of tokens, traced on `length` tokens."""
 
   def init(key: jax.Array) -> Any:
-    # A batch and length of their own size: a constraint by name must divide while init is traced.
+    # One row per device, because sharding constraints must divide while init is traced.
     tokens = jnp.zeros((len(jax.devices()), length), jnp.int32)
     return {"params": model.init(key, tokens)["params"]}
 
@@ -108,7 +108,7 @@ def token_init(model: nn.Module, length: int = 8) -> Callable[[jax.Array], Any]:
 
 
 def token_loss(model: nn.Module, loss_parts: int = 1) -> Callable[[Any, Batch, jax.Array], Loss]:
-  """Returns `(variables, batch, key) -> Loss` in nats; arguments as `batch_nats`."""
+  """Returns the function `(variables, batch, key) -> Loss` in nats; arguments as `batch_nats`."""
 
   def loss(variables: Any, batch: Batch, key: jax.Array) -> Loss:
     return Loss(jnp.sum(batch_nats(model, variables["params"], batch, key, loss_parts)))
@@ -129,18 +129,18 @@ def eval_step(
   token_bytes: jax.Array,
   loss_parts: int = 1,
 ) -> dict[str, jax.Array]:
-  """Returns sums over one batch, without dropout, of which `summary` makes means.
+  """Returns sums over one batch, without dropout, for `summary`.
 
   Args:
     params: parameters of the model.
     batch: see `batch_nats`.
     model: see `batch_nats`.
-    token_bytes: int32 `[V]`, bytes of text that a token stands for, 0 for special tokens.
+    token_bytes: int32 `[V]`, number of bytes of text of each token, 0 for special tokens.
     loss_parts: see `batch_nats`.
 
   Returns:
-    Scalars: `nats` and `tokens` over tokens that count; `text_nats` and `bytes` over those of them
-    that stand for text.
+    Scalars: `nats` and `tokens` over tokens with mask 1; `text_nats` and `bytes` over those tokens
+    except special ones.
   """
   nats = batch_nats(model, params, batch, loss_parts=loss_parts)
   counts = batch["mask"] > 0
@@ -157,8 +157,8 @@ def summary(total: Mapping[str, float]) -> dict[str, float]:
   """Returns the means that follow from the sums of `eval_step` over a set.
 
   Returns:
-    `val/loss` in nats per token, `val/ppl` = exp of it, and `val/bpb`: nats over tokens that stand
-    for text / (ln 2 * their bytes), special and masked tokens excluded (no key without any).
+    `val/loss` in nats per token, `val/ppl`, its exponential, and `val/bpb`. The last is
+    `text_nats / (ln 2 * bytes)`, without special and masked tokens; it is left out if `bytes` is 0.
   """
   loss = total["nats"] / max(total["tokens"], 1.0)
   out = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0))}

@@ -1,8 +1,8 @@
 """Optimizers and schedules: any of optax by name, decay by parameter path, clipping by global norm.
 
 The learning rate is a function of the step and of the *current* settings. A run that is resumed
-with another number of steps therefore follows the new schedule from there on: its decay ends at the
-new end, and the rate may jump at the step of resumption. Nothing is remembered but the step.
+with another number of steps therefore follows the new schedule. Its decay ends at the new end, and
+the rate may jump at the step of resumption. Only the step is remembered.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from hc_jax.fields import SMALLEST, check_fields, field
 from hc_jax.params import decay_mask
 from hc_jax.step.groups import grouped, problem
 
-# The field's words for what optax calls `<name>_schedule` and the like. All begin with the warmup.
+# Short names for schedules of optax. All begin with the warmup.
 _SHORT = {
   "constant": "constant_schedule",
   "linear": "linear_schedule",
@@ -33,7 +33,7 @@ _FILLED += ("decay_steps", "transition_steps")
 
 
 def _optimizer(name: str) -> str | None:
-  """Returns what is wrong with the name of an optimizer."""
+  """Returns a problem of an optimizer's name, or None."""
   if "learning_rate" in _parameters(getattr(optax, name, None)) and not name.startswith("scale_by"):
     return None
   return (
@@ -43,7 +43,7 @@ def _optimizer(name: str) -> str | None:
 
 
 def _schedule(name: str) -> str | None:
-  """Returns what is wrong with the name of a schedule."""
+  """Returns a problem of a schedule's name, or None."""
   factory = getattr(optax.schedules, _SHORT.get(name, name), None)
   if factory is None or name.startswith(("join", "inject")):
     return (
@@ -65,21 +65,21 @@ class OptimSettings:
 
   Attributes:
     name: "adamw", or another optimizer of optax.
-    learning_rate: the peak.
+    learning_rate: peak of the learning rate.
     schedule: "warmup_cosine", "warmup_linear", "constant", or another schedule of optax.
-    warmup_steps: steps over which the learning rate rises from 0.
-    end_fraction: part of the learning rate that is left at the last step.
+    warmup_steps: number of steps over which the learning rate rises from 0.
+    end_fraction: fraction of the peak learning rate at the last step.
     b1: decay of the mean of gradients.
-    b2: decay of the mean of their squares.
-    eps: added to the root of that mean.
-    weight_decay: of dynamic kernels, kernels and embeddings.
+    b2: decay of the mean of squared gradients.
+    eps: added to the root of the mean of squared gradients.
+    weight_decay: weight decay of dynamic kernels, kernels and embeddings.
     clip_norm: largest global norm of the gradient; 0 does not clip.
     groups: parameters with a learning rate and a decay of their own, as
       (('connections',{'learning_rate_factor':0.1,'weight_decay':0.0}),). A pattern is a regular
       expression over paths, or `connections`. The first that is found in a path decides.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: if a field does not take its value.
   """
 
   name: str = field("adamw", check=_optimizer)
@@ -98,20 +98,20 @@ class OptimSettings:
     check_fields(self)
 
 
-# Decays that are functions of (step - warmup) / (end - warmup): their end may be an argument.
+# Decays that depend on (step - warmup) / (end - warmup) alone, so that the end may be traced.
 _BY_FRACTION = ("constant_schedule", "linear_schedule", "cosine_decay_schedule")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """An optimizer and its learning rate, whose last step is not known yet.
+  """An optimizer and its learning rate, for a last step that is not known yet.
 
-  With the last step an argument of a compiled program, a longer run compiles nothing anew.
+  The last step can be an argument of the compiled program, so that a longer run reuses it.
 
   Attributes:
-    make: `schedule -> optax.GradientTransformation`, its state the same for all schedules.
-    rate: `(step, end) -> learning rate`; None for what has no schedule.
-    follows_end: whether `end` may be traced; otherwise it is a number of the program.
+    make: `schedule -> optax.GradientTransformation`, with the same state for all schedules.
+    rate: `(step, end) -> learning rate`; None for an optimizer without a schedule.
+    follows_end: whether `end` may be traced; otherwise it is a constant of the program.
   """
 
   make: Callable[[optax.Schedule | None], optax.GradientTransformation]
@@ -120,11 +120,11 @@ class Recipe:
 
   @classmethod
   def of(cls, optimizer: "optax.GradientTransformation | Recipe") -> "Recipe":
-    """Returns a recipe as it is, and an optimizer as a recipe without a schedule."""
+    """Returns a recipe unchanged, and an optimizer as a recipe without a schedule."""
     return optimizer if isinstance(optimizer, cls) else cls(lambda _: optimizer)
 
   def schedule(self, end: Any) -> optax.Schedule | None:
-    """Returns the learning rate by step of a run of `end` steps; None without one."""
+    """Returns the learning rate by step for a run of `end` steps; None without a schedule."""
     return None if self.rate is None else lambda step: self.rate(step, end)
 
   def optimizer(self, end: Any) -> optax.GradientTransformation:
@@ -140,13 +140,13 @@ def make_schedule(optim: Any, num_steps: int) -> optax.Schedule:
       "warmup_cosine", "linear", "constant", or the name of a schedule factory of optax, whose
       arguments are filled by their names: the peak, `end_fraction` times the peak, and the
       steps that are left after warmup.
-    num_steps: where the decay ends. A run shorter than its warmup ends while warming up.
+    num_steps: last step of the decay. A run shorter than its warmup ends while warming up.
 
   Returns:
-    step (int, 0 for the first update) -> learning rate.
+    Function from the step (int, 0 for the first update) to the learning rate.
 
   Raises:
-    UserError: no such schedule, or one with arguments that no field gives.
+    UserError: if the schedule is unknown, or needs arguments that no field gives.
   """
   rate, _ = _rate(optim)
   return lambda step: rate(step, num_steps)
@@ -186,10 +186,10 @@ def make_optimizer(
 
   Args:
     optim: as in `make_recipe`.
-    num_steps: steps of the run, where the schedule ends.
+    num_steps: number of steps of the run, at which the schedule ends.
 
   Raises:
-    UserError: as `make_recipe`.
+    UserError: in the cases of `make_recipe`.
   """
   recipe = make_recipe(optim)
   return recipe.optimizer(num_steps), recipe.schedule(num_steps)
@@ -203,18 +203,19 @@ def make_recipe(optim: Any) -> Recipe:
 
   Args:
     optim: fields name (an optimizer factory of optax that takes learning_rate), b1, b2, eps,
-      weight_decay, clip_norm (0: off), groups, and those of `make_schedule`. An optimizer gets
-      those of b1, b2, eps that it takes in Adam's sense.
+      weight_decay, clip_norm (0: off), groups, and the fields of `make_schedule`. An optimizer
+      gets b1, b2 and eps only where it uses them as Adam does.
 
   Raises:
-    UserError: no such optimizer or schedule, or weight_decay for one that has none.
+    UserError: if the optimizer or schedule is unknown, or weight_decay is set for an optimizer that
+      has none.
   """
   rate, follows_end = _rate(optim)
   if wrong := _optimizer(optim.name):
     raise UserError(f"name={optim.name!r} {wrong}")
   factory = getattr(optax, optim.name)
   takes = _parameters(factory)
-  # eps means another thing to optimizers that keep no second moment (adafactor, adagrad).
+  # In optimizers without a second moment (adafactor, adagrad) eps has another meaning.
   names = ("b1", "b2", "eps") if "b2" in takes else ("b1",)
   fields = {name: float(getattr(optim, name)) for name in names if name in takes}
   decay = next((n for n in ("weight_decay", "weight_decay_rate") if n in takes), None)

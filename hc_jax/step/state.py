@@ -1,4 +1,4 @@
-"""What a run is between two steps, and how it comes into being: sharded from the first byte."""
+"""The state of a run between two steps, created with every array already sharded."""
 
 import functools
 from collections.abc import Callable
@@ -21,14 +21,14 @@ Init = Callable[[jax.Array], Any]  # of a key
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes, and the seed that it does not.
+  """Everything that a step changes, and the run's random key, which stays constant.
 
   Attributes:
-    step: int32 scalar, optimizer steps taken so far.
+    step: number of optimizer steps taken so far, int32 scalar.
     params: float32 parameters, without partitioning metadata.
-    opt_state: the optimizer's.
-    rng: uint32 key data of the run's seed, constant; step s draws from `fold_in(rng, s)`.
-    collections: variables that are not trained but change, by collection; mostly none.
+    opt_state: state of the optimizer.
+    rng: uint32 key data of the run's seed, constant. Step s draws from `fold_in(rng, s)`.
+    collections: variables that change without being trained, by collection; mostly none.
   """
 
   step: jax.Array
@@ -54,12 +54,13 @@ def abstract_state(
 
   Args:
     init: `key -> variables`, whose leaves may carry logical axis names.
-    optimizer: of optax; state shaped like a parameter is sharded like it, the rest is replicated.
-    mesh: of `hc_jax.sharding.make_mesh`, or a `jax.sharding.AbstractMesh` for shapes alone.
-    preset: name of the rules.
+    optimizer: an optimizer of optax. State in the shape of a parameter is sharded like the
+      parameter; the rest is replicated.
+    mesh: a mesh of `hc_jax.sharding.make_mesh`, or an `AbstractMesh` for shapes alone.
+    preset: name of the sharding rules.
 
   Raises:
-    UserError: a parameter does not divide over the mesh, or `init` makes no "params".
+    UserError: if a parameter does not divide over the mesh, or `init` makes no "params".
   """
   boxed = dict(jax.eval_shape(init, jax.random.key(0)))
   if "params" not in boxed:
@@ -112,9 +113,10 @@ def create_state(
   mesh: Mesh,
   preset: str = "dp",
 ) -> TrainState:
-  """Returns the state before the first step, each shard made on the device that holds it.
+  """Returns the state before the first step, with each shard made on the device that holds it.
 
-  Its numbers depend on the seed alone, not on the mesh. Arguments as `abstract_state`.
+  The numbers depend on the seed alone, not on the mesh. Other arguments are those of
+  `abstract_state`.
   """
   target = abstract_state(init, optimizer, mesh=mesh, preset=preset)
   with sharding.use_mesh(mesh, preset):
@@ -130,15 +132,15 @@ def state_of(
   mesh: Mesh,
   preset: str = "dp",
 ) -> TrainState:
-  """Returns the state before the first step that has these variables, which are donated.
+  """Returns the state before the first step from given variables, whose buffers are donated.
 
   Args:
     variables: "params" and the other collections, placed as in `target`.
-    optimizer: as `abstract_state`.
-    seed: of the run.
-    target: of `abstract_state`.
-    mesh: as `abstract_state`.
-    preset: likewise.
+    optimizer: an optimizer of optax.
+    seed: seed of the run.
+    target: result of `abstract_state`.
+    mesh: mesh, as in `abstract_state`.
+    preset: name of the sharding rules.
   """
 
   def first(variables: dict[str, PyTree], key_data: jax.Array) -> TrainState:
@@ -159,14 +161,14 @@ def _placed(function: Callable[..., PyTree], target: PyTree, **options: Any) -> 
 
 
 def _key_data(seed: int) -> np.ndarray:
-  # As numbers of the host: an array of one process's device is no input of them all.
+  # NumPy, because with several processes an array on one process's device cannot feed them all.
   return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def init_state(
   init: Init, optimizer: optax.GradientTransformation, key_data: jax.Array
 ) -> TrainState:
-  """Returns the state that a seed's key data makes; pure, and not placed anywhere yet."""
+  """Returns the state before the first step from a seed's key data; pure, without placement."""
   variables = axes.unboxed(dict(init(jax.random.wrap_key_data(key_data))))
   return _first_state(optimizer, variables, key_data)
 

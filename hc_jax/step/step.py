@@ -27,24 +27,28 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one optimizer step over a batch, in `accumulation` parts.
 
-  Every part is weighted by what counts in it, so that the gradient is that of the whole batch
-  whatever the parts. Collections pass from part to part. Pure: jit it with the keywords bound and
-  `state` donated.
+  Losses of all parts are divided by the weight of the whole batch, so that the gradient does not
+  depend on the number of parts. Collections pass from part to part. The function is pure: jit it
+  with the keywords bound and `state` donated.
 
   Args:
-    state: before the step.
+    state: state before the step.
     batch: tree of arrays `[B, ...]`; B is a multiple of `accumulation`. Part i takes every
-      `accumulation`-th row, which keeps each device's rows on it.
-    loss: of `Task`; part i of step s gets the key `fold_in(fold_in(rng, s), i)`.
-    weight: of `Task`.
-    optimizer: of optax.
-    schedule: its learning rate by step, for the record.
-    accumulation: parts, one after the other.
+      `accumulation`-th row, so that rows stay on their devices.
+    loss: loss of a `Task`. Part i of step s gets the key `fold_in(fold_in(rng, s), i)`.
+    weight: weight of a `Task`.
+    optimizer: an optimizer of optax.
+    schedule: learning rate by step, for the metrics.
+    accumulation: number of parts, which run in sequence.
 
   Returns:
     The state after the step and float32 scalars: `train/loss`, `train/<name>` for each metric of
     the loss, `train/grad_norm` before clipping, `train/param_norm` after the step,
     `train/update_norm`, and `train/learning_rate` with a schedule.
+
+  Raises:
+    UserError: if the loss does not return a `Loss` of scalar sums, returns collections that do not
+      fit those of the state, or if `accumulation` does not divide B.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
   whole = weight(batch)
@@ -74,10 +78,10 @@ def train_step(
 
 
 def _checked(found: Loss) -> Loss:
-  """Returns what a loss gave.
+  """Returns the result of a loss unchanged.
 
   Raises:
-    UserError: it is not a `Loss`, or holds sums that are not scalars.
+    UserError: if the result is not a `Loss`, or holds sums that are not scalars.
   """
   if not isinstance(found, Loss):
     raise UserError(f"Task.loss gives {type(found).__name__}; return hc_jax.train.Loss(total)")
@@ -90,10 +94,11 @@ def _checked(found: Loss) -> Loss:
 
 
 def _carried(before: Variables, found: Variables) -> dict[str, PyTree]:
-  """Returns the collections after a part: those that the loss gives, and the others as they were.
+  """Returns the collections after a part: those that the loss returned, and the others unchanged.
 
   Raises:
-    UserError: the loss gives a collection that `init` did not make, or one of another structure.
+    UserError: if the loss returned a collection that `init` did not make, or one of another
+      structure.
   """
   for name, tree in found.items():
     if name not in before:
@@ -124,7 +129,7 @@ def split_batch(batch: Batch, accumulation: int) -> Batch:
   """Returns `[B, ...]` as `[accumulation, B / accumulation, ...]`, part i of rows i, i + A, ...
 
   Raises:
-    UserError: B is not a multiple of `accumulation`.
+    UserError: if B is not a multiple of `accumulation`.
   """
   rows = next((leaf.shape[0] for leaf in jax.tree.leaves(batch)), 0)
   if rows % accumulation:
@@ -158,8 +163,8 @@ def jit_train_step(abstract: TrainState, donate: bool = True, **bound: Any) -> C
   """Returns `train_step` jitted with its keywords bound; the state stays on its devices.
 
   Args:
-    abstract: of `abstract_state`.
-    donate: whether the state's buffers are given up to the next state.
+    abstract: result of `abstract_state`.
+    donate: whether the next state reuses the state's buffers.
     **bound: keywords of `train_step`.
   """
   where = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -1,4 +1,4 @@
-"""What a trainer trains: a task, in pure functions and batches."""
+"""A task for the trainer: pure functions and batches."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +15,14 @@ Sums = Mapping[str, jax.Array]  # float scalars, to be added over batches
 
 @flax.struct.dataclass
 class Loss:
-  """What a task makes of a batch, or of a part of one.
+  """Result of a task's loss on a batch, or on a part of a batch.
 
   Attributes:
-    total: float32 scalar, the sum of the losses of what counts in the batch. An auxiliary loss is
-      added as a mean would be: its value times the weight of the batch.
-    metrics: float32 scalars that are summed like `total` and logged as `train/<name>`, divided by
-      the weight.
-    collections: new values of collections other than "params"; those left out stay as they are.
+    total: sum of the losses over the batch, float32 scalar. Because `total` is divided by the
+      weight of the batch, an auxiliary loss that is a mean is added times that weight.
+    metrics: float32 scalars. They are summed and divided like `total`, and logged as
+      `train/<name>`.
+    collections: new values of collections other than "params"; those left out do not change.
   """
 
   total: jax.Array
@@ -31,11 +31,11 @@ class Loss:
 
 
 class Telemetry(NamedTuple):
-  """A look at a model while it is trained.
+  """Measurements of a model during training.
 
   Attributes:
-    measure: `(variables, batch) -> {name: float scalar}`, pure.
-    batch: this process's rows of what is looked at, the same each time.
+    measure: pure function `(variables, batch) -> {name: float scalar}`.
+    batch: this process's rows of the batch to measure on, the same each time.
   """
 
   measure: Callable[[Variables, Batch], Mapping[str, jax.Array]]
@@ -44,34 +44,34 @@ class Telemetry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A model, a loss and batches, in pure functions: what `hc_jax.train.train` trains.
+  """A model, a loss and batches as pure functions, for `hc_jax.train.train`.
 
-  A batch is any tree of arrays whose first axis is rows. With several processes `train` and `val`
-  give the rows of this one alone, see `hc_jax.sharding.process_block`.
+  A batch is any tree of arrays whose first axis is rows. With several processes, `train` and `val`
+  return this process's rows alone, see `hc_jax.sharding.process_block`.
 
   Attributes:
-    init: `key -> variables`: "params" is trained, other collections are carried from step to step.
-      Leaves may carry logical axis names (`nn.with_logical_partitioning`), by which they are split.
+    init: `key -> variables`. "params" is trained, other collections are carried from step to step.
+      Leaves may carry logical axis names (`nn.with_logical_partitioning`) for their sharding.
     loss: `(variables, batch, key) -> Loss`; called for each part of a batch.
-    weight: `batch -> float32 scalar` above 0, known before the forward pass: the number of
-      what counts in the whole batch. Loss and gradients are divided by it, so that they do not
-      depend on the parts that a batch is taken in.
-    train: `seed -> batches`; `batches[s]` makes step s + 1 and depends on nothing else. A thread
-      asks for them ahead.
+    weight: `batch -> float32 scalar` above 0: the number of items that count in the whole batch.
+      Loss and gradients are divided by the weight, so that they do not depend on the number of
+      parts. It must be known before the forward pass.
+    train: `seed -> batches`; `batches[s]` is the batch of step s + 1 and depends on nothing else. A
+      thread fetches batches ahead.
     evaluate: `(variables, batch) -> sums`, without a key.
-    summarise: `sums -> {"val/...": value}` of the sums over all of `val`, added in float64.
+    summarise: `sums -> {"val/...": value}`, from the sums over all of `val`, added in float64.
     val: batches of an evaluation, fixed and in order; empty for none.
-    best: name of the value of `summarise` by which the best checkpoint is kept: the lowest.
-    name: goes on the card, and finds the task again when a run is opened.
+    best: name of the value of `summarise` whose lowest value marks the best checkpoint.
+    name: name on the card, by which the task is found again when a run is opened.
     identity: facts that must not change when a run is resumed, such as a fingerprint of the data.
     about: a few words about batch and data, for the console.
-    unit: what `units_per_step` counts, in the plural: "tokens", "images".
-    units_per_step: units of a batch, over all processes; 0 to log no rate.
-    telemetry: what is looked at every `telemetry_every` steps.
-    locate: `(variables, batch, key) -> str | None`: names the first value of a forward pass that is
-      not finite; for `debug_nans`.
-    keep: called with the workdir of a new run: writes there what is needed to open it again.
-    needs: lines that say what a step needs, for when the device's memory is too small.
+    unit: name of the units of `units_per_step`, in the plural: "tokens", "images".
+    units_per_step: number of units of a batch, over all processes; 0 to log no rate.
+    telemetry: measurements to take every `telemetry_every` steps.
+    locate: `(variables, batch, key) -> str | None`, which names the first value of a forward pass
+      that is not finite, for `debug_nans`.
+    keep: called with the workdir of a new run, to write whatever is needed to open the run again.
+    needs: returns lines about the memory that a step needs, for out-of-memory errors.
   """
 
   init: Callable[[jax.Array], Variables]
@@ -94,5 +94,5 @@ class Task:
 
   @property
   def evaluates(self) -> bool:
-    """Whether it has all that an evaluation needs: val, evaluate and summarise."""
+    """Whether the task can be evaluated: it has val, evaluate and summarise."""
     return bool(len(self.val)) and self.evaluate is not None and self.summarise is not None
