@@ -157,13 +157,13 @@ def _apply(config: ConfigDict, override: str) -> None:
 
 
 def _takes(node: ConfigDict, name: str) -> Field:
-  """Returns what the key of a dotted name takes; one that nothing declares, what it holds."""
+  """Returns the declaration of a dotted key; for an undeclared key, one with its current type."""
   kind = node.get_type(name.rpartition(".")[2])
   return keys().get(name) or Field(name=name, kind=kind, unset=True)
 
 
 def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
-  """The group that a dotted key lies in, and its last part."""
+  """Returns the group that holds a dotted key, and the last part of the key."""
   *groups, key = name.split(".")
   node = config
   for depth, part in enumerate([*groups, key]):
@@ -191,7 +191,7 @@ def _parse(text: str, kind: type) -> Any:
     if not text.startswith(("(", "[")):
       return tuple(filter(None, text.split(",")))
     value = ast.literal_eval(text)
-    return (value,) if isinstance(value, str) else tuple(value)  # ('a') is no tuple in Python
+    return (value,) if isinstance(value, str) else tuple(value)  # Python reads ('a') as text
   return kind(ast.literal_eval(text))
 
 

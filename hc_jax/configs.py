@@ -1,7 +1,7 @@
 """The configs that come with hc_jax: `from hc_jax.configs import base`.
 
-Their files are in the folder configs/: in a checkout at its top, in an installed hc_jax beside this
-file. `__path__` makes this module the package that they are in.
+Their files are in the folder configs/, which is at the top of a checkout, and next to this file in
+an installed hc_jax. `__path__` makes this module their package.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Weights of other implementations as parameters of this package, and back.
+"""Conversion of weights between other implementations and this package.
 
-What comes in is a state dict of NumPy arrays, so nothing here imports PyTorch:
+Input is a state dict of NumPy arrays, so that nothing here imports PyTorch:
 
     state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 """
@@ -14,20 +14,20 @@ State = Mapping[str, Any]
 
 
 def from_hyper_connections(state: State, prefix: str = "") -> dict[str, np.ndarray]:
-  """Parameters of one connection from the PyTorch package hyper-connections.
+  """Returns the parameters of one connection from the PyTorch package hyper-connections.
 
-  Of one of its `HyperConnections` they belong to `HyperConnection(num_streams=n, norm="rmsnorm",
-  norm_params=True, norm_eps=0.0)` with the same `tanh`: its norm is an RMSNorm without eps and
-  stores its scale less one. Its `alpha` holds the columns of read and mix as the paper does,
-  transposed to ours, and its streams are `[b * n, ..., d]`, ours `[b, ..., n, d]`.
+  The parameters of its `HyperConnections` fit `HyperConnection(num_streams=n, norm="rmsnorm",
+  norm_params=True, norm_eps=0.0)` with the same `tanh`. Its norm is an RMSNorm without eps and
+  stores its scale minus one. Its `alpha` holds the columns of read and mix as in the paper,
+  transposed relative to ours. Its streams are `[b * n, ..., d]`, ours `[b, ..., n, d]`.
 
-  Of one of its `ManifoldConstrainedHyperConnections` they belong to `PerStreamMHC(num_streams=n,
-  norm_params=True, norm_eps=0.0)`, which says where that departs from the paper's mHC: it norms and
-  projects each stream by itself, so that no parameters of `MHC` give the same function.
+  The parameters of its `ManifoldConstrainedHyperConnections` fit `PerStreamMHC(num_streams=n,
+  norm_params=True, norm_eps=0.0)`. It norms and projects each stream alone, unlike the paper's mHC,
+  so that no parameters of `MHC` give the same function.
 
   Args:
-    state: of one of its modules, or of a network that has one at `prefix`.
-    prefix: what its names begin with there ("layers.0.0.").
+    state: state dict of one of its modules, or of a network with such a module at `prefix`.
+    prefix: beginning of the module's names in the network ("layers.0.0.").
 
   Returns:
     float32 parameters by name.
@@ -75,11 +75,15 @@ def from_hyper_connections(state: State, prefix: str = "") -> dict[str, np.ndarr
 
 
 def to_hyper_connections(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-  """The inverse of `from_hyper_connections`: a state dict of one `HyperConnections` module.
+  """Returns a state dict of one `HyperConnections` module, as inverse of `from_hyper_connections`.
+
+  Args:
+    params: parameters of one `HyperConnection`, by name.
+    prefix: beginning of the names in the state dict.
 
   Raises:
-    ValueError: if a parameter is missing: static connections, and those whose norm has no scale or
-      is no RMSNorm, have no counterpart there.
+    ValueError: if a parameter is missing. Static connections, and connections whose norm has no
+      scale or is not RMSNorm, have no counterpart there.
   """
   if "norm_bias" in params:
     raise ValueError("norm_bias has no counterpart in hyper-connections, whose norm is an RMSNorm")
@@ -100,19 +104,19 @@ def to_hyper_connections(params: Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def from_olmo(state: State, num_heads: int, *, tie_embeddings: bool = False) -> dict[str, Any]:
-  """Parameters of a `TransformerLM` from Hugging Face's `OlmoForCausalLM`.
+  """Returns the parameters of a `TransformerLM` from Hugging Face's `OlmoForCausalLM`.
 
-  They belong to one with `activation="swiglu"`, rotary positions, LayerNorm without parameters, the
-  plain residual connection, `scan=False` and the same sizes. With `clip_qkv` set there is no
-  counterpart.
+  They fit a model with `activation="swiglu"`, rotary positions, LayerNorm without parameters, the
+  plain residual connection, `scan=False` and the same sizes. A model with `clip_qkv` cannot be
+  converted.
 
   Args:
-    state: of the whole model.
-    num_heads: query heads; key and value heads follow from the shapes.
-    tie_embeddings: the output layer is the token embedding (`tie_word_embeddings`).
+    state: state dict of the whole model.
+    num_heads: number of query heads; key and value heads follow from the shapes.
+    tie_embeddings: whether the output layer is the token embedding (`tie_word_embeddings`).
 
   Returns:
-    float32 parameters of unrolled layers; `hc_jax.models.stack_layers` makes scanned ones of them.
+    float32 parameters of unrolled layers; `hc_jax.models.stack_layers` converts to scanned layers.
 
   Raises:
     ValueError: if a name is missing, or there is no layer at all.

@@ -1,7 +1,7 @@
-"""The one error that the user can fix, and the words that it names arguments by.
+"""The error for problems that the user can fix, and the names of arguments in its messages.
 
-A room names its own arguments in messages: in backticks, as in "set `files`" and "`keep=0` is too
-few", or as the first word, as in "keep=0 is too few". Its caller may have other words for them:
+A module names its own arguments in messages: in backticks, as in "set `files`" and "`keep=0` is too
+few", or as the first word, as in "keep=0 is too few". Its caller may have other names for them:
 keys of a config, flags of a command.
 """
 
@@ -13,7 +13,7 @@ _ARGUMENT = re.compile(r"`(\w+)(=[^`]*)?`|^(\w+)(?==)")
 
 
 class UserError(Exception):
-  """Something that the user can fix before training: a config key, a file, a workdir.
+  """Error about something that the user can fix: a config key, a file, a workdir.
 
   The message names the thing, the cause and the remedy. Entry points print it without a traceback
   and exit with code 2.
@@ -24,10 +24,12 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def named(words: Mapping[str, str]) -> Iterator[None]:
-  """Names arguments in the caller's words, in every error with an exit code that passes.
+  """Renames arguments in the messages of errors that are raised within the context.
+
+  Only errors with an `exit_code` are changed, and raised again.
 
   Args:
-    words: the caller's word for each argument, such as `{"files": "--files"}`. Other arguments keep
+    words: the caller's name for each argument, such as `{"files": "--files"}`. Other arguments keep
       their names, for a caller further up.
   """
   try:
@@ -39,7 +41,7 @@ def named(words: Mapping[str, str]) -> Iterator[None]:
 
 
 def in_words(text: str, words: Mapping[str, str]) -> str:
-  """Returns a message with the caller's words in the places of the arguments; see `named`."""
+  """Returns a message with the caller's names instead of the arguments; see `named`."""
 
   def word(found: re.Match) -> str:
     name = found[1] or found[3]

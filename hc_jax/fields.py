@@ -1,7 +1,7 @@
-"""Fields that say what they take: choices and limits, declared once, where they are used.
+"""Declarations of fields: the values that a field takes, with choices and limits.
 
-A class of any kind, a frozen dataclass or a Flax module, declares them. Its docstring, which has an
-entry for each under "Attributes:", says what they mean:
+A frozen dataclass or a Flax module declares its fields. The "Attributes:" of its docstring explain
+their meaning:
 
     class Settings:
       keep: int = field(2, least=1)
@@ -25,7 +25,7 @@ from hc_jax.nearest import hint
 # Numbers end up in int32 and float32 in compiled programs.
 LARGEST = {int: 2**31 - 1, float: float(2**128 - 2**104)}
 SMALLEST = 2.0**-126
-# JAX's keys take 32 bits of a seed: a larger one would draw what a smaller one draws.
+# JAX's keys use 32 bits of a seed: a larger seed would draw the numbers of a smaller one.
 LARGEST_SEED = 2**32 - 1
 REQUIRED = inspect.Parameter.empty
 _METADATA = "hc_jax"
@@ -43,17 +43,17 @@ class Field:
   """Declaration of a field: the values that it takes, and their meaning.
 
   Attributes:
-    name: of the field.
-    kind: bool, int, float, str or tuple.
-    default: its value where none is given; `REQUIRED` without one.
-    meaning: of its entry in the docstring, the first sentence.
-    items: of a tuple, what each of it is.
-    unset: whether it may be None.
-    choices: the words that it takes; any without.
-    words: words that a number may be instead.
-    least, most: the smallest and the largest number, both allowed.
-    above, below: numbers that it must be larger and smaller than.
-    check: returns what is wrong with a value of the right kind, or None.
+    name: name of the field.
+    kind: type of its values: bool, int, float, str or tuple.
+    default: default value; `REQUIRED` for a field without a default.
+    meaning: first sentence of the field's entry in the docstring.
+    items: type of the items of a tuple.
+    unset: whether the value may be None.
+    choices: allowed words; empty if all are allowed.
+    words: words that are allowed instead of a number.
+    least, most: smallest and largest allowed number.
+    above, below: numbers that the value must be larger and smaller than.
+    check: returns a problem of a value of the right kind, or None.
   """
 
   name: str = ""
@@ -72,7 +72,7 @@ class Field:
 
   @property
   def takes(self) -> str:
-    """The kind of its values, in words: `a whole number`."""
+    """Kind of the field's values, in words: `a whole number`."""
     return " or ".join([_WORDS.get(self.kind, self.kind.__name__), *map(repr, self.words)])
 
   def problem(self, value: Any) -> str | None:
@@ -96,7 +96,7 @@ class Field:
     return isinstance(value, self.kind) or self.kind not in _WORDS
 
   def _limit(self, value: float) -> str | None:
-    # (A whole number may be too large to be asked.)
+    # Whole numbers are left out, because `isfinite` fails on very large ones.
     if not isinstance(value, numbers.Integral) and not math.isfinite(value):
       return "must be a finite number"
     largest = LARGEST[self.kind]
@@ -117,9 +117,9 @@ def field(default: Any = REQUIRED, **facts: Any) -> Any:
   """Declares a field of a dataclass or a Flax module.
 
   Args:
-    default: its default, as of `dataclasses.field`.
-    **facts: of `Field`. `kind`, `unset` and `meaning` are read off the class where they are not
-      given.
+    default: default value of the field.
+    **facts: attributes of `Field`. `kind`, `unset` and `meaning` follow from the class where they
+      are not given.
   """
   given = {} if default is REQUIRED else {"default": default}
   return dataclasses.field(**given, metadata={_METADATA: facts})
@@ -127,7 +127,7 @@ def field(default: Any = REQUIRED, **facts: Any) -> Any:
 
 @functools.cache
 def fields_of(cls: type) -> Mapping[str, Field]:
-  """Returns what the fields of a class take, in their order.
+  """Returns the declarations of the fields of a class, by name and in order.
 
   A subclass that only gives a field another default keeps the declaration of its base. A field
   declared without `field` has the kind of its annotation and no limits.
@@ -136,7 +136,7 @@ def fields_of(cls: type) -> Mapping[str, Field]:
 
 
 def _declared(cls: type, found: dataclasses.Field) -> Field:
-  """Returns a field with all that its classes say of it; the lowest that says a thing decides."""
+  """Returns the declaration of a field, in which a subclass overrides its bases fact by fact."""
   annotation, facts, meaning = Any, {}, ""
   for base in reversed(cls.__mro__):
     if found.name in inspect.get_annotations(base):
@@ -176,35 +176,35 @@ def _meanings(cls: type) -> Mapping[str, str]:
 
 
 def check(values: Mapping[str, Any], declared: Mapping[str, Field], prefix: str = "") -> None:
-  """Checks values against what their fields take.
+  """Raises UserError unless all values are allowed by the declarations of their fields.
 
   Args:
-    values: by the name of the field; those that are not declared are passed over.
-    declared: of `fields_of`.
-    prefix: of the names in the message.
+    values: values by the name of the field; undeclared names are ignored.
+    declared: declarations, as `fields_of` returns them.
+    prefix: text before the name in the message.
 
   Raises:
-    UserError: a value of another kind, an unknown word, a number outside the limits, NaN or
-      infinity.
+    UserError: if a value has another kind, is an unknown word, a number outside of the limits, NaN
+      or infinity.
   """
   if wrong := next(problems(values, declared), None):
     raise UserError(f"{prefix}{wrong}")
 
 
 def problems(values: Mapping[str, Any], declared: Mapping[str, Field]) -> Iterator[str]:
-  """Yields what is wrong with values, each as `name=value must be at least 1`."""
+  """Yields the problems of values, each as `name=value must be at least 1`."""
   for name, found in declared.items():
     if name in values and (problem := found.problem(values[name])):
       yield f"{name}={_short(values[name])} {problem}"
 
 
 def under(group: str, message: str, names: Container[str]) -> str:
-  """Returns a message of a room below, with the group of keys that its fields are in.
+  """Returns a message about a field with the field's group of config keys added.
 
   Args:
-    group: dotted.
-    message: begins with `name=` where it is about one field.
-    names: of the group's fields.
+    group: dotted name of the group.
+    message: the message, which begins with `name=` if it is about one field.
+    names: names of the group's fields.
   """
   return f"{group}.{message}" if message.partition("=")[0] in names else f"{group}: {message}"
 

@@ -33,25 +33,25 @@ def continue_text(
   seed: int = 0,
   **settings: Any,
 ) -> Iterator[list[list[int]]]:
-  """Continues a text several times, yielding the tokens so far as soon as there is one more.
+  """Continues a text several times, and yields the tokens so far after every new token.
 
-  A continuation ends where the next document begins; when all have ended, so does this.
+  A continuation ends where the next document begins. The iterator ends with the last continuation.
 
   Args:
     model: a `TransformerLM`.
-    params: its parameters.
-    tokenizer: with `encode` and `bos_id`.
-    prompt: text to continue; a new document begins with it.
-    num_tokens: how many tokens to write at most.
-    samples: how many continuations.
-    seed: decides what is drawn.
+    params: parameters of the model.
+    tokenizer: a tokenizer with `encode` and `bos_id`.
+    prompt: text to continue, taken as the beginning of a document.
+    num_tokens: largest number of new tokens.
+    samples: number of continuations.
+    seed: seed of the random draws.
     **settings: `temperature`, `top_k` and `top_p` of `generate`.
 
   Yields:
-    the tokens of each continuation, without the prompt's; the same lists, longer each time.
+    The tokens of each continuation, without the prompt's; the same lists, longer each time.
 
   Raises:
-    UserError: as `generate`, or a number of samples or a seed that there is not.
+    UserError: if `samples` is below 1 or the seed is out of range; in the cases of `generate`.
   """
   if wrong := next(problems({"samples": samples, "seed": seed}, _TAKES), None):
     raise UserError(wrong)
@@ -82,27 +82,27 @@ def generate(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> Iterator[np.ndarray]:
-  """Continues prompts, yielding the next token of each as soon as it is known.
+  """Continues prompts, and yields the next token of each as soon as it is known.
 
-  Two programs are compiled, whatever the number of tokens: the prompt, padded to a power of two,
-  and one token.
+  Two programs are compiled for any number of tokens: one for the prompt, padded to a power of two,
+  and one for a single token.
 
   Args:
     model: a `TransformerLM`.
-    params: of it.
+    params: parameters of the model.
     prompt: int32 `[B, P]`, P >= 1; one row per sample.
-    num_tokens: how many to yield.
-    key: decides what is drawn.
+    num_tokens: number of tokens to yield.
+    key: random key of the draws.
     temperature: divides the logits; 0 takes the most likely token.
-    top_k: draw from the k most likely tokens; 0: from all.
-    top_p: draw from the fewest most likely tokens whose probabilities reach p; 1: from all.
+    top_k: draw from the k most likely tokens; 0 draws from all.
+    top_p: draw from the fewest most likely tokens whose probabilities reach p; 1 draws from all.
 
   Yields:
     int32 `[B]`, `num_tokens` times.
 
   Raises:
-    UserError: an empty prompt, more tokens than the model has positions, or a setting that is no
-      probability or count.
+    UserError: if the prompt is empty, if there are more tokens than the model has positions, or if
+      a setting is out of its range.
   """
   batch, length = prompt.shape
   _check(model, length, num_tokens, temperature, top_k, top_p)

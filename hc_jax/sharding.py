@@ -2,9 +2,9 @@
 
 The mesh has three axes: `data` (copies of the parameters), `fsdp` (parameters and optimizer state
 split, gathered layer by layer) and `tensor` (heads, hidden units and vocabulary split). The batch
-is split over `data` and `fsdp` together. Streams are split over batch and length, never over n, and
-never over their width: `act_embed` has no rule on purpose (XLA's partitioner has returned wrong
-numbers with the width of activations split).
+is split over `data` and `fsdp` together. Streams are split over batch and length, never over n or
+over their width. `act_embed` has no rule, because XLA's partitioner has returned wrong numbers with
+the width of activations split.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 _DP: Rules = (("act_batch", ("data", "fsdp")),)
 _FSDP: Rules = (*_DP, ("embed", "fsdp"))
-# Order is priority, since an array uses a mesh axis once: inside attention and the MLP the heads
-# and hidden units hold `tensor`; between blocks, where nothing else asks for it, the length does.
+# Order is priority, because an array can use a mesh axis once: inside attention and the MLP, heads
+# and hidden units use `tensor`; between blocks, where they are absent, the length does.
 _FSDP_TP: Rules = (
   *_FSDP,
   *((name, "tensor") for name in ("heads", "kv_heads", "mlp", "vocab")),
   *((name, "tensor") for name in ("act_heads", "act_kv", "act_mlp", "act_vocab")),
   ("act_length", "tensor"),
 )
-# A name that no rule mentions is replicated.
+# Axes whose names have no rule are replicated.
 RULES: dict[str, Rules] = {"dp": _DP, "fsdp": _FSDP, "fsdp_tp": _FSDP_TP}
-# The mesh axes that a preset splits something over.
+# The mesh axes that each preset uses.
 _USES = {"dp": ("data",), "fsdp": ("data", "fsdp"), "fsdp_tp": AXES}
 
 
 def _size(size: int) -> str | None:
-  """Returns what is wrong with the size of an axis."""
+  """Returns a problem of the size of an axis, or None."""
   return None if size == -1 or size >= 1 else "must be at least 1, or -1 for the rest"
 
 
@@ -51,14 +51,16 @@ class MeshSettings:
   """Settings of a mesh: the keys of the group `mesh`.
 
   Attributes:
-    preset: what is split: "dp" the batch, "fsdp" parameters too, "fsdp_tp" heads and hidden units
-      too.
-    data: devices along this axis, which hold copies of the parameters; -1 is the rest.
-    fsdp: devices that parameters and optimizer state are split over; -1 is the rest.
-    tensor: devices that heads, hidden units and vocabulary are split over; -1 is the rest.
+    preset: rules of sharding: "dp" splits the batch, "fsdp" parameters too, "fsdp_tp" heads and
+      hidden units too.
+    data: number of devices that hold copies of the parameters; -1 means all remaining devices.
+    fsdp: number of devices over which parameters and optimizer state are split; -1 means all
+      remaining devices.
+    tensor: number of devices over which heads, hidden units and vocabulary are split; -1 means all
+      remaining devices.
 
   Raises:
-    UserError: a value that cannot mean anything.
+    UserError: if a field does not take its value.
   """
 
   preset: str = field("dp", choices=tuple(RULES))
@@ -113,7 +115,7 @@ def make_mesh(
 
 
 def _check_used(preset: str, sizes: dict[str, int]) -> None:
-  """Refuses a mesh on which the preset would silently do nothing, or less than it says."""
+  """Raises UserError if the preset would silently leave something unsplit on this mesh."""
   for axis, size in sizes.items():
     if size > 1 and axis not in _USES[preset]:
       able = [name for name in RULES if axis in _USES[name]]
@@ -132,11 +134,11 @@ def _check_used(preset: str, sizes: dict[str, int]) -> None:
 def check_batch(
   mesh: Mesh | AbstractMesh, preset: str, *, batch_size: int, accumulation: int, length: int
 ) -> None:
-  """Refuses, with the arithmetic, batches that do not divide over the mesh.
+  """Raises UserError, with the arithmetic, if batches do not divide over the mesh.
 
   Raises:
-    UserError: batch_size does not divide into micro-batches and these over data * fsdp, or length
-      over tensor.
+    UserError: if `batch_size / accumulation` rows do not divide over data * fsdp, or, with the
+      preset "fsdp_tp", the length does not divide over tensor.
   """
   rows, shards = batch_size / accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % shards:
@@ -162,16 +164,16 @@ def _of_processes(mesh: Mesh | AbstractMesh) -> str:
 
 
 def process_block(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
-  """Which rows of a batch a process holds: (i, count), the i-th of `count` blocks of equal size.
+  """Returns (i, count): a process holds block i of `count` equal blocks of a batch's rows.
 
-  Several processes hold the same block where `tensor` reaches over processes.
+  Several processes hold the same block if `tensor` spans several processes.
 
   Args:
-    mesh: of `make_mesh`.
-    process: its number; this one by default.
+    mesh: a mesh of `make_mesh`.
+    process: number of the process; this process by default.
 
   Raises:
-    UserError: its rows are no such block.
+    UserError: if the rows of the process are not one block.
   """
   process = jax.process_index() if process is None else process
   shards = mesh.devices.reshape(-1, mesh.shape["tensor"])
@@ -188,36 +190,38 @@ def process_block(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh, preset: str = "dp") -> Iterator[Mesh]:
-  """Makes `mesh` and the rules of `preset` those that constraints by name refer to.
+  """Enters a context in which constraints by name use this mesh and the rules of `preset`.
 
-  The deprecated `with mesh:` would leave every constraint silently without effect.
+  With the deprecated `with mesh:` all constraints would silently have no effect.
   """
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES[preset]):
     yield mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of a value that every device holds whole."""
+  """Returns the sharding of a value that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of `[B, ...]` over its first axis."""
+  """Returns the sharding of `[B, ...]` over its first axis."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def param_shardings(boxed: Any, mesh: Mesh, preset: str = "dp") -> Any:
-  """Shardings of abstract parameters that carry logical axis names (`nn.LogicallyPartitioned`).
+  """Returns shardings of abstract parameters with logical names (`nn.LogicallyPartitioned`).
 
   Args:
-    boxed: what `jax.eval_shape(model.init, ...)["params"]` gives.
+    boxed: parameters as from `jax.eval_shape(model.init, ...)["params"]`.
+    mesh: a mesh of `make_mesh`.
+    preset: name of the sharding rules.
 
   Returns:
     A tree of `NamedSharding` with the structure of the unboxed parameters. A vocabulary that does
     not divide (257 for bytes) is replicated along that axis.
 
   Raises:
-    UserError: another axis does not divide over its mesh axis.
+    UserError: if another axis does not divide over its mesh axis.
   """
   logical = nn.get_partition_spec(boxed)
   wanted = nn.logical_to_mesh_sharding(logical, mesh, list(RULES[preset]))
