@@ -19,4 +19,4 @@ def get_config() -> config_dict.ConfigDict:
   c.model.dtype = "bfloat16"
   # A sublayer moves 73 C in a loop and 121 C in a scan (docs/performance.md).
   c.model.scan = False
-  return c.lock()  # a delta cannot add keys, by a slip of the pen
+  return c.lock()  # so that a typo in a delta cannot add a key

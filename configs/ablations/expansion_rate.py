@@ -1,8 +1,8 @@
-"""How many streams? The residual network and DHC x 1, 2, 4, 8, with and without tanh.
+"""Number of streams: the residual network and DHC x 1, 2, 4, 8, with and without tanh.
 
-The arms of Table 1 of arXiv 2409.19606, which finds x 1 worse than the residual network, x 4
-best for its cost, and little in tanh, for OLMo-1B after 500 billion tokens. The model here is
-small; another is `--config.model...`.
+The arms are those of Table 1 of arXiv 2409.19606. There, for OLMo-1B after 500 billion tokens, x 1
+is worse than the residual network, x 4 is best for its cost, and tanh matters little. The model
+here is small; `--config.model...` changes it.
 
 Command: hc-jax ablate configs/ablations/expansion_rate.py
 """

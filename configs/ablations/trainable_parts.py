@@ -1,8 +1,8 @@
-"""Which part does it: read and mix (the paper's width connection), or write (its depth connection)?
+"""Frozen parts: read and mix (the paper's width connection), or write (its depth connection).
 
-The arms of Table 3 of arXiv 2409.19606: DHC x 4 whose read and mix, or whose write, stay as they
-start, with and without tanh. There, freezing read and mix costs most of the gain, freezing
-the write hardly any.
+The arms are those of Table 3 of arXiv 2409.19606: DHC x 4 with frozen read and mix, or with frozen
+write, with and without tanh. In the paper, freezing read and mix costs most of the gain, and
+freezing the write hardly any.
 
 Command: hc-jax ablate configs/ablations/trainable_parts.py
 """

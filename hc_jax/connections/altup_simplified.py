@@ -25,8 +25,8 @@ class SimplifiedAltUp(Connection):
   With copies of the embedding it could not: n streams would hold the embedding, but only one
   stream holds each output.
 
-  The report (arXiv 2608.30320, section 2.2) could not be read. The equations follow a summary of
-  it, which gives neither the initial h nor the first streams.
+  The report (arXiv 2608.30320, section 2.2) could not be read. The equations follow a summary,
+  which gives neither the initial h nor the first streams.
 
   Calls and `write` are those of `Connection`. Parameters: n; with V views `V n`.
 

@@ -15,8 +15,8 @@ from hc_jax.connections.factory import ConnectionLike, connection_factory
 
 EXPAND = ("copy", "scaling", "embedding", "first")
 REDUCE = ("sum", "mean", "head", "read", "first", "backout", "depth", "gated", "exit")
-# Kinds that belong to certain connections: each of those takes no other kind, and no other
-# connection takes theirs.
+# Kinds that belong to certain connections. These connections take no other kind, and no other
+# connection takes their kind.
 OWN = {"read", "first", "backout", "depth", "gated", "exit"}
 # Kinds whose result is already normed, so that a model leaves out its final norm.
 NORMED = ("gated",)

@@ -25,7 +25,7 @@ def connection_factory(connection: ConnectionLike, **inherited: Any) -> functool
   """Returns a `functools.partial` that makes one site's connection: `factory(name=...)`.
 
   Args:
-    connection: a class, a partial of one, or an instance, of which only the fields are used.
+    connection: a class, a partial of one, or an instance. Only the fields of an instance are used.
     **inherited: the model's own values, for fields of `INHERITED` that the connection has and
       leaves None.
 

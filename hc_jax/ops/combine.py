@@ -234,7 +234,7 @@ def _write_slot_forward(slot, weights, streams, y):
 
 
 def _write_slot_backward(saved, grad):
-  """Returns `grad` itself as the streams' gradient, of which autodiff would make a new copy."""
+  """Returns `grad` itself as the streams' gradient; autodiff would make a new copy."""
   slot, weights, y = saved
   m = weights.shape[-1]
   rows, gate = _slot_rows(grad, slot, m), _slot_rows(weights, slot, m)

@@ -33,7 +33,7 @@ def reverse_mode() -> Iterator[None]:
   then stays unchanged.
 
   Raises:
-    TypeError: in place of the TypeError that JAX raises within the context.
+    TypeError: instead of the TypeError that JAX raises within the context.
   """
   try:
     yield

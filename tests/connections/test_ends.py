@@ -1,4 +1,4 @@
-"""How streams begin and end, against formulas in float64, in modules and in the language model."""
+"""Expand and Reduce against formulas in float64, in modules and in the language model."""
 
 import functools
 
@@ -18,7 +18,7 @@ SHAPES = [(4, 1), (3, 1), (4, 2), (3, 2), (2, 2)]  # n streams, m fractions of 1
 
 
 def weighted(kind, params, X, fractions):
-  """What Reduce is, copy by copy of each fraction."""
+  """Computes Reduce in float64, copy by copy of each fraction."""
   X, n = X.astype(np.float64), X.shape[-2]
   if kind == "head":
     normed = X / np.sqrt(np.mean(X**2, axis=(-2, -1), keepdims=True) + 1e-6)
@@ -86,7 +86,7 @@ def test_streams_begin_unequal_unless_asked():
 
 
 def network(params, **fields):
-  """Logits of a model, by hand but for the stack, which the library's own streams go through."""
+  """Computes the logits of a model by hand, except for the stack, which is the library's own."""
   model = tiny.model(**fields)
   layers = by_hand.Layers(model, params)
   expand = layers.params.get("expand_streams/scale", 1.0)
@@ -132,7 +132,7 @@ def test_without_noise_the_network_starts_as_with_copies_and_a_sum(expand, reduc
 
 @pytest.mark.parametrize("kind, apart", [("copy", False), ("scaling", True), ("embedding", True)])
 def test_only_unequal_streams_come_apart(kind, apart):
-  """Under maps that treat streams alike, copies stay equal for ever (family trap); others do not.
+  """If maps treat streams alike, copies stay equal forever (family trap); other kinds do not.
 
   One step of gradient descent on a static connection that starts by reading the mean.
   """

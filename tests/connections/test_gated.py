@@ -1,4 +1,4 @@
-"""What mHC, Identity HC, mHC-lite, KromHC and oHC have in common: gates made of all streams."""
+"""The gates from all streams that mHC, Identity HC, mHC-lite, KromHC and oHC share."""
 
 import functools
 
@@ -200,7 +200,7 @@ def test_the_sum_of_streams_takes_up_the_branch_and_keeps_the_rest(make):
 
 
 def distance_from_residual(connection, d=32, sites=4):
-  """Of the sum of streams after some sites, and of n times the plain x + T(x) of the branches."""
+  """Returns how far the sum of streams is from n times the plain x + T(x), after some sites."""
   x = normal("x", 2, 3, d)
   streams, plain = np.repeat(x[..., None, :], connection.num_streams, -2), x
 

@@ -155,7 +155,7 @@ def test_every_parameter_learns_after_a_kick():
 
 
 def gradient(connection):
-  """Of a loss on the next streams, at kicked parameters."""
+  """Returns the gradient of a loss on the next streams, at kicked parameters."""
   streams = streams_of(connection)
   weights = normal("weights", *streams.shape)
 

@@ -31,7 +31,7 @@ class ByHand(nn.Module):
 
 
 class Wrapped(nn.Module):
-  """The same by `wrap`."""
+  """A network with the same function, built with `wrap`."""
 
   @nn.compact
   def __call__(self, x):

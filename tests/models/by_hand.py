@@ -52,7 +52,7 @@ class Layers:
     return transformer.norm(transformer.below(self.params, "final_norm"), x, self.model)
 
   def logits(self, hidden):
-    """Of reduced streams."""
+    """Computes the logits of reduced streams."""
     return self.final_norm(hidden) @ self.embedding.T
 
 

@@ -68,7 +68,7 @@ def test_no_mask_is_the_mask_of_all():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_influences_nobody(name):
-  """Of what is masked, nothing reaches the others, to the bit; unmasked, it does."""
+  """A masked token changes no bit of the other tokens' logits; without the mask it does."""
   mask = np.broadcast_to(np.arange(tiny.LENGTH) != 2, tiny.TOKENS.shape)
   before, after = (logits(name, t, padding_mask=mask) for t in (tiny.TOKENS, changed(2)))
   assert np.all(np.isfinite(before))
@@ -78,7 +78,7 @@ def test_padding_influences_nobody(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_documents_are_separate_ones(name):
-  """Two documents of 3 and 5 tokens in one window, against each by itself.
+  """Two documents of 3 and 5 tokens in one window have the logits of each document alone.
 
   Rotary attention is relative, so positions that run on change nothing but rounding; given each
   document's own positions, learned ones agree too.
@@ -89,7 +89,7 @@ def test_packed_documents_are_separate_ones(name):
   packed = logits(name, tiny.TOKENS, ids, positions=own)
 
   def alone(tokens):
-    """Of one document, in a window of its own that padding fills."""
+    """Computes the logits of one document, in a window of its own that padding fills."""
     padded = np.zeros_like(tiny.TOKENS)
     padded[:, : tokens.shape[1]] = tokens
     mask = np.broadcast_to(np.arange(length) < tokens.shape[1], padded.shape)

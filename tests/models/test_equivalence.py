@@ -1,4 +1,4 @@
-"""What hyper-connections are at initialisation, and which known arrangements they contain.
+"""Equivalences: hyper-connections at initialisation, and known arrangements as special cases.
 
 The paper's special cases hold under jit and under pmap, on two devices.
 """
@@ -91,7 +91,7 @@ def test_the_configs_eps_shifts_it_by_the_eps_effect():
 
 
 def test_model_init_is_equation_14():
-  """What `at_init` above wrote by hand is what `init` gives, round robin over sublayers."""
+  """`init` gives the maps that `at_init` above writes by hand, round robin over sites."""
   model = tiny.model(connection=hyper(4, True), num_layers=3)
 
   @jit

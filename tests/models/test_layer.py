@@ -28,7 +28,7 @@ class ByHand(nn.Module):
 
 @pytest.mark.slow
 def test_layers_by_hand_are_the_language_models():
-  """The same parameters under the same names, and a mask that says causal is causal."""
+  """Parameters have the same names and values, and a causal mask makes the layer causal."""
   model = TransformerLM(
     vocab_size=11, d_model=8, num_layers=2, num_heads=2, d_ff=16, scan=False, remat="none"
   )

@@ -47,7 +47,7 @@ def stacked():
 
 @functools.cache
 def expected():
-  """Of the scanned stack without remat: logits and gradients, unrolled."""
+  """Returns logits and unrolled gradients of the scanned stack without remat."""
   (_, logits), grads = value_and_grad(True, "none")(stacked())
   return np.asarray(logits), jax.tree.map(np.asarray, unstack_layers(grads))
 

@@ -122,7 +122,7 @@ def gradient_by_least_squares(p, g):
 
 @pytest.mark.parametrize("gradient_kind", ops.SINKHORN_GRADIENTS)
 def test_forward_mode(gradient_kind):
-  """Of autodiff; by the symmetry of the limit's derivative and by a difference of the steps."""
+  """Autodiff's jvp agrees with the symmetric derivative of the limit, or with differences."""
 
   def run(z):
     return ops.sinkhorn(z, gradient=gradient_kind, steps=400, derivatives="autodiff")

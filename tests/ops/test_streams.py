@@ -169,7 +169,7 @@ def test_project_is_norm_then_product(lead, n, w, norm, affine):
 @pytest.mark.parametrize("derivatives", ops.DERIVATIVES)
 @pytest.mark.parametrize("over_all", [False, True], ids=["stream", "all"])
 def test_without_eps_zeros_stay_zero(over_all, derivatives):
-  """As torch.nn.functional.normalize has it: x / max(|x|, 1e-12), its derivative included."""
+  """The norm is x / max(|x|, 1e-12), as in torch.nn.functional.normalize, also its derivative."""
   n, w, axes = 2, 128, (-2, -1) if over_all else (-1,)
   streams = normal("streams", 4, n, w)
   streams[0], streams[1, 1], streams[2], streams[3] = 0, 0, streams[2] * 1e-16, streams[3] * 1e-13

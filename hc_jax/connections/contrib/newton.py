@@ -22,9 +22,9 @@ class NewtonHC(GatedConnection):
   that of the limit, by one small solve. Both agree with `MHC(sinkhorn_gradient="implicit")` where
   its steps converge.
 
-  Each step tries Newton's step, a half of it, an eighth of it, and one Sinkhorn step. It takes the
-  one with the lowest dual, which the solution minimises. Logits are clipped at 30 below the largest
-  of their row.
+  Each step tries Newton's step, half and an eighth of that step, and one Sinkhorn step. It takes
+  the one with the lowest dual, which the solution minimises. Logits are clipped at 30 below the
+  largest of their row.
 
   Parameters for n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd` more with `norm_params`.
   """
