@@ -55,6 +55,11 @@ EVERYWHERE = ("value", "whole", "empty", "x64", "jvp", "shard", "pmap", "explici
 # `make test` runs a few for one variant of each structure (tanh, several slots, Sinkhorn).
 NETWORK, STRUCTURES = ("init", "causal", "exact", "learns"), ("hc", "ghc", "mhc")
 FAST = (*ALONE, *NETWORK, *EVERYWHERE)
+# Variants whose structure is that of another variant, with other formulas for the maps. Checks that
+# depend on the structure are exhaustive for them.
+ALIKE = ("frac", "altup", "attn_res_delta")
+ALIKE += ("identity", "mhc_lite", "mhc_per_stream", "kromhc", "ohc")
+STRUCTURAL = (*EVERYWHERE, "shapes", "causal", "exact")
 # Checks of the use of a connection, which does not depend on its fields, so that cases with fields
 # skip them.
 HEAVY = ("ways", "half", "mesh", "once", "decode")
@@ -74,6 +79,7 @@ def cases():
         continue
       fast = check.name == "maps" if case not in STRUCTURES else check.name in FAST
       heavy = check.name in (*HEAVY, "second", "index") and case != "hc"
+      heavy |= case in ALIKE and check.name in STRUCTURAL
       marks = ()
       if heavy or (fields and check.name not in MAPS):
         marks = pytest.mark.exhaustive

@@ -19,6 +19,7 @@ def language_model(scan, **fields):
   return model, nn.unbox(jax.jit(model.init)(jax.random.key(0), TOKENS))["params"]
 
 
+@pytest.mark.slow
 def test_sites_are_in_the_order_of_the_network():
   """Scanned or unrolled; the initial read identifies the sublayer of a site."""
   model, params = language_model(True)

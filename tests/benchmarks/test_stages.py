@@ -22,7 +22,7 @@ def test_a_label_says_whether_both_halves_have_one_direction():
   assert not np.array_equal(stages.Pictures(0, size=64)[4]["picture"], batch["picture"])
 
 
-@pytest.mark.slow  # three models compile
+@pytest.mark.exhaustive  # three models compile
 def test_every_arm_is_trained_and_compared(tmp_path, capsys):
   stages.main(["--steps=4", "--seeds=2", "--streams=2", f"--out={tmp_path / 'out'}"])
   last = capsys.readouterr().out.splitlines()[-3:]

@@ -67,7 +67,7 @@ def theirs(connection, inputs, weights):
   return np.sum(out * weights) + np.sum(m.A_m**2) + np.sum(H**3), (h, out)
 
 
-@pytest.mark.slow  # conformance compares each variant as it comes, in `make test`
+@pytest.mark.exhaustive  # conformance compares the maps of each variant with its defaults
 @every
 @pytest.mark.parametrize(
   "fields",

@@ -118,6 +118,7 @@ def as_ghc(params, n, m, w, **columns):
   }
 
 
+@pytest.mark.slow
 def test_ghc_with_one_fraction_is_hc_and_with_a_diagonal_write_is_frac():
   norm = {"norm": "rmsnorm", "norm_eps": 1e-5}
   for special, m in (
@@ -175,6 +176,7 @@ def test_altup_predicts_computes_and_corrects():
     assert distance(out, wanted) < 1e-6
 
 
+@pytest.mark.slow
 def test_views_read_with_weights_of_their_own():
   for connection in (
     hc.HyperConnection(num_streams=4, num_views=3),

@@ -52,14 +52,9 @@ def expected():
   return np.asarray(logits), jax.tree.map(np.asarray, unstack_layers(grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  "scan, remat",
-  [
-    (True, "branches"),
-    pytest.param(False, "full", marks=pytest.mark.slow),
-    pytest.param(True, "blocks:2", marks=pytest.mark.slow),
-    pytest.param(False, "blocks:2", marks=pytest.mark.slow),
-  ],
+  "scan, remat", [(True, "branches"), (False, "full"), (True, "blocks:2"), (False, "blocks:2")]
 )
 def test_scan_and_remat_change_no_logit_and_no_gradient(scan, remat):
   params = stacked() if scan else unstack_layers(stacked())
@@ -69,6 +64,7 @@ def test_scan_and_remat_change_no_logit_and_no_gradient(scan, remat):
   chex.assert_trees_all_close(grads, expected()[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_recomputes_what_it_says():
   """The policies differ in the program: none repeats nothing, full repeats the branches too."""
 

@@ -15,13 +15,16 @@ NETWORK = ("init", "index", "causal", "exact", "ways", "half", "decode", "learns
 
 
 def of(cases: Mapping[str, ConnectionLike]) -> list:
-  """Returns a test parameter for each case and check; maps are slow, all others exhaustive."""
+  """Returns a test parameter for each case and check.
+
+  Maps of a variant with its defaults are slow. All other checks are exhaustive.
+  """
   return [
     pytest.param(
       case,
       check,
       id=f"{case}-{check.name}",
-      marks=pytest.mark.slow if check.name in MAPS else pytest.mark.exhaustive,
+      marks=pytest.mark.exhaustive if check.name not in MAPS or make.keywords else pytest.mark.slow,
     )
     for case, make in cases.items()
     for check in CONFORMANCE

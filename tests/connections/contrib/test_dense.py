@@ -45,8 +45,10 @@ def candidate(case):
 def marked():
   for case in CASES:
     for check in CONFORMANCE:
-      plain = check.name in FAST and not CASES[case][1]
-      marks = pytest.mark.slow if check.name in FAST + SLOW else pytest.mark.exhaustive
+      defaults = not CASES[case][1]
+      plain = check.name in FAST and defaults
+      slow = check.name in FAST or (check.name in SLOW and defaults)
+      marks = pytest.mark.slow if slow else pytest.mark.exhaustive
       yield pytest.param(case, check, id=f"{case}-{check.name}", marks=() if plain else marks)
 
 
@@ -138,6 +140,7 @@ def test_weights_of_a_token_come_of_its_newest_state(scan, normed):
   by_hand.close(jit(lambda p: run.apply({"params": p}, tiny.TOKENS))(params), layers.logits(end))
 
 
+@pytest.mark.slow
 def test_dynamic_weights_count_padded_for_a_scan_and_not():
   d = 16
   for depth, views in ((3, 4), (3, 1)):

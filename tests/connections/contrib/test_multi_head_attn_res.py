@@ -95,6 +95,7 @@ def test_one_head_is_attention_residuals():
     np.testing.assert_array_equal(found.write, want.write)
 
 
+@pytest.mark.slow
 def test_heads_add_no_parameters():
   for heads in (1, 4, 8):
     assert MHAR(fractions=heads).num_params(768) == 2 * 768
