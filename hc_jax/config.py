@@ -1,4 +1,4 @@
-"""Configs: loading a file, overriding keys from the command line, and saying what is wrong."""
+"""Configs: loading a file, overriding keys from the command line, and checking the values."""
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +21,19 @@ NAME_OVERRIDE = "--config.model.connection.name="
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Loads a config file, a Python file with `get_config()`, and applies overrides.
 
-  The file is the user's own program and is executed; a run's saved config is JSON and is not.
+  The file is a program of the user and is executed. A run's saved config is JSON, which is only
+  read.
 
   Args:
-    path: of the file.
-    overrides: as on the command line, `--config.group.key=value`.
+    path: path of the file, or the name of a config of hc_jax.
+    overrides: overrides as on the command line, `--config.group.key=value`.
 
   Returns:
     The config, locked and checked.
 
   Raises:
-    UserError: as `check`, or for a missing file, an unknown key or a value of the wrong type.
+    UserError: if the file is missing, a key is unknown, or a value has the wrong type; in the cases
+      of `check`.
   """
   config = execute(path, "get_config")
   override(config, overrides)
@@ -43,7 +45,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> None:
   """Locks a config and applies `--config.group.key=value` to it, in order; raises UserError."""
   config.lock()
   for given in overrides:
-    if given.startswith(NAME_OVERRIDE):  # first: its fields are unknown keys if it is unknown
+    # First, because an unknown connection would make its fields look like unknown keys.
+    if given.startswith(NAME_OVERRIDE):
       connection_class(given.removeprefix(NAME_OVERRIDE))
   for given in overrides:
     _apply(config, given)
@@ -53,7 +56,7 @@ def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
   """Sets dotted keys of a locked config to Python values.
 
   Raises:
-    UserError: an unknown key, or a value of another type than the key's.
+    UserError: if a key is unknown, or a value has another type than the key.
   """
   for name, value in values.items():
     node, key = _locate(config, name)
@@ -65,19 +68,19 @@ def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-  """The config as plain dicts, lists, numbers and strings."""
+  """Returns the config as plain dicts, lists, numbers and strings."""
   return plain(config.to_dict())
 
 
 def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> ConfigDict:
-  """The config that `to_json` made these values of.
+  """Returns the config from which `to_json` made these values.
 
   Args:
     values: nested dicts.
     defaults: a config that has every key, for keys newer than the values.
 
   Raises:
-    ValueError: a key does not take its value.
+    ValueError: if a key does not take its value.
   """
   values = _tuples(dict(values))
   if defaults is None:
@@ -95,7 +98,7 @@ def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> 
 
 
 def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
-  """The dotted keys whose values differ, sorted."""
+  """Returns the dotted keys whose values differ, sorted."""
   flat_a, flat_b = dict(_flatten(_as_dict(a))), dict(_flatten(_as_dict(b)))
   missing = object()
   return sorted(
@@ -108,7 +111,7 @@ def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
 def check(config: ConfigDict) -> None:
   """Raises UserError for values that keys do not take, and for groups that do not fit each other.
 
-  Whether the fields of a model go together `hc_jax.models.make_model` says, which makes it.
+  `hc_jax.models.make_model` checks whether the fields of the model fit each other.
   """
   from hc_jax.step.optim import make_optimizer
 

@@ -32,10 +32,10 @@ def locate(config: str) -> Path:
 
   Args:
     config: a path, or the name of a config of hc_jax: `quickstart`, `variants/ghc`. A path that
-      does not exist is taken for one as well, without `configs/` and `.py`.
+      does not exist is also tried as a name, without `configs/` and `.py`.
 
   Raises:
-    UserError: there is neither.
+    UserError: if there is neither a file nor a config of that name.
   """
   known, file = names(), Path(config).expanduser()
   name = _name(config)
@@ -72,7 +72,7 @@ def execute(path: str, function: str) -> Any:
     function: `get_config` or `get_sweep`.
 
   Raises:
-    UserError: the file or the function does not exist, or fails.
+    UserError: if the file or the function does not exist, or fails.
   """
   file = locate(path).resolve()
   with _importable(file):
@@ -90,7 +90,7 @@ def execute(path: str, function: str) -> Any:
 
 @contextlib.contextmanager
 def _failing(path: str, file: Path) -> Iterator[None]:
-  """The user's program may do anything: what it fails of is said in one line."""
+  """Reports any exception from the user's config as a UserError of one line."""
   try:
     yield
   except UserError:
@@ -114,7 +114,7 @@ def _remedy(module: Any, function: str) -> str:
 
 @contextlib.contextmanager
 def _importable(file: Path) -> Iterator[None]:
-  """Lets a config import what is next to its folder, and say `from configs import base`."""
+  """Lets a config import modules next to its folder, and run `from configs import base`."""
   if FOLDER.resolve() in file.parents:  # ours import from hc_jax alone
     yield
     return

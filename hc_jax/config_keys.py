@@ -89,15 +89,15 @@ def connection_keys(name: str) -> dict[str, Field]:
 
 
 def wrong(values: Mapping[str, Any]) -> str | None:
-  """Returns what is wrong with the first value that its key does not take, or None.
+  """Returns the problem of the first value that its key does not take, or None.
 
-  Keys that are missing are not looked for, and those that nothing declares may have any value.
+  Missing keys are not a problem, and keys without a declaration may have any value.
 
   Args:
     values: nested dicts, with tuples for lists.
 
   Raises:
-    ValueError: a group is not one.
+    ValueError: if a value stands where a group belongs.
   """
   for group, declared in groups().items():
     found = _group(values, group)
@@ -124,11 +124,11 @@ def add_missing(values: dict[str, Any]) -> None:
 
 
 def missing_keys(values: Mapping[str, Any], wanted: Iterable[str] | None = None) -> list[str]:
-  """Returns those of some keys, dotted, that a config of nested groups does not have.
+  """Returns the dotted keys that a config of nested groups does not have.
 
   Args:
     values: nested dicts.
-    wanted: the keys; by default all but the fields of connections.
+    wanted: the keys to look for; by default all except the fields of connections.
   """
   if wanted is None:
     fields = {f"{CONNECTION}.{name}" for name in _connection() if name != "name"}

@@ -119,7 +119,7 @@ def from_olmo(state: State, num_heads: int, *, tie_embeddings: bool = False) -> 
     float32 parameters of unrolled layers; `hc_jax.models.stack_layers` converts to scanned layers.
 
   Raises:
-    ValueError: if a name is missing, or there is no layer at all.
+    ValueError: if a name is missing, or the state has no layers.
   """
 
   def kernel(name: str) -> np.ndarray:
