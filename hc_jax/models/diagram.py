@@ -31,8 +31,7 @@ class _Row:
 
   Attributes:
     text: the drawing.
-    size: parameters of a layer, or of the part if it is outside of layers; None for a line that
-      stands for nothing that could have any.
+    size: parameters of a layer, or of a part outside layers; None without a count.
     layers: how many layers it stands for; None outside of layers.
   """
 
