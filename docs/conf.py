@@ -19,12 +19,24 @@ extensions = [
   "sphinx.ext.napoleon",
   "sphinx_files.mathml",
   "sphinx_files.links",
+  "sphinx_files.public",
 ]
 exclude_patterns = ["_build"]
 
 # Links between pages name a heading as GitHub does.
 myst_heading_anchors = 6
 myst_enable_extensions = ["dollarmath"]
+# Types of other packages have no page without a network, so names of Python are not looked up.
+nitpick_ignore_regex = [("py:.*", ".*")]
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+napoleon_use_ivar = True
+napoleon_numpy_docstring = False
+maximum_signature_line_length = 80
+toc_object_entries = False
 nb_execution_mode = "off"  # a notebook is shown as it is stored
 
 html_theme = "sphinx_book_theme"

@@ -1,0 +1,143 @@
+"""Finds the public names of modules, and writes them into pages of the API reference.
+
+A module's public names are its `__all__`; without one, names without underscore that it defines or
+imports as themselves (`from x import y as y`).
+"""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # tests import this file without Sphinx
+  from sphinx.application import Sphinx
+
+ROOT = pathlib.Path(__file__).parents[2]
+_PUBLIC = re.compile(r"^```\{public\} ([\w.]+)\n```$", re.M)
+
+
+def _source(module: str) -> ast.Module:
+  path = ROOT.joinpath(*module.split("."))
+  file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+  return ast.parse(file.read_text())
+
+
+def public_names(module: str) -> list[str]:
+  """Returns the public names of a module of this repository, in the order of its file."""
+  names = []
+  for node in _source(module).body:
+    if isinstance(node, ast.ImportFrom):
+      names += [alias.name for alias in node.names if alias.name == alias.asname]
+    elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+      names.append(node.name)
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+      targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+      names += [target.id for target in targets if isinstance(target, ast.Name)]
+  if "__all__" in names:
+    names = list(importlib.import_module(module).__all__)
+  return list(dict.fromkeys(name for name in names if not name.startswith("_")))
+
+
+def modules_on(text: str) -> list[str]:
+  """Returns the modules whose names a page of the reference has."""
+  return _PUBLIC.findall(text)
+
+
+def _entry(module: str, name: str) -> str:
+  value = getattr(importlib.import_module(module), name)
+  if inspect.isclass(value):
+    directive, options = "autoclass", ["   :members:"]
+  elif inspect.isroutine(value):
+    directive, options = "autofunction", []
+  else:
+    directive, options = "autodata", ["   :no-value:"]
+  lines = [f".. {directive}:: {module}.{name}", *options]
+  return f"### {name}\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n"
+
+
+def entries(module: str) -> str:
+  """Returns Markdown that documents each public name of a module, where it is best imported."""
+  top = set() if module == "hc_jax" else set(public_names("hc_jax"))
+  found = importlib.import_module(module)
+  own, elsewhere = [], []
+  for name in public_names(module):
+    value = getattr(found, name)
+    if inspect.ismodule(value):
+      continue
+    shared = name in top and getattr(importlib.import_module("hc_jax"), name) is value
+    if shared:
+      elsewhere.append(f"{{any}}`{name} <hc_jax.{name}>`")
+    else:
+      own.append(_entry(module, name))
+  if elsewhere:
+    own.insert(0, "Also here, and documented under `hc_jax`: " + ", ".join(elsewhere) + ".\n")
+  return "\n".join(own)
+
+
+def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
+  if docname.startswith("api/"):
+    source[0] = _PUBLIC.sub(lambda found: entries(found[1]), source[0])
+
+
+def _without_noise(app: Any, kind: str, name: str, value: Any, options: Any, *signature: Any) -> Any:
+  """Writes the signature of a Flax module: its own fields, without parent and name."""
+  import dataclasses
+
+  import flax.linen as nn
+
+  if kind != "class" or not issubclass(value, nn.Module):
+    return None
+  given = []
+  for field in dataclasses.fields(value):
+    if field.init and field.name not in ("parent", "name"):
+      missing = field.default is dataclasses.MISSING
+      default = getattr(field.default, "__name__", None) or repr(field.default)
+      shown = "" if missing else f"={'...' if ' at 0x' in default else default}"
+      given.append(field.name + shown)
+  return f"({', '.join(given)})", None
+
+
+def as_rst(lines: list[str]) -> list[str]:
+  """Returns a docstring as reStructuredText: indented blocks are code, stars and bars are text."""
+  out: list[str] = []
+  block = False
+  for number, line in enumerate(lines):
+    indented = line.startswith("    ")
+    if line.strip() and indented and not block and (number == 0 or not lines[number - 1].strip()):
+      math = bool(out) and any(".. math::" in before for before in out[-2:])
+      block = True
+      if not math:
+        out += [".. code-block:: python", ""]
+    elif line.strip() and not indented:
+      block = False
+    out.append(line if block else _escaped(line))
+  return out
+
+
+def _escaped(line: str) -> str:
+  parts = re.split(r"(``[^`]*``|`[^`]*`)", line)
+  for place in range(0, len(parts), 2):
+    parts[place] = re.sub(r"(?<!\\)([*|])", r"\\\1", parts[place])
+    parts[place] = re.sub(r"(\w)_(?!\w)", r"\1\\_", parts[place])
+  for place in range(1, len(parts), 2):
+    parts[place] = "``" + parts[place].strip("`") + "``"
+  return "".join(parts)
+
+
+def _docstring(app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+  lines[:] = as_rst(lines)
+
+
+def _skip(app: Any, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+  return True if name in ("parent", "name", "setup", "scope") else None
+
+
+def setup(app: "Sphinx") -> dict[str, Any]:
+  """Fills pages of the reference when they are read, and tidies what autodoc finds."""
+  app.connect("source-read", _read)
+  app.connect("autodoc-process-signature", _without_noise)
+  app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
+  app.connect("autodoc-skip-member", _skip)
+  return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
