@@ -28,6 +28,7 @@ myst_heading_anchors = 6
 myst_enable_extensions = ["dollarmath"]
 # Types of other packages have no page without a network, so names of Python are not looked up.
 nitpick_ignore_regex = [("py:.*", ".*")]
+suppress_warnings = ["ref.python"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -59,3 +59,43 @@ def test_links_to_other_hosts_are_https():
     links = re.findall(r"\]\(([a-z]+:[^)]*)\)", page.read_text())
     wrong = [link for link in links if not re.fullmatch(r"https://[\w.-]+\.[a-z]+(/\S*)?", link)]
     assert not wrong, f"{page.name}: {wrong}"
+
+
+# What users import, besides the names of hc_jax itself.
+ROOMS = ["hc_jax"]
+for _rooms in (
+  "models nnx ops train analysis ablate data testing connections",
+  "connections.contrib plan sharding convert config config_files errors params",
+  "step.task step.state step.step step.loss step.optim step.groups",
+):
+  ROOMS += [f"hc_jax.{room}" for room in _rooms.split()]
+
+
+def test_the_reference_has_every_public_module_once():
+  from sphinx_files import public
+
+  pages = (DOCS / "api").glob("*.md")
+  listed = [module for page in pages for module in public.modules_on(page.read_text())]
+  assert set(ROOMS) <= set(listed)
+  assert len(listed) == len(set(listed))
+
+
+def test_public_names_are_those_that_can_be_imported():
+  from sphinx_files import public
+
+  import hc_jax
+
+  assert public.public_names("hc_jax") == list(hc_jax.__all__)
+  assert "train" in public.public_names("hc_jax.train")
+  assert "Connection" in public.public_names("hc_jax.nnx")
+  assert "field" not in public.public_names("hc_jax.connections.base")  # imported for itself
+
+
+def test_a_docstring_becomes_restructured_text():
+  from sphinx_files import public
+
+  rst = public.as_rst(
+    ["Names of `a_` and `b`s; *c.", "", "* one `d", "  e`", "", "    f = 1", "", "g_"]
+  )
+  assert rst[:5] == ["Names of ``a_`` and ``b``\\ s; \\*c.", "", "* one ``d", "  e``", ""]
+  assert rst[5:] == [".. code-block:: text", "", "    f = 1", "", "g\\_"]

@@ -18,10 +18,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 _PUBLIC = re.compile(r"^```\{public\} ([\w.]+)\n```$", re.M)
 
 
-def _source(module: str) -> ast.Module:
+def _path(module: str) -> pathlib.Path:
   path = ROOT.joinpath(*module.split("."))
-  file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-  return ast.parse(file.read_text())
+  return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _source(module: str) -> ast.Module:
+  return ast.parse(_path(module).read_text())
 
 
 def public_names(module: str) -> list[str]:
@@ -47,7 +50,7 @@ def modules_on(text: str) -> list[str]:
 
 def _entry(module: str, name: str) -> str:
   value = getattr(importlib.import_module(module), name)
-  if inspect.isclass(value):
+  if inspect.isclass(value) and value.__module__.startswith("hc_jax"):
     directive, options = "autoclass", ["   :members:"]
   elif inspect.isroutine(value):
     directive, options = "autofunction", []
@@ -57,22 +60,33 @@ def _entry(module: str, name: str) -> str:
   return f"### {name}\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n"
 
 
+def _has(module: str, name: str, value: Any) -> bool:
+  """Returns whether a name of another module is public there and the same object."""
+  found = importlib.import_module(module)
+  return name in public_names(module) and getattr(found, name) is value
+
+
 def entries(module: str) -> str:
   """Returns Markdown that documents each public name of a module, where it is best imported."""
-  top = set() if module == "hc_jax" else set(public_names("hc_jax"))
   found = importlib.import_module(module)
+  parents = ["hc_jax"]
+  for part in module.split(".")[1:-1]:
+    parents.append(f"{parents[-1]}.{part}")
+  parents = [] if module == "hc_jax" else parents
   own, elsewhere = [], []
   for name in public_names(module):
     value = getattr(found, name)
     if inspect.ismodule(value):
       continue
-    shared = name in top and getattr(importlib.import_module("hc_jax"), name) is value
-    if shared:
-      elsewhere.append(f"{{any}}`{name} <hc_jax.{name}>`")
+    first = next((p for p in parents if _has(p, name, value)), None)
+    if first:
+      elsewhere.append(f"{{py:obj}}`{first}.{name}`")
     else:
       own.append(_entry(module, name))
   if elsewhere:
-    own.insert(0, "Also here, and documented under `hc_jax`: " + ", ".join(elsewhere) + ".\n")
+    own.insert(
+      0, "Also here, and documented where it is best imported: " + ", ".join(elsewhere) + ".\n"
+    )
   return "\n".join(own)
 
 
@@ -81,7 +95,9 @@ def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
     source[0] = _PUBLIC.sub(lambda found: entries(found[1]), source[0])
 
 
-def _without_noise(app: Any, kind: str, name: str, value: Any, options: Any, *signature: Any) -> Any:
+def _without_noise(
+  app: Any, kind: str, name: str, value: Any, options: Any, *signature: Any
+) -> Any:
   """Writes the signature of a Flax module: its own fields, without parent and name."""
   import dataclasses
 
@@ -102,31 +118,53 @@ def _without_noise(app: Any, kind: str, name: str, value: Any, options: Any, *si
 def as_rst(lines: list[str]) -> list[str]:
   """Returns a docstring as reStructuredText: indented blocks are code, stars and bars are text."""
   out: list[str] = []
+  text: list[str] = []  # lines in a row that are no block: code in backticks may span them
   block = False
   for number, line in enumerate(lines):
     indented = line.startswith("    ")
     if line.strip() and indented and not block and (number == 0 or not lines[number - 1].strip()):
-      math = bool(out) and any(".. math::" in before for before in out[-2:])
-      block = True
-      if not math:
-        out += [".. code-block:: python", ""]
+      out += _escaped("\n".join(text)).split("\n") if text else []
+      text, block = [], True
+      out += [".. code-block:: text", ""]
     elif line.strip() and not indented:
       block = False
-    out.append(line if block else _escaped(line))
-  return out
+    (out if block else text).append(line)
+  return out + (_escaped("\n".join(text)).split("\n") if text else [])
 
 
-def _escaped(line: str) -> str:
-  parts = re.split(r"(``[^`]*``|`[^`]*`)", line)
+def _escaped(text: str) -> str:
+  parts = re.split(r"(``[^`]*``|`[^`]*`)", text)
   for place in range(0, len(parts), 2):
-    parts[place] = re.sub(r"(?<!\\)([*|])", r"\\\1", parts[place])
+    parts[place] = re.sub(r"(?<!\\)(?!^ *\* )(?<!^)([*|])(?! )", r"\\\1", parts[place])
     parts[place] = re.sub(r"(\w)_(?!\w)", r"\1\\_", parts[place])
   for place in range(1, len(parts), 2):
-    parts[place] = "``" + parts[place].strip("`") + "``"
+    code = "``" + parts[place].strip("`") + "``"
+    before, after = parts[place - 1][-1:], parts[place + 1][:1]
+    opens = "\\ " if before.strip() and before not in "'\"([{<-/:" else ""
+    closes = "\\ " if after.isalnum() or after in tuple("([{=+*~^") else ""
+    parts[place] = opens + code + closes
   return "".join(parts)
 
 
+def _comment(module: str, name: str) -> list[str]:
+  """Returns the comment over a constant, in the module that defines it."""
+  for node in _source(module).body:
+    if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+      return _comment(node.module or "", name)
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+      before = _path(module).read_text().splitlines()[: node.lineno - 1]
+      found: list[str] = []
+      while before and before[-1].startswith("#"):
+        found.insert(0, before.pop().lstrip("# "))
+      return found or ["A constant."]
+  return ["A constant."]
+
+
 def _docstring(app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+  if kind == "data":  # of a constant, autodoc has the text of its type
+    module, _, short = name.rpartition(".")
+    lines[:] = _comment(module, short)
   lines[:] = as_rst(lines)
 
 
