@@ -13,6 +13,7 @@ from typing import Any
 from hc_jax.configs import FOLDER
 from hc_jax.errors import UserError
 from hc_jax.nearest import hint, nearest
+from hc_jax.paper_names import config_of
 
 
 def names() -> list[str]:
@@ -47,7 +48,7 @@ def locate(config: str) -> Path:
   if near:
     near = f"; did you mean {str(file.parent / near)!r}?"
   elif not file.is_absolute():
-    near = hint(name, known, "/")
+    near = _near(name)
   remedy = "`hc-jax configs` lists those of hc_jax"
   raise UserError(f"there is no config file {config}{near or ';'} {remedy}")
 
@@ -56,8 +57,14 @@ def locate_shipped(name: str) -> Path:
   """Returns the file of a config of hc_jax; raises UserError if there is none of that name."""
   if _name(name) in names():
     return FOLDER / f"{_name(name)}.py"
-  near = hint(_name(name), names(), "/") or ";"
+  near = _near(_name(name)) or ";"
   raise UserError(f"hc_jax has no config {name}{near} `hc-jax configs` lists them")
+
+
+def _near(name: str) -> str:
+  """Returns `; did you mean ...?` for a name that is nearly one of ours, or a paper's; or ""."""
+  ours = config_of(name)
+  return f"; did you mean {ours!r}?" if ours else hint(name, names(), "/")
 
 
 def _name(config: str) -> str:

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "hc_jax"
 
 _ARRAYS = {"jax", "flax"}
 _L0 = {"axes", "coefs", "errors", "ops"}
-_L1 = _L0 | {"connections", "fields", "nearest", "param_table", "params"}
+_L1 = _L0 | {"connections", "fields", "nearest", "paper_names", "param_table", "params"}
 _L2 = _L1 | {"config", "data", "models", "sharding"}
 _PROGRAM = {"environment", "notebook", "output", "processes"}
 _FILES = {"durable", "exclusive", "folders"}
@@ -26,6 +26,7 @@ _TOP = _L2 | _PROGRAM | {"analysis", "plan", "runs", "sample", "step", "train"}
 TABLE = {
   "errors": (set(), set()),
   "nearest": (set(), set()),
+  "paper_names": ({"nearest"}, set()),
   "tables": (set(), set()),
   "param_table": ({"params", "tables"}, set()),
   "fields": ({"errors", "nearest"}, set()),
@@ -43,7 +44,7 @@ TABLE = {
   "coefs": (set(), _ARRAYS),
   "copy": (set(), _ARRAYS),
   "ops": (_L0, _ARRAYS),
-  "connections": (_L0 | {"fields"}, _ARRAYS | {"numpy"}),
+  "connections": (_L0 | {"fields", "paper_names"}, _ARRAYS | {"numpy"}),
   "nnx": ({"coefs", "connections", "ops"}, _ARRAYS),
   "functional": (set(), {"flax"}),
   "residual_network": ({"functional", "ops"}, {"flax"}),
@@ -52,7 +53,7 @@ TABLE = {
   "sharding": ({"axes", "errors", "fields"}, _ARRAYS | {"numpy"}),
   "config": (_L1 | {"config_files", "config_keys", "step"}, {"ml_collections"}),
   "configs": (set(), set()),
-  "config_files": ({"configs", "errors", "nearest"}, set()),
+  "config_files": ({"configs", "errors", "nearest", "paper_names"}, set()),
   "config_keys": (
     {"connections", "data", "fields", "models", "sharding", "step", "train.settings"},
     {"ml_collections", "numpy"},

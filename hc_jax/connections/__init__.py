@@ -36,7 +36,6 @@ from hc_jax.connections.observe import observing as observing
 from hc_jax.connections.observe import site_name as site_name
 from hc_jax.connections.observe import tap as tap
 from hc_jax.connections.ohc import OrthogonalHC as OrthogonalHC
-from hc_jax.connections.paper_names import suggestion
 from hc_jax.connections.residual import Residual as Residual
 from hc_jax.connections.single_pass import SinglePassMHC as SinglePassMHC
 from hc_jax.connections.site import init_site as init_site
@@ -49,6 +48,7 @@ from hc_jax.connections.wrap import connected as connected
 from hc_jax.connections.wrap import wrap as wrap
 from hc_jax.connections.x0_lambdas import X0Lambdas as X0Lambdas
 from hc_jax.errors import UserError
+from hc_jax.paper_names import suggestion
 
 # Every variant, by the name that configs use; `register` adds the variants of users.
 CONNECTIONS: dict[str, type[Connection]] = {

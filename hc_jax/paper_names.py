@@ -32,6 +32,19 @@ _NAMES = {
 }
 
 
+def named_here(name: str) -> str | None:
+  """Returns our name of a connection that papers call `name`, such as "hc" for "DHC×4"; or None."""
+  letters = re.sub(r"[^a-z]", "", re.sub(r"\s*[x×*]?\s*\d+$", "", name.strip().lower()))
+  return _NAMES.get(letters)
+
+
+def config_of(name: str) -> str | None:
+  """Returns the shipped config of a connection that papers call `name`; or None."""
+  ours = named_here(name)
+  configs = {"hc": "dhc", "hc (with dynamic=False)": "shc"}
+  return None if ours is None else f"variants/{configs.get(ours, ours)}"
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
   """Returns `; did you mean ...?` for an unknown name of a connection; "." if nothing is similar.
 
@@ -39,8 +52,5 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     name: name that the user typed, such as a paper's "DHC×4".
     known: names of the connections.
   """
-  letters = re.sub(r"[^a-z]", "", re.sub(r"\s*[x×*]?\s*\d+$", "", name.strip().lower()))
-  if (found := _NAMES.get(letters)) is not None:
-    return f"; did you mean {found}?"
-  near = nearest(name.lower(), known)
+  near = named_here(name) or nearest(name.lower(), known)
   return "." if near is None else f"; did you mean {near}?"
