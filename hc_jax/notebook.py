@@ -17,7 +17,7 @@ from hc_jax.errors import UserError
 FIRST, NEWEST = 6, 14  # numbers of first and newest lines that are shown; the first name the run
 _PAUSE = 0.25  # seconds between two progress lines; the browser draws each one
 _CURVE_PAUSE = 1.0  # seconds between two drawings of the curve, which are larger
-_POINTS = 300  # most points of a curve, all of which the browser gets at each drawing
+_POINTS = 300  # most points of a curve; the browser gets all points at each drawing
 _WIDTH, _HEIGHT = 480, 160  # pixels of a curve
 _LEFT, _BOTTOM, _EDGE = 46, 20, 8  # pixels between a curve and its edges
 _BARS = "▁▂▃▄▅▆▇█"
