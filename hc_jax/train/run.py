@@ -200,7 +200,7 @@ def _check_sizes(config: Any, shapes: Any) -> None:
   for key, needed in (("model.max_length", cache), ("data.length", scores)):
     if needed > _PER_PARAMETER * count + _SMALL:
       raise UserError(
-        f"{key} would make a model of {count:,} parameters take {needed:,} bytes; this config does "
+        f"{key} makes a model of {count:,} parameters take {needed:,} bytes; this config does "
         "not belong to this checkpoint"
       )
 

@@ -58,7 +58,7 @@ def test_a_missing_process_is_waited_for_so_long_and_no_longer(processes, tmp_pa
     ({"heartbeat_timeout": float("inf")}, "--heartbeat-timeout=inf must be a finite number"),
     ({"process_id": 0, "distributed": "off"}, "--process-id has no effect with --distributed=off"),
     ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "is not HOST:PORT"),
-    ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "out of range for --num-processes=2; give 0 to 1"),
+    ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "out of range .* 0 to 1"),
   ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags, message):
