@@ -230,7 +230,7 @@ def test_a_model_fills_in_only_what_is_left_open():
       ValueError,
       "HyperConnection",
     ),
-    (lambda: connection_factory(nn.Dense), TypeError, "no connection"),
+    (lambda: connection_factory(nn.Dense), TypeError, "is not a connection"),
     (lambda: hc.make_connection("hcc"), hc.UserError, "residual, hc"),
     (lambda: hc.make_connection("residual", {"tanh": True}), hc.UserError, "no field 'tanh'"),
   ],
