@@ -31,8 +31,9 @@ class Coefs:
   """Maps of one site, per token: `X' = mix @ X + write @ F(read @ X)` (2409.19606 Eq. 2-5).
 
   All are float32. Their leading axes are those of the tokens; static maps have none.
-  `n` is the number of streams and `v` the number of slots of the branch input
-  (1 for hyper-connections, the number of fractions for Frac-Connections).
+  `n` is the number of streams and `v` the number of slots of the branch (1 for hyper-connections,
+  the number of fractions for Frac-Connections). With several views, `read` has one row for each
+  slot of each view; `write` has one column for each slot.
 
   Attributes:
     read: `[..., v, n]`; `read[k, j]` is the weight of stream j in slot k of the branch input.

@@ -32,8 +32,12 @@ def locate(config: str) -> Path:
   """Returns the file of a config.
 
   Args:
-    config: a path, or the name of a config of hc_jax: `quickstart`, `variants/ghc`. A path that
-      does not exist is also tried as a name, without `configs/` and `.py`.
+    config: the name of a config of hc_jax, such as `quickstart` or `variants/ghc`, which wins over
+      a file of exactly that name; or the path of a file. A path that does not exist is also tried
+      as a name, without `configs/` and `.py`.
+
+  Returns:
+    The path, relative if `config` is relative.
 
   Raises:
     UserError: if there is neither a file nor a config of that name.

@@ -86,7 +86,12 @@ def is_nnx(model: Any) -> bool:
 
 
 def as_residual(model: nnx.Module) -> nnx.Module:
-  """Returns a copy of a model with every connection a plain residual; see `hc_jax.as_residual`."""
+  """Returns a copy of an NNX model with every connection a plain residual.
+
+  The copy has no parameters of connections; all others are copied under their names. Only its
+  `__call__` runs as a residual network: run other methods within `hc_jax.plain_residual`. The model
+  itself does not change. `hc_jax.as_residual` takes Linen and NNX models, and refuses others.
+  """
   plain = nnx.clone(model)
   for _, module in nnx.iter_modules(plain):
     if isinstance(module, Connection):
@@ -110,7 +115,7 @@ def _plain_class(cls: type[nnx.Module]) -> type[nnx.Module]:
 
 
 class Functional:
-  """An NNX model with the two functions of a Linen module, for tools that analyse models.
+  """An NNX model as a pair of pure functions, `init` and `apply`, as a Linen module has them.
 
   Connections are named by their paths in the model, "blocks/0/connection".
 
@@ -139,14 +144,22 @@ class Functional:
     mutable: Any = False,
     **kwargs: Any,
   ) -> Any:
-    """Calls the model with the parameters of `variables`, and with its own other state.
+    """Calls the model with the parameters of `variables`.
+
+    Each call starts from the other state (random keys, batch statistics) as it was when the model
+    was wrapped, and drops its updates: equal arguments give equal results.
 
     Args:
-      variables: "params", as `init` returns them.
+      variables: `{"params": ...}`, as `init` returns them. Parameters that are left out keep the
+        model's own values, and other collections are ignored.
       *args: arguments of the model.
       rngs: not used, because the model has keys of its own.
       mutable: as in Linen: unless False, the result is the pair (output, {}).
-      **kwargs: keyword arguments of the model.
+      **kwargs: keyword arguments of the model; `method` is not supported.
+
+    Raises:
+      KeyError: if `variables` has no "params".
+      ValueError: if a parameter is not one of the model's.
     """
     del rngs
     state = jax.tree.map(lambda leaf: leaf, self._params)

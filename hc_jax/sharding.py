@@ -136,9 +136,16 @@ def check_batch(
 ) -> None:
   """Raises UserError, with the arithmetic, if batches do not divide over the mesh.
 
+  Args:
+    mesh: mesh with the axes data, fsdp and tensor, as `make_mesh` returns it.
+    preset: preset of the mesh; it is not checked.
+    batch_size: number of sequences in a step.
+    accumulation: number of micro-steps in a step.
+    length: number of tokens in a sequence.
+
   Raises:
-    UserError: if `batch_size / accumulation` rows do not divide over data * fsdp, or, with the
-      preset "fsdp_tp", the length does not divide over tensor.
+    UserError: if `batch_size / accumulation` is not a whole multiple of data * fsdp, or, with the
+      preset "fsdp_tp", if tensor does not divide the length.
   """
   rows, shards = batch_size / accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % shards:

@@ -31,13 +31,14 @@ class AttentionResiduals(Connection):
   state of the residual network. The mean is that state divided by the number of slots, and a
   branch's norm removes this factor, except for the effect of its eps.
 
-  Public code counts blocks in layers of two sites (Kimi K3: 12 layers, B = 24) or in sites. The
-  paper could not be read whole: the equations follow public code and a specification of K3.
+  A layer has two sites, so a block of 12 layers (Kimi K3) is `block_sites=24`. The paper could not
+  be read whole: the equations follow public code and a specification of K3.
 
   Streams begin as `hc_jax.Expand(n, kind="first")` and end as `hc_jax.Reduce(kind="depth")`. Models
   of this package use both where `expand` and `reduce` are unset.
 
-  Calls and `write` are those of `Connection`. Parameters: `2d`, and `2d` once more at the end.
+  Calls, `write` and the other attributes are those of `Connection`. Parameters: `2d` a site,
+  `(1 + V) d` with V views, and `2d` once at the end.
 
   Attributes:
     num_streams: n = ceil(num_sites / B) + 1 slots; computed from the depth where it is unset.
@@ -46,8 +47,8 @@ class AttentionResiduals(Connection):
     num_sites: number of sites of the whole network; a model of this package fills it in.
 
   Raises:
-    ValueError: if `num_sites` is not known, the index is not below it, `num_streams` does not fit
-      it, or `fractions` is not 1.
+    ValueError: when called or initialised, if `num_sites` is not known, the index is not below it,
+      `num_streams` does not fit it, or `fractions` is not 1.
   """
 
   expand_kind: ClassVar[str] = "first"
@@ -125,7 +126,7 @@ class AttentionResiduals(Connection):
 
   @nn.nowrap
   def last_source(self, index: jax.Array) -> jax.Array:
-    """Returns the last slot that site `index` sees: the slot that the site before wrote into."""
+    """Returns the last slot that site `index` sees: that of the site before; for site 0, slot 0."""
     return (index + self.block_sites - 1) // self.block_sites
 
   def silent(self, index: int) -> frozenset[str]:

@@ -103,15 +103,17 @@ class Reduce(nn.Module):
     scale is one learned number, and starts at 0.2.
   * "depth" is one more read of `AttentionResiduals`, over all slots: `sum_j softmax(s)_j X[j]` with
     `s_j = <scale * depth_query, rmsnorm(X[j])>`. Parameters: `2w`; the query starts at zero, which
-    gives the mean, and the scale at one. With m fractions a slot is m streams, its norm is over the
-    whole slot, and each fraction has a softmax of its own: `2mw`.
+    gives the mean, and the scale at one. With m fractions (multi-head attention residuals) a slot
+    is m streams, the norm is over the whole slot, and each fraction has its own softmax: `2mw`.
   * "gated" is one more read of `GatedResidual`, without a write. It norms the streams, so that no
-    final norm follows. Parameters: `nd + 2ndr`.
+    final norm follows. Parameters: `nw + 2nwr`, where r is the rank of the connection.
   * "exit" is one more read of a connection that defines `Connection.exit`, without a write, such as
     the weighted sum at the end of `hc_jax.connections.contrib.DenseFormer`.
 
-  Where the width is cut into fractions, every kind adds the copies of each fraction and joins the
-  fractions into the width. Within `hc_jax.plain_residual` there is one stream and no parameter.
+  Where the width is cut into m fractions, "sum", "mean", "head" and "depth" add the copies of each
+  fraction and join the fractions into the width. "first" and "backout" take m streams for each
+  stream named above. "gated" and "exit" follow the connection and do not use `fractions`.
+  Within `hc_jax.plain_residual` there is one stream and no parameter.
 
   Attributes:
     fractions: m, the number of parts into which the width is cut, as in `hc_jax.reduce`.
@@ -119,10 +121,11 @@ class Reduce(nn.Module):
     norm_eps: added to the mean square in the norms of "head" and "depth".
     partitioned: whether parameters carry the logical names of their axes
       (`flax.linen.LogicallyPartitioned`).
-    connection: connection of the last site, for the kinds "gated" and "exit".
+    connection: connection of the last site, or a function that makes it, for the kinds "gated" and
+      "exit".
 
   Raises:
-    ValueError: when called, if the kind is unknown or needs something that is not there.
+    ValueError: when called; `__call__` lists the cases.
   """
 
   fractions: int = 1
@@ -149,7 +152,8 @@ class Reduce(nn.Module):
 
     Raises:
       ValueError: if the kind is unknown or n < m; if "read" is given no read, "backout" fewer than
-        3 m streams, or "gated" or "exit" no connection that has such an end.
+        3 m streams, "depth" a number of streams that m does not divide, or "gated" or "exit" no
+        connection with such an end and as many streams.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():
@@ -179,8 +183,8 @@ class Reduce(nn.Module):
     m, n = self.fractions, streams.shape[-2]
     if n < 3 * m:
       raise ValueError(
-        f'reduce="backout" subtracts a part of stream 2, but there are {n} streams; give 3, or '
-        'choose "first"'
+        f'reduce="backout" subtracts a part of stream 2, but there are {n} streams; give {3 * m}, '
+        'or choose "first"'
       )
     scale = Param((1,), nn.initializers.constant(0.2))
     scale = bind(self, {"scale": scale}, self.partitioned)["scale"]

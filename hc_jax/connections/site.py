@@ -28,12 +28,14 @@ def init_site(
   Args:
     connection: an unbound connection with its fields.
     key: a random key.
-    d_model: width of the branch input, d = m * w.
+    d_model: width of the branch input. `fractions` divides it, and a stream is
+      `d_model / fractions` wide.
     index: number of the site in the network, from 0; may be traced.
 
   Raises:
     ValueError: if `connection.check()` refuses a field, if `fractions` does not divide `d_model`,
-      if the connection needs `num_sites` and has none, or if the index is not below `num_sites`.
+      if the connection needs `num_sites` and has none, or if the index is not from 0 to
+      `num_sites - 1`. A traced index is not checked, nor is any index where `num_sites` is unset.
   """
   connection.check()
   check_place(connection, index)

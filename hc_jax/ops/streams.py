@@ -108,18 +108,19 @@ def read(
 
   Args:
     streams: `[..., n, w]`, of a floating-point dtype.
-    coefs: maps of the site, with `read` `[..., v, n]`.
+    coefs: maps of the site, with `read` `[..., v, n]`, where v is views times fractions. Their
+      leading axes are none, or broadcast to those of the streams.
     dtype: dtype of the result; the streams' own by default. Sums are float32.
     implementation: the backend, "auto" or "xla".
     derivatives: "custom" uses derivatives written by hand, "autodiff" JAX's own (forward mode needs
       these).
 
   Returns:
-    `[..., v * w]`.
+    `[..., v * w]` in `dtype`.
 
   Raises:
-    ValueError: if the maps have another number of streams, or leading axes that do not broadcast to
-      those of the streams; if the streams are not of floating point; if an option is unknown.
+    ValueError: if the maps or gates are for other streams, or have leading axes that do not fit; if
+      the streams are not of floating point or have one axis; if an option is unknown.
   """
   check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])

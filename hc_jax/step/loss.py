@@ -25,10 +25,11 @@ def token_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
   Args:
     logits: `[..., V]`, any float dtype.
-    targets: int32 `[...]`.
+    targets: int32 `[...]`, each from 0 to V - 1. This is not checked: for any other number the
+      result is `logsumexp(logits)`.
 
   Returns:
-    float32 `[...]`.
+    float32 `[...]`, neither masked nor averaged.
   """
   logits = logits.astype(jnp.float32)
   ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
@@ -117,8 +118,12 @@ def token_loss(model: nn.Module, loss_parts: int = 1) -> Callable[[Any, Batch, j
 
 
 def token_weight(batch: Batch) -> jax.Array:
-  """Returns the number of tokens that count in a batch, float32, at least 1."""
-  return jnp.maximum(jnp.sum(batch["mask"]), 1.0)
+  """Returns the number of tokens that count in a batch, float32 `[]`, at least 1.
+
+  Args:
+    batch: `mask`, `[B, L]`, is 1 where a token counts and 0 elsewhere; other keys are not used.
+  """
+  return jnp.maximum(jnp.sum(batch["mask"], dtype=jnp.float32), 1.0)
 
 
 def eval_step(
