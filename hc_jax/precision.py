@@ -10,14 +10,17 @@ BFLOAT16_SINCE = 8.0  # compute capability of NVIDIA's Ampere, the first with bf
 def choose_dtype(device: Any = None) -> tuple[str, str]:
   """Returns the dtype for matrix products and streams on a device, and the reason.
 
-  Parameters, coefficients and the loss are float32 with either dtype. float16 is never chosen: its
-  range is small, and the trainer does not scale the loss.
+  The dtype is bfloat16 on a TPU and on NVIDIA GPUs of compute capability 8.0 or more (Ampere). It
+  is float32 elsewhere, GPUs of other makers included. Whichever it is, parameters, coefficients and
+  the loss stay float32. float16 is never chosen: its range is small, and the trainer does not scale
+  the loss.
 
   Args:
     device: device of JAX; the first one by default.
 
   Returns:
-    "bfloat16" or "float32", and a sentence that names the device.
+    "bfloat16" or "float32", and the reason as a clause, such as "NVIDIA H100 (compute capability
+    9.0) computes in bfloat16".
   """
   device = jax.devices()[0] if device is None else device
   kind = device.device_kind

@@ -29,9 +29,12 @@ def as_residual(model: Any) -> Any:
       variables = baseline.init(key, x)       # without parameters of connections
 
   It works for any variant, number of streams and fractions. The other parameters keep their names,
-  so that the model's own parameters work too. Where a connection replaced a norm, the norm is back;
-  if norms have parameters, the model's parameters lack those of this norm. Only `__call__` is
-  changed: run other methods within `plain_residual`.
+  so that the model's own parameters work too. Some connections replace the norm before a branch.
+  The residual network has this norm again; if it has parameters, initialise the network, because
+  the model's parameters do not contain them.
+
+  A Linen result has `__call__` alone; call other methods of `model` within `plain_residual`. Other
+  methods of an NNX result must run within it too. The model itself does not change.
 
   Args:
     model: a Linen module, or an NNX module.

@@ -53,14 +53,15 @@ class MeshSettings:
   Attributes:
     preset: rules of sharding: "dp" splits the batch, "fsdp" parameters too, "fsdp_tp" heads and
       hidden units too.
-    data: number of devices that hold copies of the parameters; -1 means all remaining devices.
-    fsdp: number of devices over which parameters and optimizer state are split; -1 means all
-      remaining devices.
-    tensor: number of devices over which heads, hidden units and vocabulary are split; -1 means all
-      remaining devices.
+    data: number of copies of the parameters. The batch is split over data * fsdp devices.
+    fsdp: number of devices over which parameters and optimizer state are split.
+    tensor: number of devices over which heads, hidden units and vocabulary are split.
+
+  One of the three sizes may be -1: the number of devices divided by the other two.
 
   Raises:
-    UserError: if a field does not take its value.
+    UserError: if the preset is unknown, or a size is neither -1 nor a whole number from 1.
+      `make_mesh` refuses sizes that do not fit the devices, the preset or each other.
   """
 
   preset: str = field("dp", choices=tuple(RULES))

@@ -22,31 +22,32 @@ class X0Lambdas(Connection):
 
   Stream 0 is the state x, stream 1 the embedding x0. The network ends in stream 0
   (`reduce="first"`). With `backout`, stream 2 keeps the state that enters one block in the middle.
-  The network then ends in `x - scale x_mid` (`reduce="backout"`); the scale learns and starts at
-  0.2.
+  The network then ends in `x - scale x_mid` (`reduce="backout"`). The scale is a parameter of
+  `hc_jax.Reduce`, which starts at 0.2.
 
-  The initial lambda falls linearly over depth from 1.15 to 1.05, and mu from 0.20 to 0.05. There is
-  no paper: the equations follow nanochat's `gpt.py` (92d63d4), by public copies. nanochat norms the
-  embedding before it becomes x0; the models of this package do not.
+  The initial lambda falls linearly over the blocks from 1.15 to 1.05, and mu from 0.20 to 0.05.
+  There is no paper: the equations follow nanochat's `gpt.py` (92d63d4), by public copies. nanochat
+  norms the embedding before it becomes x0; the models of this package do not.
 
-  Calls and `write` are those of `Connection`. Parameters: 2 at the first site of a block, none at
-  its other sites. Only first sites mix; the others write into stream 0 alone.
+  Calls, `write` and the other attributes are those of `Connection`. Parameters: 2 at the first site
+  of a block, none at its other sites. Only first sites mix; the others write into stream 0 alone.
 
   Attributes:
     num_streams: 2, or 3 with backout; None chooses.
     backout: whether the end subtracts a part of a state from the middle.
-    backout_block: block, from 0, whose incoming state is subtracted; None means the block after
-      block `num_blocks // 2`, as in nanochat.
-    num_sites: number of sites of the whole network; a model of this package fills it in. Initial
-      values depend on it.
+    backout_block: number of the block whose incoming state is subtracted, from 1 to N - 1, where
+      N = num_sites / sites_per_block. None means `N // 2 + 1`, as in nanochat, which needs N >= 3.
+    num_sites: number of sites of the whole network, which first sites need; a model of this package
+      fills it in. Initial values depend on it.
     sites_per_block: number of sites of a block; a model of this package fills it in. None means 1.
     site_in_block: number of the site in its block, from 0; a model of this package fills it in.
-      None means 0.
+      None means 0: give it if a block has more than one site.
 
   Raises:
-    ValueError: by `check`, if `fractions` is not 1, `num_streams` does not fit `backout`, or
-      `num_sites` is not a multiple of `sites_per_block`; if `backout_block` is not a block after
-      the first, or is given without `backout`; if `num_sites` is needed and not known.
+    ValueError: by `check`, if `fractions` is not 1, `num_streams` does not fit `backout`,
+      `num_sites` is not a multiple of `sites_per_block`, or `backout_block` is given without
+      `backout` or out of its range, which is known once `num_sites` is. By a call of a first site,
+      if `num_sites` is None.
   """
 
   num_streams: int | None = None

@@ -17,15 +17,16 @@ _ARITHMETIC = {
 
 
 def count_flops(function: Callable, *args: Any) -> int:
-  """Counts the FLOPs of `function(*args)` by tracing it; an addition and a multiplication are two.
+  """Counts the FLOPs of `function(*args)` by tracing it; a multiply-add is two FLOPs.
 
-  Matrix products, arithmetic and reductions are counted. The body of a scan counts as often as it
-  runs, and a conditional as its more expensive branch. The body of a while loop counts once,
-  because its number of steps is not known.
+  Matrix products, convolutions and reductions count, and one FLOP per element of common arithmetic
+  (add, mul, div, exp, tanh, sqrt, ...) on floating-point numbers. Everything else is free. The body
+  of a scan counts as often as it runs, and a conditional as its more expensive branch. The body of
+  a while loop counts once, because its number of steps is not known.
 
   Args:
-    function: function of arrays that JAX can trace.
-    *args: arrays, or `jax.ShapeDtypeStruct`s; values are not used.
+    function: function of arrays that JAX can trace. What JAX raises while it traces is raised here.
+    *args: trees of arrays or `jax.ShapeDtypeStruct`s; values are not used.
 
   Returns:
     The number of FLOPs, an int.
@@ -43,6 +44,12 @@ def _equation(eqn: core.JaxprEqn) -> int:
     contracted = params["dimension_numbers"][0][0]
     shape = eqn.invars[0].aval.shape
     return 2 * _size(eqn.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+  if name == "conv_general_dilated":
+    kernel = eqn.invars[1].aval.shape
+    outputs = kernel[params["dimension_numbers"].rhs_spec[0]]  # the channels that it makes
+    return 2 * _size(eqn.outvars[0]) * (math.prod(kernel) // outputs)
+  if name == "reduce":  # a function of one element of every operand
+    return _size(eqn.invars[0]) * _count(params["jaxpr"].jaxpr)
   if name == "scan":
     return params["length"] * _count(params["jaxpr"].jaxpr)
   if name == "cond":

@@ -48,11 +48,15 @@ def problem(groups: Groups) -> str | None:
 
 
 def group_of(path: str, groups: Groups) -> int | None:
-  """Returns the number of the first group whose pattern is found in the path, or None.
+  """Returns the index, from 0, of the first group whose pattern is found in the path, or None.
 
   Args:
     path: path of a parameter, "a/b/name".
-    groups: patterns and fields. A pattern is a regular expression, or `connections`.
+    groups: pairs of a pattern and fields; the fields are not used. The pattern "connections" means
+      all parameters of connections. Any other is a regular expression for `re.search`.
+
+  Raises:
+    re.error: if a pattern is not a regular expression.
   """
   for i, (pattern, _) in enumerate(groups):
     if is_connection(path) if pattern == CONNECTIONS else re.search(pattern, path):

@@ -27,19 +27,21 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one optimizer step over a batch, in `accumulation` parts.
 
-  Losses of all parts are divided by the weight of the whole batch, so that the gradient does not
-  depend on the number of parts. Collections pass from part to part. The function is pure: jit it
-  with the keywords bound and `state` donated.
+  The sums that `loss` returns are added over the parts and divided by the weight of the whole
+  batch. The gradient therefore does not depend on the number of parts. A part sees the collections
+  (such as batch_stats) that the part before it returned. The function is pure: jit it with the
+  keywords bound and `state` donated.
 
   Args:
     state: state before the step.
-    batch: tree of arrays `[B, ...]`; B is a multiple of `accumulation`. Part i takes every
-      `accumulation`-th row, so that rows stay on their devices.
-    loss: loss of a `Task`. Part i of step s gets the key `fold_in(fold_in(rng, s), i)`.
-    weight: weight of a `Task`.
+    batch: tree of arrays `[B, ...]`; B is a multiple of `accumulation`. Part i takes the rows
+      `i::accumulation`, so that rows stay on their devices.
+    loss: loss of a `Task`. Part i of step s (`state.step`, from 0) gets the key
+      `fold_in(fold_in(key, s), i)`, where `state.rng` holds the data of `key`.
+    weight: weight of a `Task`, above 0.
     optimizer: an optimizer of optax.
     schedule: learning rate by step, for the metrics.
-    accumulation: number of parts, which run in sequence.
+    accumulation: number of parts, at least 1, which run in sequence.
 
   Returns:
     The state after the step and float32 scalars: `train/loss`, `train/<name>` for each metric of
@@ -48,7 +50,7 @@ def train_step(
 
   Raises:
     UserError: if the loss does not return a `Loss` of scalar sums, returns collections that do not
-      fit those of the state, or if `accumulation` does not divide B.
+      fit those of the state, or if `accumulation` is below 1 or does not divide B.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
   whole = weight(batch)
@@ -142,6 +144,8 @@ def split_batch(batch: Batch, accumulation: int) -> Batch:
 
 def _accumulate(grad: Any, params: PyTree, rest: PyTree, batch: Batch, accumulation: int) -> Any:
   """Sums losses, metrics and gradients over the parts; one part's activations exist at a time."""
+  if accumulation < 1:
+    raise UserError(f"accumulation={accumulation} must be at least 1")
   if accumulation == 1:
     return grad(params, rest, batch, 0)
 

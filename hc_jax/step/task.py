@@ -31,10 +31,12 @@ class Loss:
 
 
 class Telemetry(NamedTuple):
-  """Measurements of a model during training.
+  """Measurements of a model that the trainer takes every `train.telemetry_every` steps.
 
   Attributes:
-    measure: pure function `(variables, batch) -> {name: float scalar}`.
+    measure: pure function `(variables, batch) -> {name: float scalar}`, jitted by the trainer. It
+      gets the rows of all processes. Names are logged as they are; values that are not finite are
+      left out.
     batch: this process's rows of the batch to measure on, the same each time.
   """
 

@@ -155,7 +155,9 @@ def compile_steps(program: Program, state: TrainState, batch: Any) -> Compiled:
     measure = _mapped(program, task.telemetry.measure)
     few = to_devices(task.telemetry.batch, program.mesh)
     where = None if program.together else sharding.replicated(program.mesh)
-    if jax.eval_shape(measure, variables, few):
+    if values := jax.eval_shape(measure, variables, few):
+      shapes = {name: value.shape[program.together :] for name, value in values.items()}
+      _check_scalars("Telemetry.measure", shapes, "a scalar")
       look = compiled(jax.jit(measure, out_shardings=where), variables, few)
   return Compiled(compiled(jit_step(program), state, batch, _end(program)), evaluate, look)
 
@@ -167,9 +169,7 @@ def _check_evaluation(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None
     UserError: `task.evaluate` returns sums that are not scalars, or `task.summarise` returns no
       value named `task.best`.
   """
-  for name, shape in shapes.items():
-    if shape:
-      raise UserError(f"Task.evaluate gives {name!r} as an array {list(shape)}; give its sum")
+  _check_scalars("Task.evaluate", shapes, "its sum")
   with contextlib.suppress(ArithmeticError, ValueError):  # the sums here are not real ones
     found = task.summarise(dict.fromkeys(shapes, 1.0))
     if task.best not in found:
@@ -177,6 +177,13 @@ def _check_evaluation(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None
         f"Task.best={task.best!r} is not among what Task.summarise gives ({', '.join(found)}); "
         "set it to the value to keep the best checkpoint by"
       )
+
+
+def _check_scalars(function: str, shapes: Mapping[str, tuple[int, ...]], remedy: str) -> None:
+  """Raises UserError if a function of the task returns an array where it must return a scalar."""
+  for name, shape in shapes.items():
+    if shape:
+      raise UserError(f"{function} gives {name!r} as an array {list(shape)}; give {remedy}")
 
 
 class Steps:

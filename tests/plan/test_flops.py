@@ -18,6 +18,17 @@ def test_products_arithmetic_and_reductions():
   assert count_flops(batched, np.ones((4, 3, 5)), np.ones((4, 5, 7))) == 4 * 2 * 3 * 5 * 7
 
 
+def test_convolutions_and_reductions_of_several_operands():
+  image, kernel = np.ones((2, 9, 6), np.float32), np.ones((3, 6, 4), np.float32)
+  convolved = lambda x, k: jax.lax.conv_general_dilated(  # noqa: E731
+    x, k, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+  )
+  assert count_flops(convolved, image, kernel) == 2 * (2 * 7 * 4) * (3 * 6)
+  add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
+  both = lambda a: jax.lax.reduce((a, a), (np.float32(0), np.float32(0)), add, (0, 1))  # noqa: E731
+  assert count_flops(both, A) == 2 * 15
+
+
 def test_loops_count_as_often_as_they_run():
   def scanned(x, w):
     return jax.lax.scan(lambda x, _: (x @ w, None), x, length=6)[0]

@@ -13,7 +13,7 @@ import pytest
 from hc_jax import UserError, sharding, train
 from hc_jax.runs import checkpoint
 from hc_jax.step.feed import to_devices
-from hc_jax.train import Loss, Recipe, read_metrics
+from hc_jax.train import Loss, Recipe, Telemetry, read_metrics
 from hc_jax.train.compilations import Compilations
 from tests.train import interrupted, line
 
@@ -146,6 +146,13 @@ def replaced(**changes):
 def test_a_task_that_cannot_be_trained_is_refused_before_the_first_step(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
     line.start(tmp_path, line.task(**changes))
+  assert read_metrics(str(tmp_path)) == []
+
+
+def test_telemetry_that_is_an_array_is_refused_before_the_first_step(tmp_path):
+  telemetry = Telemetry(lambda variables, batch: {"x": jnp.ones(8)}, line.Batches(0)[0])
+  with pytest.raises(UserError, match=r"Telemetry\.measure gives 'x' as an array \[8\]; give a sc"):
+    line.start(tmp_path, line.task(telemetry=telemetry), telemetry_every=2)
   assert read_metrics(str(tmp_path)) == []
 
 
