@@ -1,11 +1,11 @@
 """Measures the time of one transformer block (attention, feed-forward) with each connection.
 
-    python benchmarks/block.py                                   # float32 on this CPU
-    python benchmarks/block.py --tokens=16384 --length=2048 --d=2048 --heads=16 --dtype=bfloat16
-
 The program is `[B, L, d]` -> expand, the block, reduce -> `[B, L, d]`, forward, and forward with
 backward. All contenders run in turn in one process. Ratios are to the residual connection. `naive`
 and `einsum-mhc` are straightforward JAX code (benchmarks/contenders.py).
+
+    python benchmarks/block.py                                   # float32 on this CPU
+    python benchmarks/block.py --tokens=16384 --length=2048 --d=2048 --heads=16 --dtype=bfloat16
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """Compares the time of a connection here and in the PyTorch package `hyper-connections`.
 
-    python benchmarks/compare_torch.py                       # a table for each dtype
-    python benchmarks/compare_torch.py --no-compile          # without torch.compile
-
 It needs PyTorch and the package: `make parity` installs both into .venv-parity. The work is that of
 benchmarks/ops.py: two sublayers of dynamic hyper-connections whose branch returns its input,
 forward and backward, with gradients of parameters and streams. Figures are for one sublayer.
 JAX's branch is hidden from its compiler, torch's is not. All contenders run in turn in one process.
 Ratios are to ours. If PyTorch finds a GPU, both run on it.
+
+    python benchmarks/compare_torch.py                       # a table for each dtype
+    python benchmarks/compare_torch.py --no-compile          # without torch.compile
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measures the time to prepare text, to find it again and to read it, and the memory it takes.
+"""Measures time and memory to prepare text, to find it again and to read it.
 
 taskset -c 0 python benchmarks/data.py             # on one core
 python benchmarks/data.py --megabytes=2000         # a large text

@@ -1,12 +1,12 @@
 """Measures the time of one sublayer's connection alone, forward, and forward with backward.
 
-    python benchmarks/ops.py                                      # a table for each shape
-    python benchmarks/ops.py --tokens=16384 --d=2048 --dtypes=bfloat16 --json=ops.json
-
 The program is a chain of two sublayers. The branch returns its input, hidden from the compiler.
 Figures are for one sublayer. All contenders run in turn in one process, on random streams, and
 without compilation and warm-up. `naive` and `einsum-mhc` are straightforward JAX code
 (benchmarks/contenders.py). Ratios are to ours.
+
+    python benchmarks/ops.py                                      # a table for each shape
+    python benchmarks/ops.py --tokens=16384 --d=2048 --dtypes=bfloat16 --json=ops.json
 """
 
 import argparse

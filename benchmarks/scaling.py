@@ -1,12 +1,12 @@
 """Measures how a training step grows with depth, streams, length, width and devices.
 
-    python benchmarks/scaling.py                       # every axis, small models on this CPU
-    python benchmarks/scaling.py --axes=n,length --shape=olmo_1b
-
 Each row compares one step of DHC with the residual model of the same size, in turn in one process.
 It has times, ratios, and the megabytes of the compiled step, without parameters that are updated in
-place. Devices are the first ones of this machine. On a CPU, `--devices=1,2,4` makes devices out of
-the CPU, which shows the memory per device, but not speed.
+place. Devices are the first ones of this machine. On a CPU, `--devices=1,2,4` splits the CPU into
+devices. This shows the memory per device, but not speed.
+
+    python benchmarks/scaling.py                       # every axis, small models on this CPU
+    python benchmarks/scaling.py --axes=n,length --shape=olmo_1b
 """
 
 import argparse

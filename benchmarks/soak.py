@@ -3,14 +3,12 @@
     python benchmarks/soak.py --kills 100
 
 A tiny language model is trained twice. The first run has no break. Every start of the second run is
-killed at a random moment of a random phase: while text is prepared, while compiling, or in a step,
-an evaluation, a save or the writing of a manifest.
+killed at a random moment of a random phase. The phases are the preparation of text, compiling, a
+step, an evaluation, a save and the writing of a manifest.
 
-The script prints a table, and exits with 1 unless:
-
-* every start continues from a complete checkpoint;
-* the last weights and optimizer state are bitwise equal in both runs;
-* metrics.jsonl has neither gaps nor duplicates.
+The script prints a table, and exits with 1 if a check fails. Every start must continue from a
+complete checkpoint. The last weights and optimizer state must be bitwise equal in both runs. The
+file metrics.jsonl must have neither gaps nor duplicates.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Compares two ways of streams from stage to stage, in a small hierarchical transformer.
 
-  python -m benchmarks.stages [--steps=800] [--seeds=8] [--out=FOLDER]
-
 Pictures of 8 x 8 are classified by two stages of window attention, as in Swin, with patch merging
 in between. The arm "residual" has one stream. "reduce" merges patches of the streams' mean and
 copies the result. "per_stream" merges patches of each stream, with the same weights. A picture has
 two patterns of stripes side by side, and its label says whether they have the same direction. The
 pictures are new at each step.
+
+    python -m benchmarks.stages [--steps=800] [--seeds=8] [--out=FOLDER]
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Measures a training step with each connection: forward, backward and AdamW, on random tokens.
 
+All contenders train in turn in one process, with the step that `train.py` uses, and without
+compilation and warm-up. Ratios are to the residual connection. The row `direct` is the same
+residual model with `x + y` written out.
+
     python benchmarks/step.py                              # a small float32 model on this CPU
     python benchmarks/step.py --shape=olmo_1b --json=step.json     # bfloat16, for a GPU or TPU
     python benchmarks/step.py --rows=residual,dhc4 --config.model.remat=none
-
-All contenders train in turn in one process, with the step that `train.py` uses, and without
-compilation and warm-up. Ratios are to the residual connection. `direct` is the same residual model
-with `x + y` written out.
 """
 
 import argparse

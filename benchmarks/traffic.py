@@ -1,14 +1,14 @@
 """Counts the memory traffic of connections in programs compiled for a device that is not needed.
 
-    python benchmarks/traffic.py --target=h100                       # a table
-    python benchmarks/traffic.py --target=v5e --rows=residual,dhc4 --remat=branches --json=v5e.json
-
 A program is a chain of sublayers, each a connection around a norm and one d x d product. Figures
 are for one more sublayer: the difference between a longer and a shorter chain. The unit is
 C = tokens x d x bytes per element, one pass over an activation. Nothing runs and nothing is timed.
 
-`--target=h100` needs JAX's CUDA plugin (the extra cuda13). `--target=v5e` needs libtpu (the extra
-tpu), and takes the bytes of XLA's own cost analysis. `--target=cpu` is the CPU of this machine.
+Target `h100` needs JAX's CUDA plugin (the extra cuda13). Target `v5e` needs libtpu (the extra tpu),
+and takes the bytes of XLA's own cost analysis. Target `cpu` is the CPU of this machine.
+
+    python benchmarks/traffic.py --target=h100                       # a table
+    python benchmarks/traffic.py --target=v5e --rows=residual,dhc4 --remat=branches --json=v5e.json
 """
 
 import argparse

@@ -76,7 +76,7 @@ def test_every_equation_of_the_paper_has_code_and_a_test():
 
 @functools.cache
 def messages():
-  """Returns all lines of the source, with strings that go on in the next line made one."""
+  """Returns all lines of the source, with strings over several lines made one."""
   joined = re.compile(r"""["']\s*\n\s*f?["']""")
   return [
     line

@@ -1,4 +1,4 @@
-"""Every file of examples/ runs by itself, and prints what its page says."""
+"""Every file of examples/ runs alone, and prints what its page says."""
 
 import ast
 import os

@@ -94,7 +94,7 @@ def test_keys_that_may_differ_on_resume_are_those_of_the_page():
 
 
 def test_the_install_lines_are_those_that_ci_runs():
-  """.ci/wheel takes the lines of these pages out of their text; here is what it finds."""
+  """.ci/wheel takes its lines from the text of three pages; here is what it finds."""
   found = [_install_lines(page) for page in ("README.md", "docs/start.md", "docs/text.md")]
   assert found[0] == ["pip install .", "pip install '.[cuda]'", "pip install '.[tpu]'"]
   wheel = ["pip wheel --no-deps -w dist .", "pip install dist/hc_jax-*.whl"]

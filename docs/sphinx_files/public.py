@@ -118,7 +118,7 @@ def _without_noise(
 def as_rst(lines: list[str]) -> list[str]:
   """Returns a docstring as reStructuredText: indented blocks are code, stars and bars are text."""
   out: list[str] = []
-  text: list[str] = []  # lines in a row that are no block: code in backticks may span them
+  text: list[str] = []  # consecutive lines outside code blocks: code in backticks may span them
   block = False
   for number, line in enumerate(lines):
     indented = line.startswith("    ")

@@ -1,4 +1,4 @@
-"""Simplified AltUp: every site reads a sum of all streams and writes into one of them, in turn."""
+"""Simplified AltUp: every site reads a sum of all streams and writes into one stream, in turn."""
 
 import jax
 import numpy as np

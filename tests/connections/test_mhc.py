@@ -16,7 +16,7 @@ Z = np.float32([[2 * np.sin(4 * i + j) for j in range(4)] for i in range(4)])
 
 
 def parameters(connection, streams, **values):
-  """Kicked parameters with some of them set; biases broadcast."""
+  """Returns kicked parameters, some with set values; biases broadcast."""
   shapes = nn.unbox(jax.eval_shape(connection.init, KEY, streams, 0))["params"]
   return {
     name: np.broadcast_to(np.float32(values.get(name, 0.4 * normal(name, *a.shape))), a.shape)

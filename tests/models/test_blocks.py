@@ -218,6 +218,6 @@ def test_attention_refuses_views_that_it_does_not_expect():
     )
   with pytest.raises(ValueError, match=r"takes 1 view, or 3.*num_views=2"):
     shape_of(block.clone(attention=functools.partial(attention, num_views=2)), streams)
-  # a branch that does not look at its views returns all of them, which the write refuses
+  # a branch that does not look at its views returns all views, which the write refuses
   with pytest.raises(ValueError, match=r"the branch output is \(2, 5, 3, 16\).* several views"):
     shape_of(block.clone(attention=Branch), streams)

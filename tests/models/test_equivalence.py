@@ -230,7 +230,7 @@ def test_output_init_scale_and_the_final_standard_deviation():
   """At init every stream is the residual stream, so hidden = n (x + s sum of branches).
 
   Branches see normed inputs, so their outputs grow with the scale s of the output projection
-  alone: std(hidden) = n sqrt(var_x + s^2 T), T the variance of the branches together at s = 1.
+  alone. So std(hidden) = n sqrt(var_x + s^2 T), T the variance of the branches together at s = 1.
   """
   of = functools.partial(tiny.model, d_model=64, d_ff=96, num_layers=3)
   residual = of(connection=tiny.RESIDUAL)

@@ -104,8 +104,8 @@ def test_optimizer_state_converts_too():
 def test_every_parameter_of_every_layer_learns_by_step_2():
   """Against the median of its kind over layers and sublayers, after one step of Adam from init.
 
-  The first site's read is apart: its n streams are equal, so which of them it reads changes
-  nothing but the scale of an input that is normed.
+  The first site's read is apart: its n streams are equal, so the choice of a stream changes
+  only the scale of an input that is normed.
   """
   model = tiny.model(**MODEL)
   start = tiny.at_init(model)

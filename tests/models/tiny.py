@@ -1,7 +1,7 @@
 """A language model small enough to compile in a second, its parameters, and its compiled forward.
 
-Parameters are random numbers by their path, made without compiling: away from their initial values,
-where a wrong map cannot hide, and the same for every variant that has a parameter of that path.
+Parameters are random numbers by their path, made without compiling. They are away from their
+initial values, where a wrong map cannot hide, and equal for all variants with such a parameter.
 """
 
 import functools

@@ -50,7 +50,7 @@ def test_read_and_write(platform, monkeypatch, lead, v, n, static):
   got = jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs)
   monkeypatch.undo()
   want = jit(jax.value_and_grad(loss, (0, 1)))(streams, coefs)
-  # Some gradients nearly cancel: of them rounding, 1e-7 of the summands, is more than 1e-4.
+  # Some gradients nearly cancel: rounding, 1e-7 of the summands, is more than 1e-4 of the sum.
   chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_project(platform, monkeypatch, norm, shape):
 
 @pytest.mark.parametrize("sums, rtol", [(project._sum_each, 1e-6), (combine.sum_together, 3e-6)])
 def test_one_pass_over_streams_far_from_zero_loses_nothing(sums, rtol):
-  """E[x^2] - E[x]^2 of them in float32 is noise; and one feature may be far from all others."""
+  """There E[x^2] - E[x]^2 in float32 is noise; and one feature may be far from all others."""
   streams = 1000 + normal("streams", 3, 4, 256)
   outlier = normal("streams", 3, 4, 256)
   outlier[..., 0] = 1000

@@ -312,7 +312,7 @@ def test_coefs_of_another_number_of_streams_are_refused(have, made_for):
 
 @pytest.mark.parametrize("lead", [(3, 5), (2, 4), (7, 2, 5), (5, 2), (1, 1, 1)])
 def test_coefs_of_other_tokens_are_refused(lead):
-  """Else coefficients of three rows make three rows of streams of which there is one."""
+  """Otherwise coefficients of three rows would make three rows from streams of one row."""
   for tokens in ((2, 5), (1, 5)) if lead != (1, 1, 1) else ((2, 5),):
     streams, y = ones((*tokens, 4, 6)), ones((*tokens, 6))
     coefs, fitting = random_coefs(4, lead=lead), random_coefs(4, lead=tokens)

@@ -29,7 +29,7 @@ def test_conforms(case, check):
 
 
 def by_hand(x, sites, weights, start):
-  """The code's loop: one lane, and from block `start` on two of them."""
+  """Runs the loop of the code: one lane, and from block `start` on two lanes."""
   lane0, lane1 = x, None
   for k in range(sites):
     resid_lambda, post = weights[k]
