@@ -31,9 +31,9 @@ class Coefs:
   """Maps of one site, per token: `X' = mix @ X + write @ F(read @ X)` (2409.19606 Eq. 2-5).
 
   All are float32. Their leading axes are those of the tokens; static maps have none.
-  `n` is the number of streams and `v` the number of slots of the branch (1 for hyper-connections,
-  the number of fractions for Frac-Connections). With several views, `read` has one row for each
-  slot of each view; `write` has one column for each slot.
+  There are `n` streams, and the branch has `v` slots (1 for hyper-connections, the number of
+  fractions for Frac-Connections). With several views, `read` has one row for each slot of each
+  view; `write` has one column for each slot.
 
   Attributes:
     read: `[..., v, n]`; `read[k, j]` is the weight of stream j in slot k of the branch input.
@@ -47,7 +47,7 @@ class Coefs:
     slot: number of the only stream that the write changes, int32 `[]`. A variant sets it if all
       other rows of `write` are zero and `mix` is None, so that other streams are not touched. Where
       the width is cut into m fractions, it counts groups of m streams. None elsewhere.
-    gates: numbers for a read with a weight for every channel; `read` is then the mean of these
+    gates: numbers for a read with a weight for every channel; `read` is then the mean of the
       weights over the channels. None elsewhere.
   """
 

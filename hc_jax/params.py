@@ -219,7 +219,7 @@ def named_leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
 def path_name(path: tuple) -> str:
   """Returns a path of `jax.tree_util` as "a/b/name", without NNX's `value` at its end.
 
-  (An attribute of that name is a box of NNX or Linen; a parameter of yours called so is a key.)
+  An attribute of that name is a box of NNX or Linen; your own parameter of that name is a key.
   """
   if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
     path = path[:-1]

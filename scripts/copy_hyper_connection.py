@@ -119,7 +119,7 @@ PIECES = {
   "coefs": [
     (
       hc_jax.Coefs,
-      (" `n` is the number of streams<...>Frac-Connections).", " Here v is 1."),
+      (" There are `n` streams, and<...>one column for each slot.", " Here v is 1."),
       ('    next_read: `<...>None elsewhere.\n  """', '  """'),
       (
         "  next_read: jax.Array | None = None\n  slot: jax.Array | None = None\n<...>None = None\n",

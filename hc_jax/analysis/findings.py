@@ -1,11 +1,8 @@
 """Findings: numbers for the patterns that the paper saw in its trained networks.
 
-arXiv 2409.19606, section 4.5, describes four patterns in the unfolded matrices:
-
-* Λ shape: the nearest and the first layers weigh more than the layers between them.
-* The embedding is eliminated from the output.
-* Some pairs of layers run in parallel.
-* Some layers are wasted.
+arXiv 2409.19606, section 4.5, describes four patterns in the unfolded matrices. In a Λ shape,
+the nearest and the first layers weigh more than the layers between them. The embedding is
+eliminated from the output. Some pairs of layers run in parallel. Some layers are wasted.
 
 The paper gives no thresholds. The thresholds here are ours; `DEFINITIONS`, which is printed with
 the numbers, states them.

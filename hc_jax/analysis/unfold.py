@@ -1,7 +1,7 @@
 """Hyper-connections unfolded into one matrix of dense connections between layers.
 
-arXiv 2409.19606, Eq. 20 and 27-29: every stream, and therefore the input of every layer, is a
-weighted sum of the embedding and the outputs of earlier layers. The weights follow from the maps
+Every stream, and therefore the input of every layer, is a weighted sum of the embedding and the
+outputs of earlier layers (arXiv 2409.19606, Eq. 20 and 27-29). The weights follow from the maps
 alone. They are exact for static connections, and exact for each token for dynamic connections.
 """
 
@@ -48,8 +48,8 @@ def unfold(
 def unfold_streams(sites: Sequence[Coefs], start: np.ndarray | None = None) -> np.ndarray:
   """Computes C(1) .. C(n) (Eq. 28, 29): each stream as weights of the embedding and the outputs.
 
-  `C[i, k, j]` is the weight of T_j (as in `unfold`) in stream i when site k, from 0, reads it. The
-  last row is the stream after the last site.
+  Entry `C[i, k, j]` is the weight of T_j (as in `unfold`) in stream i when site k, from 0, reads
+  it. The last row is the stream after the last site.
 
   Args:
     sites: maps of the K sites in order, all with n streams.

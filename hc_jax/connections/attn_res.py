@@ -21,7 +21,7 @@ class AttentionResiduals(Connection):
 
       u = sum_j softmax(s)_j v_j      s_j = <scale * query, rmsnorm(v_j)>
 
-  The sources v are the streams, called slots here: slot 0 holds the embedding, and slot b + 1 the
+  The sources v are the streams, called slots here. Slot 0 holds the embedding, and slot b + 1 the
   sum of the outputs of the sites b B to b B + B - 1. With `block_sites` B = 1 (the full form) each
   output has a slot of its own. A site sees the filled slots, including the sum of its own block so
   far. It writes into one slot and mixes nothing. The network ends in one more such softmax over all

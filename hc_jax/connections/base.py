@@ -261,8 +261,7 @@ class Connection(nn.Module):
 
     Raises:
       ValueError: if the streams are not `num_streams` in number or not of floating point; if
-        `check` refuses a field; if the variant needs to know its network and does not; if a read is
-        given to a variant that carries none, or has another shape.
+        `check` refuses a field; if it needs `num_sites` and has none; if the read does not fit.
       TypeError: if the index is not a whole number.
     """
     self.check()
@@ -305,8 +304,8 @@ class Connection(nn.Module):
       `[..., n, w]` in the streams' dtype.
 
     Raises:
-      ValueError: if the branch output does not have the shape of (one view of) the branch input, or
-        is not of floating point; if the maps do not fit the streams' number or leading axes.
+      ValueError: if the branch output is not of floating point, or not shaped like (one view of)
+        the branch input; if the maps do not fit the streams.
     """
     with jax.named_scope("hc/write"):
       branch_output = checkpoint_name(branch_output, "branch_output")

@@ -35,8 +35,8 @@ class Expand(nn.Module):
   connections make them differ (HC reads one stream after the other). "scaling" and "embedding" do
   it for any connection, with `n * w` parameters and no weight decay. Scales start at one and biases
   at zero, plus normal noise of standard deviation `init_std`. With `init_std=0` the network starts
-  exactly as with copies. (The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09
-  at n = 4, w = 768.)
+  exactly as with copies. The authors' code starts scales at 0.6 plus Xavier-uniform noise, +-0.09
+  at n = 4, w = 768.
 
   Attributes:
     num_streams: n, the number of streams.
@@ -95,7 +95,7 @@ class Reduce(nn.Module):
     After doubly stochastic maps, the last mix has no effect and no gradient with a sum or mean; a
     head gives it both. Parameters: `n w n + n + 1`. The kernel starts as fan-in normal (V4's
     initial values are not published), bias at zero, scale at 0.01: all weights are near one half.
-    Of equal streams a head makes a multiple of one, so that before a norm the network starts as
+    From equal streams a head makes a multiple of one, so that before a norm the network starts as
     with a sum.
   * "read" uses the read that the last site made, for variants that carry their read.
   * "first" returns stream 0, the state of `X0Lambdas`.
@@ -111,8 +111,9 @@ class Reduce(nn.Module):
     the weighted sum at the end of `hc_jax.connections.contrib.DenseFormer`.
 
   Where the width is cut into m fractions, "sum", "mean", "head" and "depth" add the copies of each
-  fraction and join the fractions into the width. "first" and "backout" take m streams for each
-  stream named above. "gated" and "exit" follow the connection and do not use `fractions`.
+  fraction and join the fractions into the width. The kinds "first" and "backout" take m streams for
+  each stream named above. The kinds "gated" and "exit" follow the connection and do not use
+  `fractions`.
   Within `hc_jax.plain_residual` there is one stream and no parameter.
 
   Attributes:
@@ -151,9 +152,9 @@ class Reduce(nn.Module):
       float32 `[..., m * w]`.
 
     Raises:
-      ValueError: if the kind is unknown or n < m; if "read" is given no read, "backout" fewer than
-        3 m streams, "depth" a number of streams that m does not divide, or "gated" or "exit" no
-        connection with such an end and as many streams.
+      ValueError: if the kind is unknown or n < m, or if the kind lacks what it needs. The kind
+        "read" needs a read, "backout" at least 3 m streams, "depth" a multiple of m streams,
+        "gated" and "exit" a connection with such an end and as many streams.
     """
     check_kind("reduce", self.kind, REDUCE)
     if ops.is_plain():

@@ -27,7 +27,7 @@ class GatedConnection(Connection):
 
   (arXiv 2512.24880, Eq. 7 and 8.) The norm and the kernels `[n, w, k]` treat the streams as one
   vector of n * w numbers, but no array merges these two axes. A variant defines `num_mix_logits`,
-  `mix_of` and `mix_bias`. If it defines none of them, its mix is the identity.
+  `mix_of` and `mix_bias`. If it defines none, its mix is the identity.
 
   With one stream the read is one and has no parameters, and the mix is the identity: only the write
   remains, a gate on the branch.
@@ -37,14 +37,14 @@ class GatedConnection(Connection):
 
   Attributes:
     bias_init: initial biases: "identity", "onehot" or "uniform"; k is the index of the site.
-      "identity": the read is the mean of the streams, the write is one, the mix is near the
+      With "identity" the read is the mean of the streams, the write is one, and the mix is near the
       identity. This is near the Pre-Norm residual network, see `facts`.
-      "onehot": read and write have +1 at stream k mod n and -1 elsewhere, the mix is near the
-      identity. This is not a residual network: with four streams reads sum to 1.54, and writes are
-      1.46 and 0.54.
-      "uniform": zeros. Reads are 1/2, writes one, and the mix averages all streams where it can.
-      This is not a residual network: reads sum to n/2 (a factor that a Pre-Norm branch removes),
-      and such a mix makes all streams equal at every site.
+      With "onehot" read and write have +1 at stream k mod n and -1 elsewhere, and the mix is near
+      the identity. This is not a residual network: with four streams reads sum to 1.54, and writes
+      are 1.46 and 0.54.
+      With "uniform" all are zero. Reads are 1/2, writes one, and the mix averages all streams where
+      it can. This is not a residual network: reads sum to n/2 (a factor that a Pre-Norm branch
+      removes), and such a mix makes all streams equal at every site.
     gate_scale_init: initial value of the scales, alpha in the papers.
     kernel_init_std: standard deviation of the initial kernels; None means 0 for "onehot", as the
       authors of mHC-lite and KromHC have it, and 0.02 otherwise. With 0 and biases that are the

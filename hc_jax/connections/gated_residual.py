@@ -27,8 +27,8 @@ class GatedResidual(Connection):
   The read norms its streams, so that blocks of this package leave out the norm before the branch.
   The network ends in one more read (`exit()`, `reduce="gated"`), which replaces the final norm.
 
-  `Coefs.read` is the mean over channels of the weights on X. `Coefs.gates` holds r numbers per
-  token, from which the weights of all channels are computed again when they are needed.
+  The map `Coefs.read` is the mean over channels of the weights on X. The field `Coefs.gates` holds
+  r numbers per token, from which the weights of all channels are computed when they are needed.
 
   The report could not be read: the equations follow the code published for it (Transformers,
   `qwen4_exp`). In that code `norm_gamma` starts at zero; it does not show the kernels' initial

@@ -14,8 +14,8 @@ class KromHC(GatedConnection):
 
   Read and write are gates as in `MHC`. `mix = U_K x ... x U_1` (Kronecker product), K = log2(n),
   with `U_k = [[p, 1 - p], [1 - p, p]]` and `p, 1 - p = softmax(logits[2k - 2 : 2k])`. All factors
-  share one scale. Such mixes are symmetric and commute; a cycle of three or four streams is not
-  one of them. The defaults start as the authors' code: "onehot" biases with zero kernels.
+  share one scale. Such mixes are symmetric and commute, so none is a cycle of three or four
+  streams. The defaults start as the authors' code: "onehot" biases with zero kernels.
 
   Calls and `write` are those of `Connection`. Parameters for n > 1:
   `nd(2n + 2 log2 n) + 2n + 2 log2 n + 3`; `nd` more with `norm_params`, as the authors have.

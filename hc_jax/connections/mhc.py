@@ -24,10 +24,10 @@ class MHC(GatedConnection):
   streams, the last site's mix has no effect and no gradient, except as far as its columns do not
   sum to one.
 
-  The paper does not publish the initial kernels and biases. `bias_init` offers those of
-  implementations: "uniform" is MaxText's and Megatron-LM's, "onehot" (with zero kernels) that of
-  the authors of mHC-lite. "identity", the default, has mix logits of 0 on the diagonal and -8 off
-  it.
+  The paper does not publish the initial kernels and biases. The field `bias_init` offers
+  those of implementations: "uniform" is MaxText's and Megatron-LM's, "onehot" (with zero kernels)
+  that of the authors of mHC-lite. The default, "identity", has mix logits of 0 on the diagonal and
+  -8 off it.
 
   Calls and `write` are those of `Connection`. Parameters for n > 1: `(nd + 1)(n^2 + 2n) + 3`; `nd`
   more with `norm_params`.
@@ -36,7 +36,7 @@ class MHC(GatedConnection):
     form: "paper", or "deepseek_v4" as shipped there: Sinkhorn starts from a softmax, and 1e-6 is
       added to that softmax, to every sum and to the read. Its `comb` is the transpose of mix.
     sinkhorn_steps: number of Sinkhorn steps, the paper's t_max.
-    sinkhorn_gradient: "exact", the gradient of these steps, or "implicit", the gradient of their
+    sinkhorn_gradient: "exact", the gradient of the steps, or "implicit", the gradient of their
       limit. They differ where the steps have not converged. Near the identity each step undoes
       only a small part of a change, so that the exact gradient is close to that of unconstrained
       rows.

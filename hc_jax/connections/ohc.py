@@ -14,8 +14,8 @@ _EPS = 1e-12  # Keeps the norm of a zero quaternion off zero; next to 1 in float
 class OrthogonalHC(GatedConnection):
   """Orthogonal hyper-connections (oHC), arXiv 2609.02672: four streams, and a mix in SO(4).
 
-  Read and write are gates as in `MHC`. `mix = L(q) R(conj(r))` multiplies by a unit quaternion from
-  the left and by another from the right: `q` is `(1 + l0, l1, l2, l3)` and `r` is
+  Read and write are gates as in `MHC`. The mix, `L(q) R(conj(r))`, multiplies by a unit quaternion
+  from the left and by another from the right: `q` is `(1 + l0, l1, l2, l3)` and `r` is
   `(1 + l4, l5, l6, l7)`, normalised, for the logits l. Logits of zero give the identity bit for
   bit, and every `bias_init` starts there. A rotation keeps all differences between streams over any
   depth, but does not keep the sum of the streams.

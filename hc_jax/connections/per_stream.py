@@ -22,7 +22,7 @@ class PerStreamConnection(Connection):
   The static part starts as the residual connection. Slot k of the branch input reads fraction k
   from one copy: copy `index mod (n/m)`, or copy 0 where m does not divide n. The branch output goes
   to all copies, and nothing is mixed. The dynamic part adds `scale * squash(norm(X) @
-  dynamic_kernel)` to the maps. Each stream's row of it is computed from that stream alone, with
+  dynamic_kernel)` to the maps. A stream's row in this part is computed from that stream alone, with
   weights that all streams share. The kernel starts at zero.
 
   Attributes:

@@ -26,8 +26,8 @@ class X0Lambdas(Connection):
   `hc_jax.Reduce`, which starts at 0.2.
 
   The initial lambda falls linearly over the blocks from 1.15 to 1.05, and mu from 0.20 to 0.05.
-  There is no paper: the equations follow nanochat's `gpt.py` (92d63d4), by public copies. nanochat
-  norms the embedding before it becomes x0; the models of this package do not.
+  The equations follow no paper, but nanochat's `gpt.py` (92d63d4), by public copies. There the
+  embedding is normed before it becomes x0; the models of this package do not norm it.
 
   Calls, `write` and the other attributes are those of `Connection`. Parameters: 2 at the first site
   of a block, none at its other sites. Only first sites mix; the others write into stream 0 alone.

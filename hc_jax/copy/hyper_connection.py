@@ -30,8 +30,7 @@ class Coefs:
   """Maps of one site, per token: `X' = mix @ X + write @ F(read @ X)` (2409.19606 Eq. 2-5).
 
   All are float32. Their leading axes are those of the tokens; static maps have none.
-  Here v is 1. With several views, `read` has one row for each
-  slot of each view; `write` has one column for each slot.
+  Here v is 1.
 
   Attributes:
     read: `[..., v, n]`; `read[k, j]` is the weight of stream j in slot k of the branch input.

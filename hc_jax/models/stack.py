@@ -30,11 +30,11 @@ class Stack(nn.Module):
     first: number of the first block.
     scan: whether one block is compiled once and scanned over stacked parameters, or blocks run in a
       Python loop. `unstack_layers` and `stack_layers` convert the parameters.
-    remat: policy for the backward pass. "none" saves everything: a scan then keeps every
-      intermediate stream of every layer. "full" saves the input of each block and computes the rest
-      again. "branches" also saves branch outputs and maps. "blocks:K" saves only the input of every
-      K-th block, and computes the K inputs of a group again. It needs the least memory, and one
-      more forward pass than "full".
+    remat: policy for the backward pass. With "none" everything is saved: a scan then keeps every
+      intermediate stream of every layer. Policy "full" saves the input of each block and computes
+      the rest again. Policy "branches" also saves branch outputs and maps. Policy "blocks:K" saves
+      only the input of every K-th block, and computes the K inputs of a group again. It needs the
+      least memory, and one more forward pass than "full".
 
   Raises:
     ValueError: when called, if `remat` is unknown, or K does not divide `num_layers`.

@@ -36,11 +36,11 @@ def sinkhorn(
     steps: number of steps, at least 1.
     eps: 0 in the paper. DeepSeek-V4's form adds eps to the first softmax and to every sum; its
       `comb` is the transpose of this result.
-    gradient: "exact" is the gradient of these steps. "implicit" is the gradient of their limit,
+    gradient: "exact" is the gradient of the steps. "implicit" is the gradient of their limit,
       from one small linear system. They agree where the steps have converged.
-    derivatives: "custom" uses derivatives written by hand, which keep only the logits. (The exact
-      gradient repeats the steps, keeps their sums and undoes the steps one by one.) "autodiff"
-      uses JAX's own, which forward mode needs.
+    derivatives: "custom" uses derivatives written by hand, which keep only the logits. The exact
+      gradient then repeats the steps, keeps their sums and undoes the steps one by one. With
+      "autodiff" they are JAX's own, which forward mode needs.
 
   Returns:
     `[..., n, n]`, float32.

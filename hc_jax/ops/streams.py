@@ -119,8 +119,8 @@ def read(
     `[..., v * w]` in `dtype`.
 
   Raises:
-    ValueError: if the maps or gates are for other streams, or have leading axes that do not fit; if
-      the streams are not of floating point or have one axis; if an option is unknown.
+    ValueError: if the maps or gates do not fit the streams or their leading axes; if the streams
+      are not of floating point or have one axis; if an option is unknown.
   """
   check_options(implementation, derivatives)
   _check_fit("read", streams, [("read", coefs.read, -1)])

@@ -26,10 +26,10 @@ class MUDD(DenseFormer):
   here too. The four ways of the paper are views: `model.attention_views=True` reads queries, keys,
   values and the inner residual. With one view it is the paper's DDFormer. The end has one way and
   as many hidden numbers as a site has for all views. Static weights start as in `DenseFormer`, and
-  `weights_kernel` at zero, which is the residual network. `hidden_kernel` starts as normal noise of
-  variance 1/d.
+  `weights_kernel` at zero, which is the residual network. The hidden kernel starts as normal noise
+  of variance 1/d.
 
-  `normed` is the paper's PrePostDANorm (Eq. 10), which stabilises deep and narrow networks:
+  The option `normed` is the paper's PrePostDANorm (Eq. 10), for deep and narrow networks:
 
       input = read_scale * rmsnorm(sum_j read[v, j] rmsnorm(X[j])) + X[l]
 

@@ -27,7 +27,7 @@ class PartitionedHC(Connection):
   that they are equal, and `write[1]` has no effect. The network ends in the mean of the streams.
 
   lambda starts at the root of 1.1 and writes at one, except that attention writes 1.5 into stream
-  1. There is no paper: the equations follow pull request 230 of KellerJordan/modded-nanogpt
+  1. The equations follow no paper, but pull request 230 of KellerJordan/modded-nanogpt
   (February 2026) and copies of its code. In that code attention before `first_block` writes without
   a weight. Its backout and its sums with the embedding are left out here: see `hc_jax.X0Lambdas`.
 
