@@ -46,6 +46,7 @@ html_theme_options = {
   "path_to_docs": "docs",
   "use_repository_button": True,
   "show_navbar_depth": 1,
+  "navbar_persistent": [],  # the list of pages has a search box
 }
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -1,4 +1,4 @@
-"""Pages as the repository has them, with links that also lead somewhere on the site."""
+"""Pages as the repository has them, the notebook too; their links also lead somewhere here."""
 
 import os
 import pathlib
@@ -14,6 +14,9 @@ FILES = "https://github.com/hc-jax/hc_jax/blob/main/"
 # Files at the root of the repository that are pages of the site.
 ROOT_PAGES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 
+# A file outside docs/ that is copied there when the site is built.
+NOTEBOOK, COPY = "examples/hc_jax.ipynb", "notebook.ipynb"
+
 _LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 
 
@@ -28,6 +31,7 @@ def with_links(text: str, docname: str, root: pathlib.Path = ROOT) -> str:
   page = root / ROOT_PAGES[docname] if docname in ROOT_PAGES else root / "docs" / f"{docname}.md"
   folder = root / "docs" / pathlib.PurePosixPath(docname).parent
   sites = {root / name: root / "docs" / f"{page}.md" for page, name in ROOT_PAGES.items()}
+  sites[root / NOTEBOOK] = root / "docs" / COPY
 
   def moved(found: re.Match[str]) -> str:
     target = pathlib.Path(page.parent, found[1]).resolve()
@@ -40,6 +44,12 @@ def with_links(text: str, docname: str, root: pathlib.Path = ROOT) -> str:
   return _LINK.sub(moved, text)
 
 
+def _copy(app: "Sphinx") -> None:
+  text, copy = (ROOT / NOTEBOOK).read_bytes(), pathlib.Path(app.srcdir, COPY)
+  if not copy.exists() or copy.read_bytes() != text:  # a new copy is built anew
+    copy.write_bytes(text)
+
+
 def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
   if docname in ROOT_PAGES:
     source[0] = (ROOT / ROOT_PAGES[docname]).read_text()
@@ -48,6 +58,7 @@ def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:
-  """Changes each page when it is read."""
+  """Copies the notebook to the pages, and changes each page when it is read."""
+  app.connect("builder-inited", _copy)
   app.connect("source-read", _read)
   return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

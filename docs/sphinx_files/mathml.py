@@ -7,7 +7,7 @@ converter from LaTeX, so no further package is needed.
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import MathError, latex2mathml, pick_math_environment
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -15,16 +15,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def to_mathml(latex: str, as_block: bool) -> str:
-  """Converts one formula.
+  """Converts one formula; rows of a block are parted by two backslashes, and aligned at `&`.
 
   Raises:
     MathError: if it has a command that docutils does not know.
   """
-  if as_block:
-    environment = pick_math_environment(latex)
-    if "align" in environment:
-      latex = rf"\begin{{{environment}}}{latex}\end{{{environment}}}"
-  return str(latex2mathml.tex2mathml(latex, as_block=as_block))
+  formula = str(latex2mathml.tex2mathml(latex, as_block=as_block))
+  return f'<div class="equation">{formula}</div>\n' if as_block else formula
 
 
 def _visit(translator: Any, node: nodes.Node, as_block: bool) -> None:

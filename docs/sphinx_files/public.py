@@ -11,10 +11,19 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
+from sphinx_files.equations import EQUATIONS
+
 if TYPE_CHECKING:  # tests import this file without Sphinx
   from sphinx.application import Sphinx
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Types as Python shows them, and what users call them.
+_TYPES = {
+  r"str \| type\[Any\] \| (numpy\.)?dtype \| (jax\._src\.typing\.)?SupportsDType": "DTypeLike",
+  r"\bjax\.jaxlib\._jax\.Array\b": "jax.Array",
+  r"\boptax\._src\.base\.": "optax.",
+  r"\bcollections\.abc\.": "",
+}
 _PUBLIC = re.compile(r"^```\{public\} ([\w.]+)\n```$", re.M)
 
 
@@ -95,16 +104,21 @@ def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
     source[0] = _PUBLIC.sub(lambda found: entries(found[1]), source[0])
 
 
-def _without_noise(
-  app: Any, kind: str, name: str, value: Any, options: Any, *signature: Any
-) -> Any:
-  """Writes the signature of a Flax module: its own fields, without parent and name."""
+def with_public_types(text: str) -> str:
+  """Returns a type, or text with types, by the names under which users import them."""
+  for found, name in _TYPES.items():
+    text = re.sub(found, name, text)
+  return text
+
+
+def _signature(app: Any, kind: str, name: str, value: Any, options: Any, *signature: Any) -> Any:
+  """Writes a signature with public types; of a Flax module, its own fields without types."""
   import dataclasses
 
   import flax.linen as nn
 
   if kind != "class" or not issubclass(value, nn.Module):
-    return None
+    return tuple(part and with_public_types(part) for part in signature)
   given = []
   for field in dataclasses.fields(value):
     if field.init and field.name not in ("parent", "name"):
@@ -116,34 +130,51 @@ def _without_noise(
 
 
 def as_rst(lines: list[str]) -> list[str]:
-  """Returns a docstring as reStructuredText: indented blocks are code, stars and bars are text."""
+  """Returns a docstring as reStructuredText: maths and code are marked, stars and bars are text.
+
+  Indented blocks are equations if `EQUATIONS` has all their lines, and code otherwise.
+  """
   out: list[str] = []
-  text: list[str] = []  # consecutive lines outside code blocks: code in backticks may span them
-  block = False
-  for number, line in enumerate(lines):
-    indented = line.startswith("    ")
-    if line.strip() and indented and not block and (number == 0 or not lines[number - 1].strip()):
-      out += _escaped("\n".join(text)).split("\n") if text else []
-      text, block = [], True
-      out += [".. code-block:: text", ""]
-    elif line.strip() and not indented:
-      block = False
-    (out if block else text).append(line)
-  return out + (_escaped("\n".join(text)).split("\n") if text else [])
+  text: list[str] = []  # consecutive lines outside blocks: code in backticks may span them
+  rest = list(lines)
+  while rest:
+    starts = rest[0].startswith("    ") and not (out + text or [""])[-1].strip()
+    if starts and rest[0].strip():
+      size = next((i for i, line in enumerate(rest) if line[:4].strip()), len(rest))
+      block, rest = rest[:size], rest[size:]
+      while not block[-1].strip():
+        block.pop()
+      out += [*_escaped(text), *_marked(block), ""]
+      text = []
+    else:
+      text.append(rest.pop(0))
+  return out + _escaped(text)
 
 
-def _escaped(text: str) -> str:
-  parts = re.split(r"(``[^`]*``|`[^`]*`)", text)
+def _marked(block: list[str]) -> list[str]:
+  known = [EQUATIONS.get(" ".join(line.split())) for line in block if line.strip()]
+  rows = [row for found in known for row in found or ()]
+  if not all(known):
+    return [".. code-block:: text", "", *block]
+  return [".. math::", "", *(f"    {row} \\\\" for row in rows[:-1]), f"    {rows[-1]}"]
+
+
+def _escaped(lines: list[str]) -> list[str]:
+  if not lines:
+    return []
+  parts = re.split(r"(``[^`]*``|`[^`]*`)", "\n".join(lines))
   for place in range(0, len(parts), 2):
     parts[place] = re.sub(r"(?<!\\)(?!^ *\* )(?<!^)([*|])(?! )", r"\\\1", parts[place])
     parts[place] = re.sub(r"(\w)_(?!\w)", r"\1\\_", parts[place])
   for place in range(1, len(parts), 2):
-    code = "``" + parts[place].strip("`") + "``"
+    code = parts[place].strip("`")
+    rows = EQUATIONS.get(" ".join(code.split()), ())
+    span = f":math:`{rows[0]}`" if len(rows) == 1 else f"``{code}``"
     before, after = parts[place - 1][-1:], parts[place + 1][:1]
     opens = "\\ " if before.strip() and before not in "'\"([{<-/:" else ""
     closes = "\\ " if after.isalnum() or after in tuple("([{=+*~^") else ""
-    parts[place] = opens + code + closes
-  return "".join(parts)
+    parts[place] = opens + span + closes
+  return "".join(parts).split("\n")
 
 
 def _comment(module: str, name: str) -> list[str]:
@@ -168,14 +199,23 @@ def _docstring(app: Any, kind: str, name: str, value: Any, options: Any, lines: 
   lines[:] = as_rst(lines)
 
 
+def _types(app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+  lines[:] = [with_public_types(x) if x.startswith(":vartype") else x for x in lines]
+
+
 def _skip(app: Any, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
   return True if name in ("parent", "name", "setup", "scope") else None
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:
   """Fills pages of the reference when they are read, and tidies what autodoc finds."""
+  from sphinx.domains.python import PyObject
+
   app.connect("source-read", _read)
-  app.connect("autodoc-process-signature", _without_noise)
+  app.connect("autodoc-process-signature", _signature)
   app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
+  app.connect("autodoc-process-docstring", _types, priority=900)  # after napoleon
   app.connect("autodoc-skip-member", _skip)
+  for field in PyObject.doc_field_types:
+    field.label = "Attributes" if field.name == "variable" else field.label
   return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
