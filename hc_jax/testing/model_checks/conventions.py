@@ -39,7 +39,8 @@ def every_read_is_written(seen: Evidence) -> None:
       continue
     check(
       pending is None,
-      f"{pending} reads and never writes, so that its branch output reaches no stream; call "
+      f"{pending} reads and never writes: no call of its write was seen, so that its branch output "
+      "reaches no stream or your own code adds it, which cannot be checked; call "
       "streams = connection.write(streams, y, coefs)",
     )
     pending = visit
