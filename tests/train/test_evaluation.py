@@ -70,7 +70,7 @@ def test_every_token_of_a_file_counts(one_device, trained, tmp_path, capsys):
 
   for option, words in (
     ("--field=body", "set --field"),
-    ("--split=val", "give one"),
+    ("--split=val", "leave it or --files out"),
     ("--batches=0", "--batches=0 must be"),
     ("--batch-size=0", "--batch-size=0 must be"),
     ("--files=/nonexistent", "--files: '/nonexistent' does not exist"),
