@@ -98,7 +98,7 @@ def from_json(values: Mapping[str, Any], defaults: ConfigDict | None = None) -> 
 
 
 def diff(a: ConfigDict | Mapping, b: ConfigDict | Mapping) -> list[str]:
-  """Returns the dotted keys whose values differ, sorted."""
+  """Returns the dotted keys, sorted, whose values differ or that only one of the two has."""
   flat_a, flat_b = dict(_flatten(_as_dict(a))), dict(_flatten(_as_dict(b)))
   missing = object()
   return sorted(
@@ -222,7 +222,7 @@ def _as_dict(config: ConfigDict | Mapping) -> Mapping:
 
 
 def plain(value: Any) -> Any:
-  """Returns nested values as JSON knows them: mappings as dicts, tuples as lists."""
+  """Returns nested values with mappings as dicts and tuples as lists; all others as they are."""
   if isinstance(value, Mapping):
     return {key: plain(v) for key, v in value.items()}
   return [plain(v) for v in value] if isinstance(value, list | tuple) else value

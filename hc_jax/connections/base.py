@@ -111,7 +111,7 @@ class Connection(nn.Module):
       index: number of the site in the network, from 0; may be traced. Initial values depend on it.
 
     Raises:
-      NotImplementedError: if the class defines neither `declare` nor `coefs`.
+      NotImplementedError: if the class does not define it, as in the free form.
     """
     raise NotImplementedError(
       f"{type(self).__name__} must define coefs(streams, index), or declare, generate and finish"

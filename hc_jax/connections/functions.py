@@ -16,19 +16,20 @@ from hc_jax.connections.wrap import Wrapped, wrap
 def stream_functions(
   num_streams: int, *, fractions: int = 1, disable: bool = False, **fields: Any
 ) -> tuple[Callable[..., Wrapped], Callable[..., jax.Array], Callable[..., jax.Array]]:
-  """Returns `connect`, `expand` and `reduce` for hyper-connections with n streams.
+  """Returns `connect`, `expand` and `reduce` for hyper-connections, with the counts filled in.
 
-      connect, expand, reduce = hc_jax.stream_functions(4)
-      streams = expand(x)                                # [..., d] -> [..., 4, d]
-      streams = connect(branch)(streams, 0)              # the site's index, then the branch's own
-      out = reduce(streams)                              # [..., d]
+      connect, expand, reduce = hc_jax.stream_functions(4)     # in a module's compact method:
+      streams = expand(x)                                      # [..., d] -> [..., 4, d]
+      streams = connect(branch)(streams, 0)                    # 0 is the index of the site
+      out = reduce(streams)                                    # [..., d]
 
-  `connect(branch, axis=-1, dtype=None, name=None)` is `hc_jax.wrap` with the connection filled in.
-  `expand` and `reduce` are `hc_jax.expand` and `hc_jax.reduce` with their counts filled in. The
+  `connect(branch, *, axis=-1, dtype=None, name=None)` is `hc_jax.wrap`, a Linen module; it passes
+  further arguments of its call to the branch. `expand` and `reduce` are `hc_jax.expand` and
+  `hc_jax.reduce`, whose `axis` is then given by name. The
   PyTorch package hyper-connections has `get_init_and_expand_reduce_stream_functions` for this.
 
   Args:
-    num_streams: n, the number of streams of each fraction.
+    num_streams: n, the number of copies of the input, each of m streams.
     fractions: m, a divisor of the width. With m > 1 the connection is `FracConnection` with n * m
       streams of width d / m (n = 4 and m = 4: sixteen), else `HyperConnection`.
     disable: if true, the three build the plain residual network. The parameters of branches keep

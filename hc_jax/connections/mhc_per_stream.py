@@ -20,15 +20,16 @@ class PerStreamMHC(PerStreamConnection):
   """The mHC of the PyTorch package hyper-connections, its `ManifoldConstrainedHyperConnections`.
 
   The mHC of the paper (2512.24880) is `MHC`. Here each stream is normed and projected alone, as in
-  `HyperConnection`, which gives free maps; then `read = sigmoid(free)`, `write = 2 sigmoid(free)`
-  and `mix = sinkhorn(free^T)^T`. Columns of the mix sum to one exactly and rows nearly. Read, mix
-  and write each have a scale of their own.
+  `HyperConnection` with rmsnorm and without tanh, which gives free maps. Then
+  `read = sigmoid(free)`, `write = 2 sigmoid(free)` and `mix = sinkhorn(free^T)^T`. Columns of the
+  mix sum to one exactly and rows nearly. Read, mix and write each have a scale of their own.
 
   Because the free maps start as in `HyperConnection`, the network does not start as a residual
   network. The class exists so that weights trained with that package can be used here
   (`hc_jax.convert`).
 
-  Calls and `write` are those of `Connection`. Parameters: `|norm| + d(n+2) + n(n+2) + 3`.
+  Calls and `write` are those of `Connection`. Parameters: `n(n+2)` static,
+  and `d(n+2) + n(n+2) + 3` dynamic, to which a norm with parameters adds its own.
 
   Attributes:
     gate_scale_init: initial value of the three scales.

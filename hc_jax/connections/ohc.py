@@ -17,14 +17,15 @@ class OrthogonalHC(GatedConnection):
   Read and write are gates as in `MHC`. The mix, `L(q) R(conj(r))`, multiplies by a unit quaternion
   from the left and by another from the right: `q` is `(1 + l0, l1, l2, l3)` and `r` is
   `(1 + l4, l5, l6, l7)`, normalised, for the logits l. Logits of zero give the identity bit for
-  bit, and every `bias_init` starts there. A rotation keeps all differences between streams over any
-  depth, but does not keep the sum of the streams.
+  bit. The biases of the mix start at zero for every `bias_init`, so that it starts there except for
+  the noise of random kernels. A rotation keeps the norm and the rank of the streams over any depth,
+  but does not keep their sum.
 
   The paper allocates 16 logits for the mix, as mHC does, and uses 8; here there are 8. It freezes
   the scale of the mix, which is therefore not a parameter here but the constant `gate_scale_init`.
 
-  Calls and `write` are those of `Connection`. Parameters: `16(4d + 1) + 2`, one more with
-  `train_mix_scale`; `4d` more with `norm_params`.
+  Calls and `write` are those of `Connection`. Parameters, with one view: `16(4d + 1) + 2`, one more
+  with `train_mix_scale`; `4d` more with `norm_params`.
 
   Attributes:
     num_streams: 4 (or 1, which has no mix).

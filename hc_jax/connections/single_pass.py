@@ -13,9 +13,9 @@ class SinglePassMHC(MHC):
       X' = mix(X) @ X + write(X) @ F(read(X_before) @ X)
 
   Site l computes the read of site l + 1. Its write, the next read and the next projection can then
-  share one pass over the streams: a kernel for the three would halve mHC's memory traffic. The
-  first site reads stream 0 alone. The last site's read ends the network (`reduce="read"`), without
-  a head.
+  share one pass over the streams: a kernel for the three would halve mHC's memory traffic. A site
+  without a `read` reads stream 0 alone; only the first site has none. The last site's read ends the
+  network, `hc_jax.Reduce(kind="read")(streams, read)`, which models of this package choose.
 
   Maps, parameters and their initial values are those of `MHC`, by default in the form of
   DeepSeek-V4. The report could not be read: the equations follow code that was published for it
@@ -31,7 +31,8 @@ class SinglePassMHC(MHC):
 
   Raises:
     ValueError: if `read` does not have the shape of `coefs.next_read` of a site with as many
-      streams and views; by `check`, if `fractions` is not 1.
+      streams and views; when called, if `fractions` is not 1 or a field refuses
+      its value.
   """
 
   carries_read: ClassVar[bool] = True

@@ -30,7 +30,7 @@ class X0Lambdas(Connection):
   embedding is normed before it becomes x0; the models of this package do not norm it.
 
   Calls, `write` and the other attributes are those of `Connection`. Parameters: 2 at the first site
-  of a block, none at its other sites. Only first sites mix; the others write into stream 0 alone.
+  of a block, none at its other sites. Every site writes into stream 0 alone; only first sites mix.
 
   Attributes:
     num_streams: 2, or 3 with backout; None chooses.

@@ -57,7 +57,7 @@ def reduce(streams: jax.Array, fractions: int = 1, axis: int = -1) -> jax.Array:
   """Sums the copies of each fraction (2409.19606 Algorithm 1, last line) and joins the fractions.
 
   Where m does not divide n, some fractions have one copy more. The sum of each fraction is scaled
-  to n / m copies, so that `reduce(expand(x))` is `n / m * x` for every n and m.
+  to n / m copies. With the same m and axis, `reduce(expand(x))` therefore is `n / m * x`.
 
   Args:
     streams: `[..., n, w]`.
@@ -65,10 +65,11 @@ def reduce(streams: jax.Array, fractions: int = 1, axis: int = -1) -> jax.Array:
     axis: the axis of the features in the result, as given to `expand`.
 
   Returns:
-    `[..., m * w]`, float32, so that the final norm gets the sum unrounded.
+    `[..., m * w]` with the features moved to `axis`, float32, so that the final norm gets the sum
+    unrounded.
 
   Raises:
-    ValueError: if n < m, or within `plain_residual` there is more than one stream.
+    ValueError: if n < m or m < 1, or within `plain_residual` there is more than one stream.
   """
   return jnp.moveaxis(_reduce(streams, fractions), -1, axis)
 

@@ -52,7 +52,8 @@ def batch_nats(
 
   Args:
     model: `apply(variables, tokens, segment_ids=, deterministic=)` returns logits `[B, L, V]`. With
-      several parts, its method `hidden` takes the same arguments, and `logits` takes the result.
+      several parts, its method `hidden` takes the same arguments, and `logits` takes a part
+      of the result, cut along the length.
     params: parameters of the model.
     batch: `inputs`, `targets`, `mask` and perhaps `segment_ids`, each `[B, L]`.
     dropout: key, or None for no dropout.
@@ -109,7 +110,14 @@ def token_init(model: nn.Module, length: int = 8) -> Callable[[jax.Array], Any]:
 
 
 def token_loss(model: nn.Module, loss_parts: int = 1) -> Callable[[Any, Batch, jax.Array], Loss]:
-  """Returns the function `(variables, batch, key) -> Loss` in nats; arguments as `batch_nats`."""
+  """Returns `(variables, batch, key) -> Loss`, whose total is the sum of `batch_nats`.
+
+  Only `variables["params"]` is used. The key is that of dropout, or None.
+
+  Args:
+    model: model, as in `batch_nats`.
+    loss_parts: number of parts, as in `batch_nats`.
+  """
 
   def loss(variables: Any, batch: Batch, key: jax.Array) -> Loss:
     return Loss(jnp.sum(batch_nats(model, variables["params"], batch, key, loss_parts)))

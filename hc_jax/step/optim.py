@@ -185,30 +185,31 @@ def make_optimizer(
   """Returns the optimizer that `optim` describes, clipping included, and its schedule.
 
   Args:
-    optim: as in `make_recipe`.
-    num_steps: number of steps of the run, at which the schedule ends.
+    optim: `OptimSettings`, or the group `optim` of a config; see `make_recipe`.
+    num_steps: number of steps of the run; a schedule that decays ends there.
 
   Raises:
-    UserError: in the cases of `make_recipe`.
+    UserError: in the cases of `make_recipe` and `make_schedule`; by the optimizer's `init`, if a
+      group has none of the parameters.
   """
   recipe = make_recipe(optim)
   return recipe.optimizer(num_steps), recipe.schedule(num_steps)
 
 
 def make_recipe(optim: Any) -> Recipe:
-  """Returns the optimizer that `optim` describes, clipping included, for a run of any length.
+  """Returns a recipe: `recipe.optimizer(num_steps)` is the optimizer of optax, clipping included.
 
-  Weight decay follows `hc_jax.params.decay_mask`: by parameter path, never by rank, so that it is
-  the same for scanned and unrolled layers.
+  Weight decay follows `hc_jax.params.decay_mask` with its defaults: by the name of a parameter, and
+  by its number of axes only where it does not know the name.
 
   Args:
     optim: fields name (an optimizer factory of optax that takes learning_rate), b1, b2, eps,
       weight_decay, clip_norm (0: off), groups, and the fields of `make_schedule`. An optimizer
-      gets b1, b2 and eps only where it uses them as Adam does.
+      that takes b2 gets those of b1, b2 and eps that it takes. Any other gets at most b1.
 
   Raises:
-    UserError: if the optimizer or schedule is unknown, or weight_decay is set for an optimizer that
-      has none.
+    UserError: if the optimizer or schedule is unknown, or weight_decay is set, also in a group, for
+      an optimizer that has no weight decay with a mask.
   """
   rate, follows_end = _rate(optim)
   if wrong := _optimizer(optim.name):

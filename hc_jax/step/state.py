@@ -168,7 +168,13 @@ def _key_data(seed: int) -> np.ndarray:
 def init_state(
   init: Init, optimizer: optax.GradientTransformation, key_data: jax.Array
 ) -> TrainState:
-  """Returns the state before the first step from a seed's key data; pure, without placement."""
+  """Returns the state before the first step, without sharding; pure. See `create_state`.
+
+  Args:
+    init: `key -> variables`, a dict with "params" and perhaps other collections.
+    optimizer: an optimizer of optax.
+    key_data: uint32, `jax.random.key_data(jax.random.key(seed))`.
+  """
   variables = axes.unboxed(dict(init(jax.random.wrap_key_data(key_data))))
   return _first_state(optimizer, variables, key_data)
 

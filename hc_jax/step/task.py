@@ -62,9 +62,10 @@ class Task:
       thread fetches batches ahead.
     evaluate: `(variables, batch) -> sums`, without a key.
     summarise: `sums -> {"val/...": value}`, from the sums over all of `val`, added in float64.
-    val: batches of an evaluation, fixed and in order; empty for none.
+    val: batches of an evaluation, fixed and in order; empty for none. They need `evaluate` and
+      `summarise`.
     best: name of the value of `summarise` whose lowest value marks the best checkpoint.
-    name: name on the card, by which the task is found again when a run is opened.
+    name: name on the card, by which the task is found again when a run is opened; not empty.
     identity: facts that must not change when a run is resumed, such as a fingerprint of the data.
     about: a few words about batch and data, for the console.
     unit: name of the units of `units_per_step`, in the plural: "tokens", "images".
@@ -72,8 +73,10 @@ class Task:
     telemetry: measurements to take every `telemetry_every` steps.
     locate: `(variables, batch, key) -> str | None`, which names the first value of a forward pass
       that is not finite, for `debug_nans`.
-    keep: called with the workdir of a new run, to write whatever is needed to open the run again.
-    needs: returns lines about the memory that a step needs, for out-of-memory errors.
+    keep: called with the workdir by one process, at every start. It writes whatever is needed to
+      open the run again, if that is not there yet.
+    needs: returns lines for out-of-memory errors: first the settings that help, then the memory
+      that a step needs; at least one line.
   """
 
   init: Callable[[jax.Array], Variables]

@@ -13,8 +13,9 @@ from hc_jax.connections.gated import GatedConnection
 class CayleyHC(GatedConnection):
   """Gated connection with a mix in SO(n): `(I + A)^-1 (I - A)`, A skew-symmetric, as in JPmHC.
 
-  Read and write are gates as in `GatedConnection`. Logits of zero give the identity, with which
-  every `bias_init` starts. A rotation keeps all differences between streams, but not their sum.
+  Read and write are gates as in `GatedConnection`. Logits of zero give the identity, and the biases
+  of the mix start at zero for every `bias_init`. A rotation keeps the norm and the rank of the
+  streams, but not their sum.
   The transform reaches all rotations except those by exactly 180 degrees.
 
   Of arXiv 2602.18308 only the abstract was read: the transform is the textbook's, the gates are
