@@ -21,7 +21,6 @@ extensions = [
   "sphinx_files.links",
   "sphinx_files.public",
 ]
-exclude_patterns = ["_build"]
 
 # Links between pages name a heading as GitHub does.
 myst_heading_anchors = 6

@@ -6,8 +6,10 @@ python pmap_training.py [--steps=N]
 
 import os
 
-# Before JAX is imported. On a machine with accelerators, leave both lines out.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Before JAX is imported. On a machine with accelerators, leave this out.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import argparse

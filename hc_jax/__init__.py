@@ -93,10 +93,11 @@ if not TYPE_CHECKING:  # to a type checker it would make every misspelt name a n
     text = f"module 'hc_jax' has no attribute {name!r}"
     from hc_jax.paper_names import named_here
 
-    if (ours := named_here(name)) is not None:  # without `name`, for which Python would add a hint
+    if (ours := named_here(name)) is not None:  # `obj` alone: with a name Python adds its own hint
       connection, _, fields = ours.partition(" ")
       found = __getattr__("connections").CONNECTIONS[connection].__name__
-      raise AttributeError(f"{text}; it is hc_jax.{found}{fields and f' {fields}'}")
+      text = f"{text}; it is hc_jax.{found}{fields and f' {fields}'}"
+      raise AttributeError(text, obj=_sys.modules[__name__])
     raise AttributeError(text, name=name, obj=_sys.modules[__name__])
 
 

@@ -87,13 +87,15 @@ class Block:
       step: step of the run.
       value: loss after that step.
     """
-    self._curve.add(kind, step, value)
-    if time.monotonic() - self._drawn > _CURVE_PAUSE:
-      self._draw()
+    with self._lock:
+      self._curve.add(kind, step, value)
+      if time.monotonic() - self._drawn > _CURVE_PAUSE:
+        self._draw()
 
   def restart(self) -> None:
     """Clears the curve and the progress line, for the next run in this block."""
-    self._curve, self._progress = Curve(), ""
+    with self._lock:
+      self._curve, self._progress = Curve(), ""
 
   def finish(self) -> None:
     """Shows lines and points that were not shown yet."""
@@ -219,9 +221,10 @@ class Page:
     """
     try:
       self._html = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+      reason = getattr(error, "strerror", None) or "it is not UTF-8"
       raise UserError(
-        f"`path`={os.fspath(path)!r} cannot be read: {error.strerror}; hc-jax analyze RUN and "
+        f"`path`={os.fspath(path)!r} cannot be read: {reason}; hc-jax analyze RUN and "
         "hc_jax.analysis.report.write_report write analysis.html"
       ) from error
     self._path, self._height = os.fspath(path), height

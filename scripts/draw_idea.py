@@ -102,7 +102,7 @@ def draw(theme: str) -> str:
 def main() -> None:
   """Writes both files."""
   for theme in THEMES:
-    (FOLDER / f"idea-{theme}.svg").write_text(draw(theme))
+    (FOLDER / f"idea-{theme}.svg").write_text(draw(theme), encoding="utf-8")
 
 
 if __name__ == "__main__":

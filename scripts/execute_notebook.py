@@ -1,6 +1,8 @@
 """Executes a notebook in its folder and checks what it shows; .ci/notebook calls it.
 
 python execute_notebook.py NOTEBOOK [RESULT]    RESULT gets the notebook with its outputs
+
+HC_JAX_STEPS (number of steps) and HC_JAX_COMPILED (folder of compiled programs) must be set.
 """
 
 import os
@@ -64,6 +66,9 @@ def check(cells, folder):
 
 def main(path, result=None):
   """Executes the notebook and checks it."""
+  for name in ("HC_JAX_STEPS", "HC_JAX_COMPILED"):
+    if name not in os.environ:
+      sys.exit(f"error: {name} is not set; the checks need it")
   notebook = nbformat.read(path, nbformat.NO_CONVERT)
   nbformat.validate(notebook)
   cells = {cell.id: cell for cell in notebook.cells}

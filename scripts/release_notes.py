@@ -23,11 +23,11 @@ def notes(tag: str, root: pathlib.Path = ROOT) -> str:
   Raises:
     ValueError: the tag, the version in pyproject.toml and the newest section differ.
   """
-  version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+  version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
   if tag != f"v{version}":
     raise ValueError(f"tag {tag} is not v{version}, the version in pyproject.toml")
   found = re.search(
-    r"^## (\S+) - \S+\n(.*?)(?=^## |\Z)", (root / "CHANGELOG.md").read_text(), re.M | re.S
+    r"^## (\S+) - \S+\n(.*?)(?=^## |\Z)", (root / "CHANGELOG.md").read_text("utf-8"), re.M | re.S
   )
   if found is None or found[1] != version:
     raise ValueError(f"the newest section of CHANGELOG.md is not `## {version} - DATE`")

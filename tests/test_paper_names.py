@@ -1,6 +1,7 @@
 """A paper's or a misspelt name of a connection is answered with the name that configs use."""
 
 import re
+import traceback
 
 import pytest
 
@@ -54,5 +55,6 @@ def test_a_config_of_a_papers_name_is_answered(find, name, answer):
   ],
 )
 def test_an_attribute_of_a_papers_name_is_answered(name, answer):
-  with pytest.raises(AttributeError, match=answer):
+  with pytest.raises(AttributeError, match=answer) as caught:
     getattr(hc, name)
+  assert re.search(answer, "".join(traceback.format_exception_only(caught.value)).strip())

@@ -52,7 +52,7 @@ def _copy(app: "Sphinx") -> None:
 
 def _read(app: "Sphinx", docname: str, source: list[str]) -> None:
   if docname in ROOT_PAGES:
-    source[0] = (ROOT / ROOT_PAGES[docname]).read_text()
+    source[0] = (ROOT / ROOT_PAGES[docname]).read_text(encoding="utf-8")
   if app.env.doc2path(docname).suffix == ".md":
     source[0] = with_links(source[0], docname)
 

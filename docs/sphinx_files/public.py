@@ -33,7 +33,7 @@ def _path(module: str) -> pathlib.Path:
 
 
 def _source(module: str) -> ast.Module:
-  return ast.parse(_path(module).read_text())
+  return ast.parse(_path(module).read_text(encoding="utf-8"))
 
 
 def public_names(module: str) -> list[str]:
@@ -184,8 +184,10 @@ def _comment(module: str, name: str) -> list[str]:
       return _comment(node.module or "", name)
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-      before = _path(module).read_text().splitlines()[: node.lineno - 1]
-      found: list[str] = []
+      lines = _path(module).read_text(encoding="utf-8").splitlines()
+      _, _, after = lines[node.end_lineno - 1].partition("  # ")
+      before = lines[: node.lineno - 1]
+      found = [after] if after else []
       while before and before[-1].startswith("#"):
         found.insert(0, before.pop().lstrip("# "))
       return found or ["A constant."]
@@ -204,7 +206,9 @@ def _types(app: Any, kind: str, name: str, value: Any, options: Any, lines: list
 
 
 def _skip(app: Any, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-  return True if name in ("parent", "name", "setup", "scope") else None
+  if name in ("parent", "name", "setup", "scope") and not isinstance(value, property):
+    return True  # what Flax gives every module
+  return None
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

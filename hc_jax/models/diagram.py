@@ -121,7 +121,8 @@ def _traced(model: TransformerLM) -> tuple[Any, dict[str, _Site]]:
     if call.kind == "read":
       h, coefs = out
       fields = call.connection.clone(parent=None)
-      sites[call.name] = _Site(fields, jnp.shape(call.streams), jnp.shape(h), coefs)
+      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), coefs)
+      sites[call.name] = _Site(fields, jnp.shape(call.streams), jnp.shape(h), shapes)
     return out
 
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -29,10 +29,11 @@ def say(line: str) -> None:
   """
   if not cluster.is_main():
     return
-  if _block is None:
+  block = _block  # a thread that outlives the run must not see it vanish in between
+  if block is None:
     output.write_line(line, sys.stdout)
   else:
-    _block.write(line)
+    block.write(line)
 
 
 @contextmanager
