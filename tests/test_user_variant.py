@@ -162,7 +162,7 @@ def test_fifteen_lines_train_and_every_tool_takes_them(tmp_path):
   assert count.split()[1] == "32"  # one number for each stream of two sites in four layers
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # examples/own_variant.py does it for another variant
 def test_it_goes_through_the_conformance_suite(table):
   names = {}
   exec(VARIANT, names)
