@@ -81,10 +81,7 @@ def diagram_lines(model: TransformerLM) -> list[str]:
     model: unbound, with its fields.
   """
   params, sites = _traced(model)
-  sizes: dict[str, int] = {}
-  for path, leaf in named_leaves(params):
-    part = path.partition("/")[0]
-    sizes[part] = sizes.get(part, 0) + math.prod(leaf.shape)
+  sizes = _part_sizes(params)
   groups = list(_groups(params["stack"], sites))
   rows = [*_entrance(model, sizes, groups[0])]
   for before, group in zip([None, *groups[:-1]], groups, strict=True):
@@ -102,6 +99,15 @@ def diagram_lines(model: TransformerLM) -> list[str]:
     [f"of hyper-connections ({share:.4%})", "", f"{count.connection:,}"],
   ]
   return aligned(cells, right=(1, 2))
+
+
+def _part_sizes(params: Any) -> dict[str, int]:
+  """Returns the number of parameters under each name at the top of a tree."""
+  sizes: dict[str, int] = {}
+  for path, leaf in named_leaves(params):
+    part = path.partition("/")[0]
+    sizes[part] = sizes.get(part, 0) + math.prod(leaf.shape)
+  return sizes
 
 
 def _cells(row: _Row) -> list[str]:
@@ -135,10 +141,7 @@ def _groups(stack: Mapping[str, Any], sites: Mapping[str, _Site]) -> Iterator[_G
   """Yields the layers of a stack, those that look the same as one."""
   first, last = 0, None
   for prefix, layer, count in _each(stack):
-    sizes: dict[str, int] = {}
-    for path, leaf in named_leaves(layer):
-      part = path.partition("/")[0]
-      sizes[part] = sizes.get(part, 0) + math.prod(leaf.shape)
+    sizes = _part_sizes(layer)
     if prefix.endswith("layers"):
       sizes = {part: size // count for part, size in sizes.items()}
     start = f"stack/{prefix}/"
@@ -183,12 +186,6 @@ def _map(name: str, value: Any, rows: int = 2) -> str:
   return f"{name} [{', '.join(map(str, jnp.shape(value)[-rows:]))}]"
 
 
-def _ends(model: TransformerLM) -> tuple[str, str]:
-  """Returns how streams begin and end."""
-  made = model.connections()
-  return ends.chosen(made[0], made[-1], model.expand, model.reduce)
-
-
 def _entrance(model: TransformerLM, sizes: Mapping[str, int], group: _Group) -> Iterator[_Row]:
   width = f"[{model.vocab_size}, {model.d_model}]"
   yield _Row("tokens [B, L]")
@@ -198,7 +195,7 @@ def _entrance(model: TransformerLM, sizes: Mapping[str, int], group: _Group) -> 
     shape = f"[{model.max_length}, {model.d_model}]"
     yield _Row(f"+ position embedding {shape}", sizes["position_embed"])
   yield _Row(f" │ x [B, L, {model.d_model}]")
-  kind = _ends(model)[0]
+  kind = model.end_kinds()[0]
   words = {"copy": "every stream is x", "first": "x is stream 0, the others are empty"}
   words |= {"scaling": "scaled copies of x", "embedding": "x plus an embedding a stream"}
   n, m = _streams_of(group)[-2], model.connections()[0].fractions
@@ -312,7 +309,7 @@ def _branch(model: TransformerLM, name: str) -> str:
 
 
 def _exit(model: TransformerLM, sizes: Mapping[str, int], group: _Group) -> Iterator[_Row]:
-  kind = _ends(model)[1]
+  kind = model.end_kinds()[1]
   words = {"sum": "sum of the streams", "mean": "mean of the streams", "first": "stream 0"}
   words |= {"head": "weights made of the streams", "read": "read of the last site"}
   words |= {"depth": "softmax over the slots", "gated": "a last gated read, normed"}

@@ -183,7 +183,7 @@ class TransformerLM(nn.Module):
       raise ValueError(wrong)
     kv_heads = self.num_kv_heads or self.num_heads
     check_heads(self.d_model, self.num_heads, kv_heads, self.positions == "rotary")
-    self._ends()
+    self.end_kinds()
     check_segments(self.connections())
     if self.attention_views and self.block == "parallel":
       raise ValueError(
@@ -243,7 +243,7 @@ class TransformerLM(nn.Module):
     else:
       self.stack = SegmentedStack(segments, scan=self.scan, remat=self.remat)
     first, last = segments[0].connection, segments[-1].connection
-    expand, reduce = self._ends()
+    expand, reduce = self.end_kinds()
     self.expand_streams = Expand(
       first.num_streams, first.fractions, expand, self.expand_init_std, partitioned=True
     )
@@ -349,7 +349,7 @@ class TransformerLM(nn.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Returns the logits of `hidden`'s result: float32 `[B, L, d]` to float32 `[B, L, V]`."""
-    if ops.is_plain() or self._ends()[1] not in ends.NORMED:
+    if ops.is_plain() or self.end_kinds()[1] not in ends.NORMED:
       x = self.final_norm(hidden)
     else:
       x = hidden.astype(self.dtype)
@@ -375,7 +375,8 @@ class TransformerLM(nn.Module):
     """Returns the unbound connections of all segments, the lowest first."""
     return [connection(parent=None) for _, connection in self._segments()]
 
-  def _ends(self) -> tuple[str, str]:
+  @nn.nowrap
+  def end_kinds(self) -> tuple[str, str]:
     """Returns the kinds of `Expand` and `Reduce`."""
     made = self.connections()
     return ends.chosen(made[0], made[-1], self.expand, self.reduce)
